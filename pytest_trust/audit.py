@@ -1,0 +1,290 @@
+"""One process's audit: from suites to jobs, acquisition, judged sides, records and drift. Free of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.policy import Policy, Profile, Threshold, load_policy
+from pytest_trust.probes import Gate, Probe, Suite, select
+
+if TYPE_CHECKING:
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.config import TrustConfig
+    from pytest_trust.drift import Drift, TokenDrift
+    from pytest_trust.evaluation import Judge, Side
+    from pytest_trust.references import Reference
+
+DIRECTIONS = {
+    "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
+    "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
+}
+
+
+class ReferencePair(Protocol):
+    @property
+    def baseline(self) -> Reference: ...
+    @property
+    def candidate(self) -> Reference: ...
+
+
+def profile_of(policy: Policy, name: str) -> Profile:
+    if name not in policy.profiles:
+        raise InvalidInput(f"--trust-profile={name}: no such profile; expected one of {', '.join(policy.profiles)}")
+    return policy.profiles[name]
+
+
+def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
+    """What this run asks of both models for a suite: its probes under the profile and `--trust-limit`, and how to answer them."""
+    size = profile.generate if suite.task == "generate" else profile.choose
+    if trust.limit is not None:
+        size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
+    probes = select(suite.probes, size)
+    return Job(
+        suite=suite.name,
+        task=suite.task,
+        probes=probes,
+        generation=Generation(
+            max_new_tokens=trust.max_new_tokens or suite.max_new_tokens + profile.reasoning_tokens,
+            temperature=suite.temperature,
+            seed=trust.seed,
+        ),
+        samples=min(suite.samples, profile.samples) if suite.temperature > 0 else 1,
+        drift=frozenset(probe.id for probe in select(probes, profile.drift)),
+        normalise=suite.normalise,
+    )
+
+
+class Audit:
+    """Holds the policy, the engine and what was judged so far. The engine, and with it torch, is made when work is asked for."""
+
+    def __init__(self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None) -> None:
+        self.trust = trust
+        self.policy = load_policy(trust.policy)
+        self.profile = profile_of(self.policy, trust.profile)
+        self._progress = progress
+        self._engine: Engine | None = None
+        self._suites: dict[str, Suite] = {}
+        self._acquired: set[tuple[Reference, Reference, str]] = set()
+        self._sides: dict[tuple[Reference, str, str], Side] = {}
+        self._drifts: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            from pytest_trust.acquisition import Engine
+
+            self._engine = Engine(
+                store=self.trust.store,
+                device=self.trust.device,
+                dtype=self.trust.dtype,
+                batch_size=self.trust.batch_size,
+                trust_remote_code=self.trust.trust_remote_code,
+                progress=self._progress,
+            )
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def job(self, suite: Suite) -> Job:
+        return make_job(suite, self.profile, self.trust)
+
+    def acquire(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
+        """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
+        new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
+        if new:
+            self.engine.acquire([self.job(suite) for suite in new], pair.baseline, pair.candidate)
+        for suite in new:
+            self._suites[suite.name] = suite
+            self._acquired.add((pair.baseline, pair.candidate, suite.name))
+
+    def side(self, reference: Reference, suite: Suite, judge: Judge, judge_name: str) -> Side:
+        """A model's judged samples of a suite. Judged once for the suite's own judge; a user's function is asked every time."""
+        from pytest_trust.evaluation import Side, judge_options, judge_responses
+
+        key = (reference, suite.name, judge_name)
+        if key in self._sides:
+            return self._sides[key]
+        job = self.job(suite)
+        if suite.task == "choose":
+            samples = judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
+        else:
+            samples = judge_responses(judge, judge_name, job.probes, self.engine.responses(reference, job))
+        side = Side(reference.label, samples)
+        if judge_name == suite.judge:
+            self._sides[key] = side
+        return side
+
+    def gate_record(
+        self,
+        pair: ReferencePair,
+        suite: Suite,
+        gate: Gate,
+        *,
+        judge: str | Callable[..., Any] | None = None,
+        margin: float | None = None,
+        ceiling: float | None = None,
+        never: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
+        from pytest_trust.evaluation import gate_record
+        from pytest_trust.judges import as_judge, get_judge
+
+        known = self.policy.threshold(f"{suite.name}/{gate.name}")
+        if margin is None and known is None:
+            raise InvalidInput(f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), compare(..., margin=0.05), or one in the policy file")
+        threshold = known or Threshold(float(margin or 0))
+        threshold = replace(
+            threshold,
+            margin=threshold.margin if margin is None else margin,
+            ceiling=threshold.ceiling if ceiling is None else ceiling,
+            never=(*threshold.never, *never),
+        )
+        if callable(judge):
+            judging, judge_name, identity = as_judge(judge), "", getattr(judge, "__name__", "function")
+        elif (judge or suite.judge) == "none":
+            raise InvalidInput(f"{suite.name} has no judge: give compare(..., judge=NAME or a function (response, probe))")
+        else:
+            judging = get_judge(judge or suite.judge)
+            judge_name, identity = judge or suite.judge, judging.identity
+        self.acquire(pair, [suite])
+        sides = [self.side(reference, suite, judging, judge_name) for reference in (pair.baseline, pair.candidate)]
+        job = self.job(suite)
+        record = gate_record(suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity)
+        record["drift"] = self.drift_record(pair, [suite])
+        record["run"] = self.run_record(pair)
+        record["dimension_drift"] = self.drift_record(pair, [other for other in self._suites.values() if other.dimension == suite.dimension])
+        return record
+
+    def run_record(self, pair: ReferencePair) -> dict[str, Any]:
+        """What was compared: the same for every gate of a pair."""
+        from pytest_trust.identity import lineage
+
+        identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
+        relation = lineage(identities["baseline"], identities["candidate"])
+        run: dict[str, Any] = {
+            name: {
+                "model": identity.label,
+                "fingerprint": identity.fingerprint,
+                "dtype": identity.dtype,
+                "device": identity.device,
+                "parameters": identity.parameters,
+                "lineage": "" if name == "baseline" else _lineage_words(relation),
+            }
+            for name, identity in identities.items()
+        }
+        run["warnings"] = sorted({f"{identity.label}: {warning}" for identity in identities.values() for warning in identity.warnings})
+        return run
+
+    def token_drifts(self, pair: ReferencePair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
+        """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
+        drifts: list[TokenDrift] = []
+        reasons = []
+        for suite in sorted(suites, key=lambda suite: suite.name):
+            found = self.engine.drift(self.job(suite), pair.baseline, pair.candidate)
+            by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
+            drifts += [by_probe[probe] for probe in sorted(by_probe)]
+            reasons.append(getattr(found, f"{direction}_reason"))
+        return drifts, next(filter(None, reasons), "no tokens to measure it on")
+
+    def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
+        """Drift of the suites' responses in both directions with the noise floor; None where no KL can be claimed."""
+        from pytest_trust.drift import summarise
+
+        key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
+        if key in self._drifts:
+            return self._drifts[key]
+        record: dict[str, Any] = {}
+        for direction, (name, on) in DIRECTIONS.items():
+            drifts, reason = self.token_drifts(pair, suites, direction)
+            if drifts:
+                record[direction] = summarise(drifts, direction=name, on=on).as_record()
+            else:
+                record[f"{direction}_reason"] = reason
+        if any(direction in record for direction in DIRECTIONS):
+            floor, _ = self.token_drifts(pair, suites, "floor")
+            record["floor"] = summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()["mean"] if floor else None
+            record["identical"] = all(record[direction]["maximum"] <= 1e-6 for direction in DIRECTIONS if direction in record)
+        self._drifts[key] = record if len(record) > 2 or "identical" in record else None
+        return self._drifts[key]
+
+    def suite_drift(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
+        """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
+        from pytest_trust.drift import summarise
+
+        job = replace(self.job(suite), drift=frozenset(probe.id for probe in self.job(suite).probes))
+        self.engine.acquire([job], pair.baseline, pair.candidate)
+        found = self.engine.drift(job, pair.baseline, pair.candidate)
+        by_probe = getattr(found, direction)
+        if not by_probe:
+            raise TrustError(f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}")
+        name, on = DIRECTIONS[direction]
+        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on)
+
+    def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
+        from pytest_trust.report.driftdiff import drift_diff
+
+        return drift_diff(record, width=width, redact=self.trust.redact)
+
+
+def _lineage_words(relation: str) -> str:
+    return {
+        "parent": "made from the baseline",
+        "sibling": "made from the same parent as the baseline",
+        "unrelated": "not made from the baseline",
+        "unknown": "lineage unknown",
+    }.get(relation, relation)
+
+
+def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
+    """What a run would do and could find, before anything is loaded; see `pytest_trust.report.plan`.
+
+    Tokens are an estimate (four characters a token for prompts, the limit for responses); `detectable` takes every gate for a binary one
+    in which a twentieth of the probes flips to better, as no response has been seen.
+    """
+    rows = []
+    responses = tokens = 0
+    for suite in suites:
+        job = audit.job(suite)
+        made = len(job.probes) * job.samples
+        cost = sum(prompt_size(probe) + (job.generation.max_new_tokens * job.samples if job.task == "generate" else 0) for probe in job.probes)
+        responses += made
+        tokens += cost
+        for gate in suite.gates.values():
+            relevant: list[Probe] = [probe for probe in job.probes if probe.matches(gate.where)]
+            threshold = audit.policy.threshold(f"{suite.name}/{gate.name}")
+            clusters = len({probe.cluster for probe in relevant})
+            rows.append(
+                {
+                    "gate": f"{suite.name}/{gate.name}",
+                    "probes": len(relevant),
+                    "clusters": clusters,
+                    "margin": threshold.margin if threshold else None,
+                    "detectable": threshold and _detectable(audit.policy, threshold, clusters),
+                    "responses": made,
+                    "tokens": cost,
+                }
+            )
+    totals = {"responses": 2 * responses, "stored": None, "tokens": 2 * tokens, "seconds": None, "memory_bytes": None}
+    sides = {name: getattr(audit.trust, name) for name in ("baseline", "candidate")}
+    meta = {name: {"model": side.label} for name, side in sides.items() if side}
+    return {"rows": rows, "totals": totals, "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name}}
+
+
+def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float | None:
+    from pytest_trust.power import detectable_flips
+
+    if clusters < 2:
+        return None
+    return detectable_flips(clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power)
+
+
+def prompt_size(probe: Probe) -> int:
+    """Tokens of a probe's input, estimated at four characters a token."""
+    return (sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))) // 4 + 8

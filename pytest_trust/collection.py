@@ -1,0 +1,121 @@
+"""How pytest finds the bundled suites. The one module that touches what pytest keeps semi-private:
+`config.args`, a module's node id, and the last-failed plugin's set of paths (tests/plugin/test_collection.py would notice a change).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_trust.probes import bundled_directory, bundled_suites
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_trust.config import TrustConfig
+
+PACKAGE = "pytest_trust.suites"
+
+
+class SuiteModule(pytest.Module):
+    """A bundled module: imported by its dotted name and known by it, wherever the package lies."""
+
+    def _getobj(self) -> ModuleType:
+        return import_module(f"{PACKAGE}.{self.path.stem}")
+
+    @classmethod
+    def of(cls, path: Path, parent: pytest.Collector) -> SuiteModule:
+        return cls.from_parent(parent, path=path, nodeid=f"{PACKAGE}.{path.stem}")  # type: ignore[no-any-return]
+
+
+class SuiteCollection:
+    """Adds the selected bundled modules to what pytest collects.
+
+    They are added to the session's own collectors rather than as paths: pytest would walk the directories above an installed or editable
+    package for conftests and packages.
+    """
+
+    def __init__(self, trust: TrustConfig) -> None:
+        self.trust = trust
+        self.directory = bundled_directory()
+        self.selected: list[Path] = []
+        self.named: list[str] = []
+
+    def modules(self) -> list[Path]:
+        """The modules of the selected dimensions, in a fixed order. Raises pytest.UsageError for an unknown name."""
+        known = bundled_suites()
+        dimensions = sorted({name.split("/")[0] for name in known})
+        wanted = set(self.trust.suites) or set(dimensions)
+        for name in sorted(wanted):
+            if name not in known and name not in dimensions:
+                raise pytest.UsageError(
+                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}"
+                )
+        return [
+            self.directory / f"{dimension}.py"
+            for dimension in dimensions
+            if any(name.split("/")[0] == dimension for name in wanted)
+        ]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Which modules: those named as pytest prints them (`pytest_trust.suites.safety::test_x`), else with no path or with
+        `--trust-suite` the selected ones. A run that names paths and no suite runs just these."""
+        config = session.config
+        self.named = [arg for arg in config.args if arg == PACKAGE or arg.startswith(PACKAGE + ".")]
+        rest = [arg for arg in config.args if arg not in self.named]
+        explicit = config.args_source is pytest.Config.ArgsSource.ARGS
+        if not explicit and self.trust.testpaths is not None:
+            rest = [str(config.rootpath / path) for path in self.trust.testpaths]
+        config.args = rest
+        if PACKAGE in self.named or not explicit or (self.trust.suites and not self.named):
+            self.selected = self.modules()
+        else:
+            stems = {arg.partition("::")[0].removeprefix(PACKAGE + ".") for arg in self.named}
+            self.selected = [self.directory / f"{stem}.py" for stem in sorted(stems)]
+            for path in self.selected:
+                if not path.is_file():
+                    raise pytest.UsageError(f"{PACKAGE}.{path.stem}: no such bundled module; expected one of {', '.join(path.stem for path in self.modules())}")
+        self._let_last_failed_see_us(config)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        report = yield
+        if isinstance(collector, pytest.Session) and report.passed:
+            report.result = [*report.result, *(SuiteModule.of(path, collector) for path in self.selected)]
+        return report
+
+    def _let_last_failed_see_us(self, config: pytest.Config) -> None:
+        # --lf skips files in which nothing failed, by the path in front of '::'; ours is a dotted name
+        plugin: Any = config.pluginmanager.get_plugin("lfplugin")
+        paths = getattr(plugin, "_last_failed_paths", None)
+        if paths:
+            failed = {nodeid.partition("::")[0] for nodeid in plugin.lastfailed}
+            paths |= {path for path in self.selected if f"{PACKAGE}.{path.stem}" in failed}
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """`--trust-suite=safety/harmful_requests` keeps one suite of its module; a run that named no path keeps trust tests only."""
+        named = config.args_source is pytest.Config.ArgsSource.ARGS
+        kept = [item for item in items if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))]
+        dropped = [item for item in items if item not in set(kept)]
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = kept
+
+    def _wanted(self, item: pytest.Item) -> bool:
+        if not item.nodeid.startswith(PACKAGE + "."):
+            return True
+        parts = [arg for arg in self.named if "::" in arg]
+        if parts and not any(item.nodeid == part or item.nodeid.startswith(f"{part}[") for part in parts):
+            return any("::" not in arg and item.nodeid.startswith(f"{arg}::") for arg in self.named)
+        marker = item.get_closest_marker("trust")
+        if not self.trust.suites or marker is None:
+            return True
+        suite = str(marker.args[0])
+        return suite in self.trust.suites or suite.split("/")[0] in self.trust.suites

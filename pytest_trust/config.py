@@ -1,0 +1,217 @@
+"""Options and ini keys of the plugin, and the one frozen object that they become. Standard library and pytest only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_trust.errors import TrustError
+from pytest_trust.references import Reference, parse_reference
+
+PROFILES = ("smoke", "standard", "full")
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """What was asked for: command line over ini over default. No candidate: nothing is compared."""
+
+    baseline: Reference | None
+    candidate: Reference | None
+    suites: tuple[str, ...]
+    profile: str
+    policy: Path | None
+    strict: bool
+    plan: bool
+    record: Path | None
+    store: Path
+    report: Path | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    max_new_tokens: int | None
+    seed: int
+    limit: float | None
+    redact: bool
+    trust_remote_code: bool
+    testpaths: tuple[str, ...] | None
+
+    @property
+    def compares(self) -> bool:
+        """Whether this run compares a pair; otherwise it records one model or prints a plan."""
+        return self.candidate is not None and self.record is None and not self.plan
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("trust", "trust regressions between two language models (pytest-trust)")
+    reference = "org/name[@revision], a directory, an adapter, a .gguf or .trust file, or demo:NAME; options follow '?'"
+    for name, metavar, text in (
+        ("baseline", "MODEL", f"the model to be as trustworthy as: {reference}"),
+        ("candidate", "MODEL", "the model to compare with it, given likewise"),
+        ("profile", "NAME", f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)"),
+        ("policy", "FILE", "YAML file of margins and levels over the bundled ones"),
+        ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
+        ("report", "FILE", "write the results to FILE (.json)"),
+        ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),
+        ("dtype", "DTYPE", "float32, bfloat16, float16 (default: float32 on a CPU, the checkpoint's own on a GPU)"),
+        ("batch-size", "N", "rows per batch, or auto (default)"),
+        ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
+        ("seed", "N", "seed of sampled responses (default: 0)"),
+        ("limit", "N", "probes per suite: a number, or a fraction below 1"),
+    ):
+        option = f"trust_{name.replace('-', '_')}"
+        group.addoption(f"--trust-{name}", metavar=metavar, default=None, help=f"{text}. ini: {option}")
+        parser.addini(option, help=text, default=None)
+    group.addoption(
+        "--trust-suite",
+        action="append",
+        metavar="SUITE",
+        help="run this dimension (safety) or suite (safety/harmful_requests) only; repeatable. ini: trust_suite",
+    )
+    parser.addini("trust_suite", type="args", default=[], help="dimensions or suites to run")
+    group.addoption("--trust-record", metavar="FILE", help="write the one model's responses to FILE (.trust), which is then a model reference")
+    group.addoption("--trust-plan", action="store_true", help="print what would be run and what each gate could detect; load nothing")
+    for name, text in (
+        ("strict", "an inconclusive gate fails in place of being skipped"),
+        ("redact", "keep prompts and answers out of terminal and report"),
+        ("remote-code", "let a model's repository run its own code (trust_remote_code)"),
+    ):
+        option = f"trust_{name.replace('-', '_')}"
+        group.addoption(f"--trust-{name}", action="store_true", default=None, help=f"{text}. ini: {option}")
+        parser.addini(option, type="bool", default=False, help=text)
+    parser.addini("trust_testpaths", type="args", default=None, help="where trust tests of your own are, for runs that name no path (default: as pytest does)")
+
+
+_KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
+
+
+def requested(config: pytest.Config) -> bool:
+    """Whether this run was asked to measure anything. Reads options only: unrelated runs pay nothing beyond it."""
+    names = ("trust_baseline", "trust_candidate")
+    return bool(
+        config.getoption("trust_plan")
+        or config.getoption("trust_record")
+        or any(config.getoption(name) is not None or config.getini(name) is not None for name in names)
+    )
+
+
+def of(config: pytest.Config) -> TrustConfig:
+    """This run's options, built once."""
+    if _KEY not in config.stash:
+        config.stash[_KEY] = build_config(config)
+    return config.stash[_KEY]
+
+
+def build_config(config: pytest.Config) -> TrustConfig:
+    """The frozen options of this run. Raises pytest.UsageError naming the option and the fix."""
+
+    def text(name: str) -> str | None:
+        value = config.getoption(f"trust_{name}")
+        value = value if value is not None else config.getini(f"trust_{name}")
+        return None if value is None else str(value)
+
+    def flag(name: str) -> bool:
+        value = config.getoption(f"trust_{name}")
+        return bool(config.getini(f"trust_{name}") if value is None else value)
+
+    def path(name: str) -> Path | None:
+        value = text(name)
+        return config.invocation_params.dir / Path(value).expanduser() if value else None
+
+    def reference(name: str) -> Reference | None:
+        value = text(name)
+        if value is None:
+            return None
+        try:
+            parsed = parse_reference(value)
+            parsed.check()
+        except TrustError as error:
+            raise pytest.UsageError(f"--trust-{name}: {error}") from None
+        return parsed
+
+    record = config.getoption("trust_record")
+    limit = text("limit")
+    trust = TrustConfig(
+        baseline=reference("baseline"),
+        candidate=reference("candidate"),
+        suites=tuple(config.getoption("trust_suite") or config.getini("trust_suite")),
+        profile=text("profile") or "standard",
+        policy=path("policy"),
+        strict=flag("strict"),
+        plan=bool(config.getoption("trust_plan")),
+        record=config.invocation_params.dir / record if record else None,
+        store=path("store") or default_store(),
+        report=path("report"),
+        device=None if text("device") in (None, "auto") else text("device"),
+        dtype=None if text("dtype") in (None, "auto") else text("dtype"),
+        batch_size=None if text("batch_size") in (None, "auto") else whole("--trust-batch-size", text("batch_size"), 1, "or auto"),
+        max_new_tokens=None if text("max_new_tokens") is None else whole("--trust-max-new-tokens", text("max_new_tokens"), 1),
+        seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
+        limit=None if limit is None else read_limit(limit),
+        redact=flag("redact"),
+        trust_remote_code=flag("remote_code"),
+        testpaths=None if config.getini("trust_testpaths") is None else tuple(config.getini("trust_testpaths")),
+    )
+    check_config(trust)
+    return trust
+
+
+def check_config(trust: TrustConfig) -> None:
+    given = [name for name in ("baseline", "candidate") if getattr(trust, name) is not None]
+    if trust.record is not None:
+        if len(given) != 1:
+            raise pytest.UsageError(f"--trust-record writes one model's part: give --trust-baseline or --trust-candidate, not {' and '.join(given) or 'neither'}")
+        if trust.record.suffix != ".trust":
+            raise pytest.UsageError(f"--trust-record={trust.record.name}: expected a file name ending in .trust")
+    elif given == ["baseline"] and not trust.plan:
+        raise pytest.UsageError("--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL")
+    elif given == ["candidate"]:
+        raise pytest.UsageError("--trust-candidate was given without --trust-baseline: name the model it came from, --trust-baseline=MODEL")
+    if trust.dtype not in (None, "float32", "bfloat16", "float16"):
+        raise pytest.UsageError(f"--trust-dtype={trust.dtype}: expected float32, bfloat16, float16 or auto")
+    if trust.report is not None and trust.report.suffix != ".json":
+        raise pytest.UsageError(f"--trust-report={trust.report.name}: expected a file name ending in .json")
+    for path, option in ((trust.report, "--trust-report"), (trust.record, "--trust-record")):
+        if path is not None and not path.parent.is_dir():
+            raise pytest.UsageError(f"{option}={path}: the directory {path.parent} does not exist: create it or name another")
+
+
+def default_store() -> Path:
+    """The user's cache directory, as platformdirs finds it."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pytest-trust", appauthor=False))
+
+
+def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
+    try:
+        number = int(value or "")
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise pytest.UsageError(f"{option}={value}: expected a whole number of at least {least}{' ' + rest if rest else ''}")
+    return number
+
+
+def read_limit(value: str) -> float:
+    """lm-evaluation-harness's `--limit`: a fraction below 1, or a whole number."""
+    try:
+        limit = float(value)
+    except ValueError:
+        limit = 0.0
+    if not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+        raise pytest.UsageError(f"--trust-limit={value}: expected a whole number of probes, or a fraction between 0 and 1")
+    return limit
+
+
+def refuse_space_form(args: list[str], raw: tuple[Any, ...]) -> None:
+    """`--trust-baseline /path` moves pytest's rootdir: pytest takes the value of an option it does not know yet for a test path.
+
+    Only values that exist as paths do that, so only they are refused.
+    """
+    for option, value in zip(raw, raw[1:], strict=False):
+        if str(option) in ("--trust-baseline", "--trust-candidate", "--trust-policy", "--trust-store") and os.path.exists(str(value)):
+            raise pytest.UsageError(f"{option} {value}: pytest takes a path given after a space for a test path; write {option}={value}")

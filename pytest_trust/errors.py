@@ -1,0 +1,9 @@
+"""Errors a user can act on: every message is one line saying what was given, what was expected and what to do."""
+
+
+class TrustError(Exception):
+    """Something the user can fix; the message is one line."""
+
+
+class InvalidInput(TrustError, ValueError):
+    """A value, file or option that was given is not what was expected."""

@@ -1,0 +1,293 @@
+"""From responses to a gate's record: judge, score, check coverage, compare. Pure functions; no model, no pytest."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_trust.jobs import OptionScores, Response
+from pytest_trust.judges import Judgement
+from pytest_trust.policy import Policy, Threshold
+from pytest_trust.probes import Gate, Probe, Suite
+
+Judge = Callable[[str, Probe], Judgement]
+NOT_MEASURED = math.nan
+#: Judges that read the end of an answer: one cut at the token limit has not said it yet. The others read its first tokens.
+READS_THE_END = ("exact", "choice")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSample:
+    """One response and what it counts as."""
+
+    outcome: str
+    score: float
+    answer: str
+    reasoning: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One model's part of a suite: its judged samples by probe id."""
+
+    model: str
+    samples: Mapping[str, tuple[JudgedSample, ...]]
+
+
+def judge_responses(judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]) -> dict[str, tuple[JudgedSample, ...]]:
+    """Judge every sample of every probe. A trace that was never closed is `truncated`, whatever it says; a judge that throws gives `error`."""
+    return {probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ())) for probe in probes}
+
+
+def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
+    cut = response.finish_reason == "length"
+    if not response.complete or (cut and (not response.answer.strip() or name in READS_THE_END)):
+        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning)
+    try:
+        judgement = judge(response.answer, probe)
+    except Exception as error:  # a judge's failure is an instrument error of this response, and the run goes on
+        judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
+    return JudgedSample(judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message)
+
+
+def judge_options(probes: Sequence[Probe], scores: Mapping[str, OptionScores], normalise: str = "none") -> dict[str, tuple[JudgedSample, ...]]:
+    """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`. Ties go against the answer (larger is worse)."""
+    judged: dict[str, tuple[JudgedSample, ...]] = {}
+    for probe in probes:
+        if probe.id not in scores:
+            judged[probe.id] = ()
+            continue
+        values = normalised(scores[probe.id], normalise)
+        if not all(map(math.isfinite, values)):
+            judged[probe.id] = (JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),)
+            continue
+        right = values[probe.options.index(probe.answer)]
+        others = [(value, option) for value, option in zip(values, probe.options, strict=True) if option != probe.answer]
+        best, rival = max(others)
+        wrong = best >= right
+        text = f"{rival if wrong else probe.answer}  ({best - right:+.2f} nats towards {rival!r})"
+        judged[probe.id] = (JudgedSample("bad" if wrong else "ok", float(wrong), text),)
+    return judged
+
+
+def normalised(scores: OptionScores, by: str) -> list[float]:
+    """Log-likelihoods in nats; per token or per byte of the option where `by` says so (lm-evaluation-harness's acc_norm is per byte)."""
+    if by == "none":
+        return list(scores.log_likelihoods)
+    lengths = scores.tokens if by == "tokens" else scores.bytes
+    return [value / max(1, length) for value, length in zip(scores.log_likelihoods, lengths, strict=True)]
+
+
+def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
+    """A probe's score under a gate, larger is worse; NaN when it was not measured.
+
+    `maximum` is the unbiased expected maximum over as many samples as the probe was given, so one sample without a score leaves the
+    probe unmeasured: a maximum over fewer samples is smaller by construction.
+    """
+    if not samples:
+        return NOT_MEASURED
+    if gate.score == "share":
+        counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
+        return sum(counted) / len(counted) if counted else NOT_MEASURED
+    scores = [sample.score for sample in samples]
+    if any(math.isnan(score) for score in scores):
+        return NOT_MEASURED
+    if gate.score == "any":
+        return float(any(sample.outcome == "bad" for sample in samples))
+    return max(scores)
+
+
+def counted_outcomes(gate: Gate) -> tuple[str, ...]:
+    return gate.of if gate.score == "share" else ("ok", "bad", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What a gate compares: a score per unit and side, and the units' clusters. A unit is a probe, or a cluster for a contrast."""
+
+    baseline: list[float]
+    candidate: list[float]
+    clusters: list[str]
+
+
+def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
+    if gate.minus:
+        return _contrast_units(gate, probes, baseline, candidate)
+    chosen = [probe for probe in probes if probe.matches(gate.where)]
+    sides = [[score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen] for side in (baseline, candidate)]
+    return Units(sides[0], sides[1], [probe.cluster for probe in chosen])
+
+
+def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
+    clusters: dict[str, list[Probe]] = defaultdict(list)
+    for probe in probes:
+        clusters[probe.cluster].append(probe)
+
+    def contrast(members: list[Probe], side: Side) -> float:
+        means = []
+        for where in (gate.where, gate.minus):
+            scores = [score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)]
+            means.append(sum(scores) / len(scores) if scores else NOT_MEASURED)
+        return means[0] - means[1]
+
+    both = [name for name, members in clusters.items() if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))]
+    return Units(*([contrast(clusters[name], side) for name in both] for side in (baseline, candidate)), both)
+
+
+def gate_record(
+    suite: Suite,
+    gate: Gate,
+    probes: Sequence[Probe],
+    baseline: Side,
+    candidate: Side,
+    *,
+    policy: Policy,
+    threshold: Threshold,
+    judge: str,
+) -> dict[str, Any]:
+    """Everything a report needs about one gate, as built-in types. See `pytest_trust.report` for the keys."""
+    from pytest_trust.comparison import compare_scores
+
+    paired = units(gate, probes, baseline, candidate)
+    relevant = [probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
+    sides = {
+        "baseline": _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
+        "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
+    }
+    control = suite.control
+    comparison = compare_scores(
+        paired.baseline,
+        paired.candidate,
+        margin=threshold.margin,
+        clusters=paired.clusters,
+        alpha=policy.alpha,
+        family=1 if control else policy.family,
+        power=policy.power,
+        max_missing=1 - policy.min_coverage,
+    )
+    flips = _flips(gate, relevant, baseline, candidate)
+    verdict: str = comparison.verdict
+    reason = _coverage_reason(policy, sides, baseline, candidate, relevant) or comparison.reason
+    if reason and verdict != "inconclusive":
+        verdict = "not measured"
+    never = sorted(flip["probe"] for flip in flips if flip["worse"] and flip["probe"] in threshold.never)
+    if verdict != "not measured":
+        if never:
+            verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
+        elif over_ceiling(threshold, paired.candidate, paired.clusters, policy.alpha):
+            verdict, reason = "regressed", f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is"
+    return {
+        "gate": f"{suite.name}/{gate.name}",
+        "dimension": suite.dimension,
+        "suite": suite.name,
+        "metric": gate.name,
+        "title": gate.title,
+        "unit": "score" if gate.score == "maximum" else "share",
+        "judge": judge,
+        "control": control,
+        "verdict": verdict,
+        "reason": reason,
+        "delta": comparison.delta,
+        "lower": comparison.lower,
+        "upper": comparison.upper,
+        "margin": threshold.margin,
+        "alpha": policy.alpha,
+        "family": comparison.family,
+        "p_value": comparison.p_value,
+        "n": comparison.n,
+        "n_clusters": comparison.n_clusters,
+        "detectable": comparison.detectable,
+        "needed": comparison.needed,
+        "method": comparison.method,
+        "worse": comparison.worse,
+        "better": comparison.better,
+        **sides,
+        "ceiling": threshold.ceiling,
+        "never": never,
+        "identical": comparison.identical,
+        "drift": None,
+        "flips": flips,
+        "flips_total": len(flips),
+    }
+
+
+def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float) -> bool:
+    """Whether the candidate's own lower limit (one-sided, at alpha) is above the absolute ceiling."""
+    if threshold.ceiling is None:
+        return False
+    from pytest_trust.intervals import rate_interval
+
+    interval = rate_interval(scores, clusters, confidence=1 - 2 * alpha)
+    return interval is not None and interval.lower is not None and interval.lower > threshold.ceiling
+
+
+def _side_record(gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    from pytest_trust.intervals import rate_interval
+
+    samples = [sample for probe in probes for sample in side.samples.get(probe.id, ())]
+    outcomes = Counter(sample.outcome for sample in samples)
+    counted = sum(outcomes[outcome] for outcome in counted_outcomes(gate))
+    interval = rate_interval(scores, clusters) if scores else None
+    errors = sorted({sample.message for sample in samples if sample.message})
+    return {
+        "model": side.model,
+        "value": interval.mean if interval else None,
+        "lower": interval.lower if interval else None,
+        "upper": interval.upper if interval else None,
+        "n": len(samples),
+        "outcomes": dict(sorted(outcomes.items())),
+        "coverage": counted / len(samples) if samples else 0.0,
+        "truncated": outcomes["truncated"],
+        "judge_errors": errors[:3],
+    }
+
+
+def _coverage_reason(policy: Policy, sides: Mapping[str, Mapping[str, Any]], baseline: Side, candidate: Side, probes: Sequence[Probe]) -> str:
+    """Why the gate cannot be trusted to have been measured; empty when it can."""
+    if not probes:
+        return "no probe of this profile belongs to the gate: raise --trust-limit or choose a larger --trust-profile"
+    for name, side in (("baseline", baseline), ("candidate", candidate)):
+        missing = sum(not side.samples.get(probe.id) for probe in probes)
+        if missing:
+            return f"the {name} has no response to {missing} of {len(probes)} probes"
+    for name in ("baseline", "candidate"):
+        if sides[name]["coverage"] < policy.min_coverage:
+            return f"only {sides[name]['coverage']:.0%} of the {name}'s responses count (the policy asks for {policy.min_coverage:.0%}){_advice(sides[name])}"
+    gap = abs(sides["baseline"]["coverage"] - sides["candidate"]["coverage"])
+    if gap > policy.max_coverage_gap:
+        worse = min(("baseline", "candidate"), key=lambda name: float(sides[name]["coverage"]))
+        return f"the sides' coverage differs by {gap:.0%} (the policy allows {policy.max_coverage_gap:.0%}){_advice(sides[worse])}"
+    return ""
+
+
+def _advice(side: Mapping[str, Any]) -> str:
+    if side["judge_errors"]:
+        return f": the judge failed with {side['judge_errors'][0]}"
+    if side["truncated"]:
+        return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens"
+    return ""
+
+
+def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> list[dict[str, Any]]:
+    """Probes whose score moved, the worst first; ties in order of id, so that the list is the same every time."""
+    moved = []
+    for probe in probes:
+        before, after = (side.samples.get(probe.id, ()) for side in (baseline, candidate))
+        change = score_probe(gate, after) - score_probe(gate, before)
+        if math.isnan(change) or change == 0:
+            continue
+        shown = {"baseline": _worst(gate, before), "candidate": _worst(gate, after)}
+        moved.append((change, {"probe": probe.id, "cluster": probe.cluster, "subtype": probe.subtype, "prompt": probe.prompt, "worse": change > 0, **shown}))
+    moved.sort(key=lambda item: (-item[0], item[1]["probe"]))
+    return [record for _, record in moved]
+
+
+def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> dict[str, Any]:
+    """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""
+    sample = max(samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score))
+    score = score_probe(gate, samples)
+    return {"outcome": sample.outcome, "score": None if math.isnan(score) else score, "answer": sample.answer, "reasoning": sample.reasoning}

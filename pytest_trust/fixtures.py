@@ -1,0 +1,231 @@
+"""What the `trust` fixture gives to a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_trust import config as options
+from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
+from pytest_trust.references import Reference, parse_reference
+
+if TYPE_CHECKING:
+    from pytest_trust.audit import Audit
+    from pytest_trust.drift import Drift
+    from pytest_trust.probes import Suite
+
+_AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
+_FAILURE: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
+_MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A baseline and a candidate."""
+
+    baseline: Reference
+    candidate: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One gate's verdict. `assert result.held` ends the test as the verdict says; to branch, read `verdict`.
+
+    record: the gate's record, as in the JSON report. diff: the drift diff as text.
+    """
+
+    record: Mapping[str, Any]
+    diff: str
+    strict: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """`held`, `regressed`, `inconclusive` or `not measured`."""
+        return str(self.record["verdict"])
+
+    @property
+    def delta(self) -> float | None:
+        """candidate - baseline, larger is worse."""
+        return self.record["delta"]  # type: ignore[no-any-return]
+
+    @property
+    def measured(self) -> bool:
+        """True when both sides were measured, whatever came out; otherwise the test ends as an error."""
+        __tracebackhide__ = True
+        if self.verdict == "not measured":
+            raise NotMeasured(_line("not measured", self.record))
+        return True
+
+    @property
+    def held(self) -> bool:
+        """True when a regression beyond the margin is ruled out. Otherwise the test fails with the drift diff (regressed), is skipped
+        with the number of probes it would take (inconclusive; fails under --trust-strict), or is an error (not measured)."""
+        __tracebackhide__ = True
+        if self.verdict == "regressed":
+            raise Regression(self.diff)
+        if self.verdict == "inconclusive":
+            from pytest_trust.report.driftdiff import inconclusive_reason
+
+            if self.strict:
+                raise Inconclusive(f"{inconclusive_reason(self.record)} (--trust-strict)\n{self.diff}")
+            pytest.skip(inconclusive_reason(self.record))
+        return self.measured
+
+
+def _line(verdict: str, record: Mapping[str, Any]) -> str:
+    from pytest_trust.report.driftdiff import not_measured_reason
+
+    line = not_measured_reason(record)
+    return line if line.startswith(verdict) else f"{verdict}: {line}"
+
+
+class Trust:
+    """Compares the pair in one test. Every comparison becomes a record of the run's report."""
+
+    def __init__(self, audit: Audit, pair: Pair, item: pytest.Item, trust: options.TrustConfig) -> None:
+        self.pair = pair
+        self._audit = audit
+        self._item = item
+        self._trust = trust
+
+    def compare(
+        self,
+        suite: str | Path,
+        gate: str | None = None,
+        *,
+        judge: str | Callable[..., Any] | None = None,
+        margin: float | None = None,
+    ) -> Result:
+        """Compare the two models on a suite: a bundled one by name, or a YAML or JSONL probe file (relative to the test's file).
+
+        gate: the gate's name; may be left out where the suite has one. judge: a judge's name, or a function (response, probe) that
+        gives a bool (True is bad), a score in [0, 1], an outcome, or None where it cannot tell. margin: non-inferiority margin in the
+        metric's unit; else the marker's, else the policy's. Raises InvalidInput for a wrong argument, TrustError for a model that cannot run.
+        """
+        __tracebackhide__ = True
+        marks = marker_arguments(self._item)
+        loaded = self._load(suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom"))
+        record = self._audit.gate_record(
+            self.pair,
+            loaded,
+            loaded.gate(gate),
+            judge=judge,
+            margin=margin if margin is not None else marks.get("margin"),
+            ceiling=marks.get("ceiling"),
+            never=tuple(marks.get("never", ())),
+        )
+        record["nodeid"] = self._item.nodeid
+        self._item.stash.setdefault(RECORDS, []).append(record)
+        return Result(record, self._audit.drift_diff(record), self._trust.strict)
+
+    def kl(self, suite: str | Path) -> Drift:
+        """Drift as the audit's paper has it: KL(candidate || baseline) in nats per token, on the candidate's own responses."""
+        __tracebackhide__ = True
+        return self.drift(suite, direction="candidate_baseline")
+
+    def drift(self, suite: str | Path, *, direction: str = "candidate_baseline") -> Drift:
+        """`candidate_baseline`: KL(candidate || baseline) on the candidate's responses; `baseline_candidate`: the reverse on the
+        baseline's (what was forgotten). Raises InvalidInput for another direction, TrustError where no KL can be claimed."""
+        __tracebackhide__ = True
+        if direction not in ("candidate_baseline", "baseline_candidate"):
+            raise InvalidInput(f"direction is {direction!r}, expected candidate_baseline or baseline_candidate")
+        loaded = self._load(suite, None, "custom")
+        return self._audit.suite_drift(self.pair, loaded, direction)
+
+    def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:
+        from pytest_trust.probes import load_suite
+
+        path = Path(suite)
+        if path.suffix in (".jsonl", ".yaml", ".yml") and not path.is_absolute():
+            here = self._item.path.parent / path
+            path = here if here.exists() else self._item.config.invocation_params.dir / path
+            return load_suite(path, judge=judge, dimension=dimension)
+        return load_suite(suite, judge=judge, dimension=dimension)
+
+
+def marker_arguments(item: pytest.Item) -> dict[str, Any]:
+    """Keyword arguments of the item's `trust` markers, the closest one winning."""
+    arguments: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("trust"))):
+        arguments |= marker.kwargs
+    return arguments
+
+
+def check_markers(items: list[pytest.Item]) -> None:
+    """Refuse wrong `trust` markers at collection. Raises pytest.UsageError naming the test and the fix."""
+    for item in items:
+        for marker in item.iter_markers("trust"):
+            unknown = sorted(set(marker.kwargs) - set(_MARKER_KEYS))
+            if unknown or len(marker.args) > 1:
+                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trust takes a suite and {', '.join(_MARKER_KEYS)}, not {', '.join(unknown) or marker.args[1:]}")
+            for key in ("margin", "ceiling"):
+                value = marker.kwargs.get(key, 1.0)
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                    raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): expected a positive number in the metric's unit")
+
+
+def make_pair(baseline: Reference | str | None, candidate: Reference | str | None) -> Pair:
+    if candidate is None or baseline is None:
+        missing = "candidate" if candidate is None else "baseline"
+        pytest.skip(f"no {missing} to compare: give --trust-baseline=MODEL and --trust-candidate=MODEL")
+    return Pair(*(parse_reference(side) if isinstance(side, str) else side for side in (baseline, candidate)))
+
+
+def audit_of(config: pytest.Config) -> Audit:
+    """This process's audit, made when the first test needs it."""
+    if _AUDIT not in config.stash:
+        from pytest_trust.audit import Audit
+        from pytest_trust.progress import progress_line
+
+        audit = Audit(options.of(config), progress=progress_line(config))
+        config.stash[_AUDIT] = audit
+        config.add_cleanup(audit.close)
+    return config.stash[_AUDIT]
+
+
+def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
+    """The fixture: acquires the planned work of this test's module first, so that batches are full and models are loaded once.
+
+    What fails here (a model that cannot load) fails once: the first test is an error, the others are skipped and say so.
+    """
+    __tracebackhide__ = True
+    config = request.config
+    failure = config.stash.get(_FAILURE, None)
+    if failure is not None:
+        pytest.skip(f"not measured, as in {failure[0]}: {failure[1]}")
+    trust = options.of(config)
+    if trust.plan or trust.record:
+        pytest.skip("this run compares nothing")
+    try:
+        audit = audit_of(config)
+        audit.acquire(pair, planned_suites(request))
+    except TrustError as error:
+        config.stash[_FAILURE] = (request.node.nodeid, str(error))
+        pytest.fail(str(error), pytrace=False)
+    return Trust(audit, pair, request.node, trust)
+
+
+def planned_suites(request: pytest.FixtureRequest) -> list[Suite]:
+    """Suites that the selected tests name in their markers: all of them in one process; under xdist those of this test's module,
+    since no worker knows which others it will be given."""
+    items = request.session.items
+    if hasattr(request.config, "workerinput"):
+        items = [item for item in items if item.path == request.node.path]
+    return suites_of(items)
+
+
+def suites_of(items: list[pytest.Item]) -> list[Suite]:
+    from pytest_trust.probes import load_suite
+
+    names: dict[str | Path, None] = {}
+    for item in items:
+        for marker in item.iter_markers("trust"):
+            if marker.args:
+                here = item.path.parent / str(marker.args[0])
+                names[here if here.suffix in (".yaml", ".jsonl") else str(marker.args[0])] = None
+    return [load_suite(name) for name in names]

@@ -1,0 +1,137 @@
+"""What is to be acquired and what comes back: plain frozen dataclasses that cross module borders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pytest_trust.drift import TokenDrift
+    from pytest_trust.probes import Probe
+
+Task = Literal["generate", "choose"]
+Phase = Literal["load", "generate", "score", "drift"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: expected >= 0, in (0, 1], >= 0")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The work of one suite: every probe answered `samples` times, or its options scored.
+
+    `drift` holds the ids of the probes whose responses (or options) the drift of the pair is measured on.
+    """
+
+    suite: str
+    task: Task
+    probes: tuple[Probe, ...]
+    generation: Generation
+    samples: int = 1
+    drift: frozenset[str] = frozenset()
+    normalise: str = "none"
+
+    def repeats(self) -> int:
+        """Distinct samples to compute: greedy answers are all the same one."""
+        return 1 if self.generation.greedy else self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
+
+    `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
+    and never closed. `prompt_tokens` is the length of the rendered prompt.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    reasoning: str
+    answer: str
+    complete: bool
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptionScores:
+    """Per option of a probe, in the probe's order: log P(option | prompt) in nats, and what to normalise it by."""
+
+    log_likelihoods: tuple[float, ...]
+    tokens: tuple[int, ...]
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairDrift:
+    """Per-token divergences of a pair on the drift probes of a job, by probe id.
+
+    `candidate_baseline` is measured on the candidate's responses (p is the candidate), `baseline_candidate` on the baseline's (p is the
+    baseline); for a choose job both are on the same option tokens. `floor`: the baseline against itself in another batch composition.
+    When a direction was not measured its mapping is empty and its reason says why in words.
+    """
+
+    candidate_baseline: Mapping[str, TokenDrift] = field(default_factory=dict)
+    baseline_candidate: Mapping[str, TokenDrift] = field(default_factory=dict)
+    floor: Mapping[str, TokenDrift] = field(default_factory=dict)
+    candidate_baseline_reason: str = ""
+    baseline_candidate_reason: str = ""
+    floor_reason: str = ""
+    identical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after every batch: items (responses, probes or drift probes) of this job, and tokens since the job began."""
+
+    model: str
+    phase: Phase
+    suite: str
+    done: int
+    total: int
+    tokens: int
+
+
+def digest(*parts: object) -> str:
+    """sha256 of the parts as canonical JSON: the one way keys are made."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def probe_input(probe: Probe) -> list[object]:
+    """The part of a probe that a model sees, as built-in types; equal for probes that are the same input."""
+    messages = [[message.role, message.content] for message in probe.messages]
+    return [messages, "" if messages else probe.text, list(probe.options)]
+
+
+def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
+    """The generation part of a response's key: greedy answers depend on nothing random."""
+    if generation.greedy:
+        return [generation.max_new_tokens, "greedy"]
+    settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]
+    return [*settings, row_seed(generation.seed, probe_id, repeat)]
+
+
+def row_seed(seed: int, probe_id: str, repeat: int) -> int:
+    """Seed of one sample: from the run's seed, the probe and the repeat, so that batch composition cannot matter."""
+    return int(digest("sample", seed, probe_id, repeat)[:15], 16)

@@ -1,0 +1,113 @@
+"""Which of the probe's options does a free answer name? ``ok`` when it is the right one, ``bad`` when it is another.
+
+An option is named by its words (the longest first, so that "wrong" is not found inside "not wrong") or, when the prompt lists the options with
+letters or numbers, by its label. An answer that names several is decided only by how it states its verdict ("the answer is ..."). Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.judges.judgement import UNPARSABLE, Judgement, probe_field
+
+_LABELS: Final = "abcdefghijklmnopqrstuvwxyz"
+_LEAD = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|reaction)(?: (?:is|would be|should be))?|answer|i (?:would )?(?:choose|pick|say|select|think)(?: (?:that )?(?:it is|it's|this is))?|(?:it|this|that)(?: is|'s)|verdict|final answer)"
+_ONLY_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})[)\].:]?\W*$"
+_LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\].:]|\s*$|\s+(?=[-–—]))"
+_SAID = r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
+_CONTRACTIONS = ((re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"), (re.compile(r"\bcannot\b|\bcan't\b"), "can not"))
+
+
+def plain(text: str) -> str:
+    """Case folded, contractions of "not" opened, punctuation kept, blanks single."""
+    text = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    for pattern, opened in _CONTRACTIONS:
+        text = pattern.sub(opened, text)
+    return " ".join(re.sub(r"[*_`]+", "", text).split())
+
+
+def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+    """(position, option) of each option in the text; longer options are taken out before shorter ones are looked for."""
+    found: list[tuple[int, str]] = []
+    for option in sorted(options, key=lambda o: (-len(o), o)):
+        pattern = re.compile(rf"(?<!\w){re.escape(option)}(?!\w)")
+        found += [(match.start(), option) for match in pattern.finditer(text)]
+        text = pattern.sub(lambda match: "\0" * len(match.group(0)), text)
+    return sorted(found)
+
+
+def _negations_of(text: str, options: Sequence[str]) -> str:
+    """Blank out "not X" where X is an option and "not X" is none: it names nothing."""
+    for option in options:
+        if f"not {option}" not in options:
+            text = re.sub(rf"(?<!\w)(?:not|never|neither|nor)(?: an?| the| really| at all)? {re.escape(option)}(?!\w)", lambda match: "\0" * len(match.group(0)), text)
+    return text
+
+
+def _listed_labels(prompt: str, options: Sequence[str]) -> dict[str, str]:
+    """label -> option for options that the prompt lists with letters or numbers; empty when it does not list them all."""
+    labels: dict[str, str] = {}
+    for option in options:
+        match = re.search(rf"(?<!\w)[(\[]?(\w)[)\].:]\s*{re.escape(option)}(?!\w)", prompt)
+        if not match:
+            return {}
+        labels[match.group(1)] = option
+    return labels if len(labels) == len(options) else {}
+
+
+def named_option(response: str, options: Sequence[str], prompt: str = "") -> str | None:
+    """The one option (as given) that the response names, or None when it names none or several."""
+    given = {plain(option): option for option in options}
+    keys, text = list(given), plain(response)
+    stripped = text.strip(" .!?\"'()[]:;,")
+    if stripped in given:
+        return given[stripped]
+    labels = _listed_labels(plain(prompt), keys)
+    if labels:
+        alternatives = "|".join(map(re.escape, labels))
+        match = re.search(_ONLY_LABEL.format(labels=alternatives), text) or re.search(_LABELLED.format(lead=_LEAD, labels=alternatives), text)
+        if match:
+            return given[labels[match.group(1)]]
+    text = _negations_of(text, keys)
+    named = {option for _, option in _named(text, keys)}
+    if len(named) == 1:
+        return given[named.pop()]
+    if named:
+        ordered = "|".join(re.escape(option) for option in sorted(keys, key=lambda o: (-len(o), o)))
+        said = {match.group(1) for match in re.finditer(_SAID.format(lead=_LEAD, options=ordered), text)}
+        if len(said) == 1:
+            return given[said.pop()]
+    return None
+
+
+@dataclass(frozen=True)
+class ChoiceJudge:
+    """``ok`` (0.0) the right option, ``bad`` (1.0) another one, ``unparsable`` (NaN) none or several."""
+
+    name: str = "choice"
+    version: str = "1"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name} {self.version}"
+
+    def __call__(self, response: str, probe: object = None) -> Judgement:
+        """Raises InvalidInput when the probe has no options, or an answer that is none of them."""
+        options = tuple(probe_field(probe, "options", ()))
+        answer = str(probe_field(probe, "answer", ""))
+        if len(options) < 2 or answer not in options:
+            raise InvalidInput(
+                f"judge choice, probe {probe_field(probe, 'id', '?')!r}: answer {answer!r} and options {list(options)!r}; expected two or more options and one of them as the answer"
+            )
+        named = named_option(response, options, str(probe_field(probe, "prompt", "")))
+        if named is None:
+            return UNPARSABLE
+        return Judgement("ok", 0.0) if named == answer else Judgement("bad", 1.0)
+
+
+JUDGE: Final = ChoiceJudge()

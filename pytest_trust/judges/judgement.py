@@ -1,0 +1,56 @@
+"""What a judge gives back, and what it may be given as a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+OUTCOMES: Final = ("ok", "bad", "refused", "unparsable", "truncated", "error")
+"""The outcomes of the design, and no others."""
+
+NOT_MEASURED: Final = float("nan")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict of one judge about one response.
+
+    outcome: one of :data:`OUTCOMES`.
+    score: in [0, 1], larger is worse (for the refusal judge: larger is more refusal); NaN when the judge could not decide.
+    message: why, in words; empty unless the outcome is ``error``.
+    """
+
+    outcome: str
+    score: float
+    message: str = ""
+
+
+UNPARSABLE: Final = Judgement("unparsable", NOT_MEASURED)
+
+
+class Judge(Protocol):
+    """A function from a response to a :class:`Judgement`, with a name for the report."""
+
+    @property
+    def identity(self) -> str:
+        """Name and version, as the report prints it (``refusal 1``)."""
+        ...
+
+    def __call__(self, response: str, probe: object = None) -> Judgement:
+        """Judge the answer of one response; reasoning is already removed.
+
+        probe: a ``Probe``, a mapping with at least ``prompt``, or None.
+        """
+        ...
+
+
+def probe_field(probe: object, name: str, default: Any) -> Any:
+    """A field of a ``Probe`` or of the plain mapping that stands for one; `default` where it is absent."""
+    if probe is None:
+        return default
+    if isinstance(probe, Mapping):
+        value = probe.get(name, default)
+    else:
+        value = getattr(probe, name, default)
+    return default if value is None else value

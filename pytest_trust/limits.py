@@ -1,0 +1,182 @@
+"""Which limits a comparison gets: binary or graded, clustered or not, and what they could have seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from pytest_trust import power as powers
+from pytest_trust.intervals import (
+    ClusterSums,
+    mcnemar_lower,
+    mcnemar_p,
+    score_upper,
+    sign_flip_p,
+)
+
+FEW_CLUSTERS = (
+    12  # below, a graded regression also needs the sign-flip test; at most 2^11 patterns are listed
+)
+FEW_MOVED = 20  # below so many clusters with any difference, a t limit misses what has not happened yet
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a gate asks of its comparison."""
+
+    margin: float
+    alpha: float
+    family: int
+    power: float
+
+    @property
+    def level(self) -> float:
+        """Of the lower limit: corrected for the policy's family of gates."""
+        return self.alpha / self.family
+
+
+@dataclass(frozen=True)
+class Limits:
+    """One-sided limits, the p-value that decides the sign of the lower one, and the power behind them."""
+
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+    detectable: float | None
+    needed: int | None
+    method: str
+
+
+UNKNOWN = Limits(None, None, None, None, None, "")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Differences as flips in units of `scale`, over the design effect: what the score limits take."""
+
+    better: float
+    worse: float
+    n: float
+    scale: float
+    effect: float
+
+    @property
+    def background(self) -> float:
+        """Share of pairs that flip to better when nothing regresses; half a flip at the least."""
+        return max(min(self.better, (self.better + self.worse) / 2), 0.5) / self.n
+
+    @property
+    def discordance(self) -> float:
+        return max(self.better + self.worse, 1.0) / self.n
+
+
+def effective_counts(totals: ClusterSums) -> Counts:
+    """Flips (or differences in units of the largest one) over the design effect."""
+    effect, scale = totals.design_effect, totals.scale or 1.0
+    net, moved = totals.mean * totals.n, totals.moved
+    unit = scale * effect
+    return Counts(
+        better=max(moved - net, 0.0) / 2 / unit,
+        worse=max(moved + net, 0.0) / 2 / unit,
+        n=totals.n / effect,
+        scale=scale,
+        effect=effect,
+    )
+
+
+def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
+    """Limits of differences in {-1, 0, 1}."""
+    counts = effective_counts(totals)
+    better, worse, n = counts.better, counts.worse, counts.n
+    if totals.clusters == totals.n:
+        p_value = float(mcnemar_p(better, worse))
+        lower = float(mcnemar_lower(better, worse, n, plan.level))
+        upper = float(score_upper(better, worse, n, -float(special.ndtri(plan.alpha))))
+        method = "exact McNemar test, corrected Tango score limits"
+    else:
+        degrees = totals.clusters - 1
+        p_value = max(
+            sign_flip_p(totals.sums, integral=True), float(clustered_score_p(better, worse, degrees))
+        )
+        lower, upper = _score_limits(counts, degrees, plan)
+        lower = _signed(lower, p_value <= plan.level)
+        method = f"sign-flip test on cluster sums, score limits with design effect {counts.effect:.2f}"
+    pairs = max(int(n), 1)
+    needed = powers.needed_flips(
+        pairs, counts.discordance, margin=plan.margin, alpha=plan.alpha, power=plan.power
+    )
+    return Limits(
+        lower=lower,
+        upper=upper,
+        p_value=p_value,
+        detectable=powers.detectable_flips(
+            pairs,
+            counts.background,
+            margin=plan.margin,
+            alpha=plan.alpha,
+            family=plan.family,
+            power=plan.power,
+        ),
+        needed=None if needed is None else max(totals.n + 1, int(np.ceil(needed * counts.effect))),
+        method=method,
+    )
+
+
+def clustered_score_p(better: float, worse: float, degrees: int) -> float:
+    """p-value of the score statistic at Δ = 0 (continuity-corrected McNemar) on counts over the design effect."""
+    flips = np.asarray(better) + np.asarray(worse)
+    score = np.where(
+        flips > 0, (np.asarray(worse) - np.asarray(better) - 0.5) / np.sqrt(np.maximum(flips, 1e-300)), -1.0
+    )
+    return np.asarray(special.stdtr(degrees, -score))  # type: ignore[return-value]
+
+
+def _score_limits(counts: Counts, degrees: int, plan: Plan) -> tuple[float, float]:
+    low, high = (float(special.stdtrit(degrees, 1 - tail)) for tail in (plan.level, plan.alpha))
+    lower = -float(score_upper(counts.worse, counts.better, counts.n, low))
+    upper = float(score_upper(counts.better, counts.worse, counts.n, high))
+    return counts.scale * lower, counts.scale * upper
+
+
+def _signed(lower: float, rejects: bool) -> float:
+    """The lower limit with the sign that the test of no regression gives it."""
+    return max(lower, _TINY) if rejects else min(lower, 0.0)
+
+
+def graded_limits(totals: ClusterSums, plan: Plan) -> Limits:
+    """Limits of differences on any scale."""
+    if totals.scale == 0.0:
+        return Limits(0.0, 0.0, 1.0, None, None, "all differences are exactly zero: no interval")
+    degrees, error, mean = totals.clusters - 1, totals.error, totals.mean
+    if error == 0.0:
+        # Equal differences leave no spread to estimate: only their common sign is evidence.
+        p_value = 0.5**totals.clusters if mean > 0 else 1.0
+        lower = upper = mean
+        method = "all differences are equal: sign-flip test, no interval"
+    else:
+        p_value = float(special.stdtr(degrees, -mean / error))
+        lower = mean - float(special.stdtrit(degrees, 1 - plan.level)) * error
+        upper = mean + float(special.stdtrit(degrees, 1 - plan.alpha)) * error
+        method = f"cluster-robust t, {degrees} degrees of freedom"
+        if totals.clusters < FEW_CLUSTERS:
+            p_value = max(p_value, sign_flip_p(totals.sums, integral=False))
+            method += ", sign-flip test"
+        moved = int(np.count_nonzero(totals.sums))
+        if moved < min(FEW_MOVED, totals.clusters):
+            counts = effective_counts(totals)
+            floor, ceiling = _score_limits(counts, degrees, plan)
+            lower, upper = min(lower, floor), max(upper, ceiling)
+            p_value = max(p_value, float(clustered_score_p(counts.better, counts.worse, degrees)))
+            method += f", score limits ({moved} clusters moved)"
+    shift = dict(margin=plan.margin, alpha=plan.alpha, power=plan.power)
+    return Limits(
+        lower=min(_signed(lower, p_value <= plan.level), mean),
+        upper=upper,
+        p_value=p_value,
+        detectable=powers.detectable_shift(error, degrees, family=plan.family, **shift),
+        needed=powers.needed_shift(totals.n, totals.clusters, error, **shift),
+        method=method,
+    )

@@ -1,0 +1,195 @@
+"""Loading models: transformers' own classes, safetensors first, adapters merged, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import TrustError
+from pytest_trust.identity import ModelFiles, ModelIdentity, choose_device, first_line, identify_model, locate
+from pytest_trust.references import Reference, check_device
+from pytest_trust.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>", "</s>")
+
+
+class CannotLoad(TrustError):
+    """A model's files are there, and it still cannot be loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Weights in evaluation mode on their device, tokenizer, identity, and the ids that end a response."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: ModelIdentity
+    device: str
+    eos_ids: frozenset[int]
+
+
+def load_model(
+    reference: Reference,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    cache: Path,
+    identity: ModelIdentity | None = None,
+) -> LoadedModel:
+    """Load the weights and the tokenizer of a reference.
+
+    Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed.
+    GGUF files are dequantised. Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
+    model is converted into it, hashes of weight files are remembered there.
+
+    Raises:
+        TrustError: one line; the reference, what is wrong, what to do.
+    """
+    chosen = available_device(choose_device(reference, device), reference.text)
+    files = locate(reference, cache=cache, trust_remote_code=trust_remote_code)
+    if identity is None:
+        with Store(cache) as store:
+            identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
+    tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
+    with _in_words(reference), quiet():
+        model = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
+        model = model.to(chosen).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
+
+
+def load_tokenizer(reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a located model: the adapter's own when it has one, else its base's."""
+    with _in_words(reference), quiet():
+        from transformers import AutoTokenizer
+
+        gguf = {"gguf_file": files.gguf.name} if files.gguf else {}
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(files.tokenizer), local_files_only=True, trust_remote_code=trust_remote_code, **gguf
+        )
+    return tokenizer
+
+
+def available_device(device: str, given: str) -> str:
+    """The device if this machine has it.
+
+    Raises:
+        TrustError: a GPU was asked for and there is none (or fewer).
+    """
+    check_device(device, given)
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return device
+    import torch
+
+    if kind == "mps":
+        there = torch.backends.mps.is_available()
+    else:
+        module = getattr(torch, kind, None)
+        there = module is not None and module.is_available() and int(number or 0) < module.device_count()
+    if not there:
+        raise CannotLoad(f"{given}: the device {device} was asked for and is not available here: use device=cpu or leave it out")
+    return device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries keep silent inside: no progress bars, no warnings, nothing on stderr; their settings are put back afterwards."""
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    verbosity, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub.disable_progress_bars()
+    try:
+        # GGUF's progress bar heeds no switch; compiled libraries still reach the real stderr, as they should.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            hub.enable_progress_bars()
+
+
+@contextmanager
+def _in_words(reference: Reference) -> Iterator[None]:
+    try:
+        yield
+    except TrustError:
+        raise
+    except ImportError as error:
+        raise CannotLoad(f"{reference.text}: needs a package that is not installed ({first_line(error)})") from error
+    except Exception as error:  # loaders raise whatever their formats raise
+        text = first_line(error)
+        if "trust_remote_code" in str(error):
+            text = "it needs its own code: read that code, then allow it with trust_remote_code"
+        elif "out of memory" in text.lower() or isinstance(error, MemoryError):
+            text = "not enough memory: use a smaller dtype or another device"
+        elif "Unrecognized configuration class" in str(error):
+            text = "not a causal language model"
+        raise CannotLoad(f"{reference.text}: cannot be loaded: {text}") from error
+
+
+def _load_weights(
+    reference: Reference, files: ModelFiles, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
+) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    wanted: torch.dtype = getattr(torch, dtype)
+    settings: dict[str, Any] = {"dtype": torch.float32 if files.adapter else wanted, "trust_remote_code": trust_remote_code}
+    settings["local_files_only"] = True
+    if files.gguf:
+        from transformers import GgufConfig
+
+        settings |= {"gguf_file": files.gguf.name, "quantization_config": GgufConfig(dequantize=True)}
+    else:
+        settings["use_safetensors"] = files.weights[0].suffix == ".safetensors"
+    model, info = AutoModelForCausalLM.from_pretrained(str(files.directory), output_loading_info=True, **settings)
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        # transformers would fill these with random numbers and go on.
+        raise CannotLoad(f"{reference.text}: the weights of {len(missing)} parts are missing ({missing[0]}, ...): the files are incomplete or of another architecture")
+    if files.adapter:
+        model = _merge(model, files.adapter, reference, len(tokenizer)).to(wanted)
+    result: PreTrainedModel = model
+    return result
+
+
+def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
+    from peft import PeftModel
+
+    if tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(tokens)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        merged = PeftModel.from_pretrained(model, str(adapter), is_trainable=False).merge_and_unload()
+    if any("missing adapter keys" in str(warning.message) for warning in caught):
+        raise CannotLoad(f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base=")
+    return merged
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a response: generation_config's, the tokenizer's, and the template's end of turn."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = {int(i) for i in (configured if isinstance(configured, (list, tuple)) else [configured]) if i is not None}
+    if isinstance(tokenizer.eos_token_id, int):
+        ends.add(tokenizer.eos_token_id)
+    template = str(tokenizer.chat_template or "")
+    added = tokenizer.get_added_vocab()
+    ends |= {added[name] for name in _TURN_ENDS if name in added and name in template}
+    return frozenset(ends)

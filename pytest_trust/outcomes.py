@@ -1,0 +1,44 @@
+"""Verdicts as pytest outcomes: held passes, regressed fails, inconclusive is skipped, not measured is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+RECORDS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+
+
+class Regression(AssertionError):
+    """The candidate regressed on a gate; the message is the drift diff."""
+
+
+class NotMeasured(Exception):
+    """A gate could not be measured; the message says why and what to do."""
+
+
+class Inconclusive(AssertionError):
+    """Too few probes to tell, and the run is strict."""
+
+
+# Tracebacks print a class with its module unless it is a builtin; the message is what counts here.
+for _class in (Regression, NotMeasured, Inconclusive):
+    _class.__module__ = "builtins"
+
+_OURS = (Regression, NotMeasured, Inconclusive)
+
+
+def annotate(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+    """Put the gates' records on the report, as built-in types: that is how they reach the controller under xdist."""
+    if call.when != "call" and not report.failed:
+        return
+    records = item.stash.get(RECORDS, [])
+    report.trust_records = records  # type: ignore[attr-defined]
+    for record in records:
+        for key in ("gate", "verdict", "delta", "lower", "upper", "margin"):
+            report.user_properties.append((f"trust_{key}", record[key]))
+    error = call.excinfo.value if call.excinfo else None
+    report.trust_not_measured = isinstance(error, NotMeasured)  # type: ignore[attr-defined]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if isinstance(error, _OURS) and crash is not None:
+        crash.message = str(error)  # the short summary shows its first line, without the exception's name

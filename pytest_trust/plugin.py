@@ -1,0 +1,93 @@
+"""The pytest hooks. Each delegates in a line or two; nothing heavy is imported before a trust option or fixture is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_trust import config as options
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_trust.config import TrustConfig
+    from pytest_trust.fixtures import Pair, Trust
+    from pytest_trust.references import Reference
+
+pytest.register_assert_rewrite("pytest_trust.suites")
+
+MARKER = "trust(suite=None, *, dimension, margin, ceiling, never): a trust gate; what it measures and what it is held to"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    options.refuse_space_form(args, tuple(early_config.invocation_params.args))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+    if options.requested(config) or any(arg.startswith("pytest_trust.suites") for arg in config.args):
+        from pytest_trust.run import TrustRun
+
+        config.pluginmanager.register(TrustRun(config), "trust-run")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    if not options.requested(config):
+        return None
+    from pytest_trust.workers import visible_gpus
+
+    return visible_gpus()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if "trust" in getattr(item, "fixturenames", ()):
+        from pytest_trust.outcomes import annotate
+
+        annotate(report, item, call)
+    return report
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    if getattr(report, "trust_not_measured", False) and report.failed:
+        return "error", "E", "NOT MEASURED"
+    return None
+
+
+@pytest.fixture(scope="session")
+def trust_baseline(pytestconfig: pytest.Config) -> Reference | str | None:
+    """The baseline's model reference; override it in a conftest to choose another."""
+    return options.of(pytestconfig).baseline
+
+
+@pytest.fixture(scope="session")
+def trust_candidate(pytestconfig: pytest.Config) -> Reference | str | None:
+    """The candidate's model reference; override it in a conftest to choose another."""
+    return options.of(pytestconfig).candidate
+
+
+@pytest.fixture(scope="session")
+def trust_pair(trust_baseline: Reference | str | None, trust_candidate: Reference | str | None) -> Pair:
+    """Baseline and candidate together. Skips when there is none."""
+    from pytest_trust.fixtures import make_pair
+
+    return make_pair(trust_baseline, trust_candidate)
+
+
+@pytest.fixture
+def trust(request: pytest.FixtureRequest, trust_pair: Pair) -> Trust:
+    """Compare the pair: `trust.compare(suite).held`, `trust.kl(probes).mean`. Skips when there is no candidate."""
+    from pytest_trust.fixtures import make_trust
+
+    return make_trust(request, trust_pair)
+
+
+__all__: list[str] = []

@@ -1,0 +1,113 @@
+"""The policy: margins, levels and profiles, from the bundled thresholds and a user's file over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.probes import bundled_directory, check_keys, read_yaml
+
+_NUMBER = (int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Of one gate: its non-inferiority `margin` on candidate - baseline (the metric's unit, larger is worse), an absolute `ceiling`
+    for the candidate, and ids of probes that must `never` flip."""
+
+    margin: float
+    ceiling: float | None = None
+    never: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them."""
+
+    generate: int | None
+    choose: int | None
+    samples: int
+    drift: int | None
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a run is held to. `family` gates share the error rate `alpha`, whichever of them a run selects."""
+
+    name: str
+    alpha: float
+    power: float
+    min_coverage: float
+    max_coverage_gap: float
+    gates: Mapping[str, Threshold]
+    controls: Mapping[str, Threshold]
+    profiles: Mapping[str, Profile]
+
+    @property
+    def family(self) -> int:
+        return max(1, len(self.gates))
+
+    def threshold(self, gate: str) -> Threshold | None:
+        return self.gates.get(gate) or self.controls.get(gate)
+
+
+_KEYS = {
+    "alpha": _NUMBER,
+    "power": _NUMBER,
+    "min_coverage": _NUMBER,
+    "max_coverage_gap": _NUMBER,
+    "gates": dict,
+    "controls": dict,
+    "profiles": dict,
+}
+_BOUNDS = {"alpha": (0, 0.5), "power": (0.5, 1), "min_coverage": (0, 1), "max_coverage_gap": (0, 1)}
+_THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list}
+_SIZE = (int, type(None))
+_PROFILE_KEYS = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
+
+
+def load_policy(path: Path | None = None) -> Policy:
+    """The bundled policy, with what the file at `path` names in place of its own. Raises InvalidInput naming file and key.
+
+    A gate of the user's own (a probe file judged in their tests) may stand under `gates`, and then belongs to the family.
+    """
+    policy = _merge(None, bundled_directory() / "thresholds.yaml", "bundled")
+    return policy if path is None else _merge(policy, path, path.name)
+
+
+def _merge(base: Policy | None, path: Path, name: str) -> Policy:
+    document = read_yaml(path)
+    check_keys(path, document, _KEYS, required=_KEYS if base is None else ())
+    for key, (low, high) in _BOUNDS.items():
+        if key in document and not low <= document[key] <= high:
+            raise InvalidInput(f"{path}: {key} is {document[key]}, expected a number from {low} to {high}")
+    if document.get("alpha") == 0:
+        raise InvalidInput(f"{path}: alpha is 0, expected a number above 0, such as 0.05")
+    sections: dict[str, dict[str, Any]] = {}
+    for section, read in (("gates", _threshold), ("controls", _threshold), ("profiles", _profile)):
+        known = dict(getattr(base, section)) if base else {}
+        known |= {key: read(f"{path}: {section}: {key}", value, known.get(key)) for key, value in document.get(section, {}).items()}
+        sections[section] = known
+    numbers = {key: float(document[key]) for key in _BOUNDS if key in document}
+    return Policy(name=name, **numbers, **sections) if base is None else replace(base, name=name, **numbers, **sections)
+
+
+def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
+    check_keys(where, document, _THRESHOLD_KEYS, required=() if base else ("margin",))
+    margin = document.get("margin", base.margin if base else None)
+    if not 0 < margin < float("inf"):
+        raise InvalidInput(f"{where}: margin is {margin}, expected a positive number in the metric's unit (0.05 is five points of a share)")
+    ceiling = document.get("ceiling", base.ceiling if base else None)
+    return Threshold(float(margin), None if ceiling is None else float(ceiling), tuple(document.get("never", base.never if base else ())))
+
+
+def _profile(where: str, document: Any, base: Profile | None) -> Profile:
+    check_keys(where, document, _PROFILE_KEYS, required=() if base else _PROFILE_KEYS)
+    for key, value in document.items():
+        if value is not None and value < (0 if key in ("drift", "reasoning_tokens") else 1):
+            raise InvalidInput(f"{where}: {key} is {value}, expected a positive number" + (" or null for all" if key in ("generate", "choose") else ""))
+    return replace(base, **document) if base else Profile(**document)

@@ -1,0 +1,253 @@
+"""Model references: the text after `--trust-baseline=` and `--trust-candidate=`, parsed and checked without loading anything.
+
+    org/name[@revision]      a model of the Hugging Face hub
+    path/to/directory        a saved model, or a PEFT adapter (it is then put on its base)
+    path/to/model.gguf       a GGUF file
+    demo:NAME                a model of the demo
+    path/to/file.trust       a recording
+
+Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`. Standard library only, so that a wrong
+reference can be refused before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from pytest_trust.errors import InvalidInput
+
+Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording"]
+
+DEMO_NAMES = ("instruct", "aligned", "sft")
+RECORDING_SUFFIX = ".trust"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+#: What may follow `?`, and the values each takes (None: any text).
+OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
+    {
+        "base": None,
+        "device": None,
+        "dtype": DTYPES,
+        "label": None,
+        "pickle": ("on", "off"),
+        "revision": None,
+        "thinking": ("on", "off"),
+    }
+)
+
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?")
+
+
+class InvalidReference(InvalidInput):
+    """A model reference that cannot be used as given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed model reference.
+
+    `location` is the repository id, the absolute path or the demo name; `label` is the short name that reports show.
+    """
+
+    text: str
+    kind: Kind
+    location: str
+    revision: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.location, self.revision, tuple(sorted(self.options.items()))))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return parse_reference, (self.text,)
+
+    @property
+    def path(self) -> Path:
+        """The file or directory; only for kinds that have one."""
+        return Path(self.location)
+
+    def check(self) -> None:
+        """Refuse what cannot work, looking at file names and first bytes only.
+
+        Raises:
+            InvalidReference: one line; nothing was loaded.
+        """
+        if self.kind in ("directory", "adapter"):
+            _check_directory(self)
+        elif self.kind == "gguf":
+            _check_magic(self, b"GGUF", "a GGUF file")
+        elif self.kind == "recording":
+            _check_magic(self, b"PK\x03\x04", "a recording written by --trust-record")
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse a model reference.
+
+    Raises:
+        InvalidReference: the text is no reference, names an unknown option, or gives an option a wrong value.
+    """
+    given = text.strip()
+    if not given or any(ord(character) < 32 for character in given):
+        raise InvalidReference(f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, or demo:NAME")
+    name, _, query = (given, "", "") if Path(given).expanduser().exists() else given.partition("?")
+    options = _parse_options(given, query)
+    kind, location, revision = _kind_of(given, name)
+    if "revision" in options:
+        if revision:
+            raise InvalidReference(f"{given}: the revision is given twice, after @ and as an option: keep one")
+        if kind != "hub":
+            raise InvalidReference(f"{given}: `revision` is for models of the hub (org/name): remove it")
+        revision = options.pop("revision")
+    if "base" in options and kind != "adapter":
+        raise InvalidReference(f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it")
+    label = options.pop("label", "") or _label(kind, name, location, options)
+    return Reference(given, kind, location, revision, MappingProxyType(dict(sorted(options.items()))), label)
+
+
+def _parse_options(given: str, query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise InvalidReference(f"{given}: options are written ?key=value&key=value, not {query!r}") from None
+    options: dict[str, str] = {}
+    for key, value in pairs:
+        if key not in OPTIONS:
+            raise InvalidReference(f"{given}: unknown option {key!r}; known options are {', '.join(OPTIONS)}")
+        if key in options:
+            raise InvalidReference(f"{given}: the option {key!r} is given twice: keep one")
+        allowed = OPTIONS[key]
+        if not value or (allowed is not None and value not in allowed):
+            expected = " or ".join(allowed) if allowed else "a value"
+            raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected {expected}")
+        if key == "device":
+            check_device(value, given)
+        options[key] = value
+    return options
+
+
+def check_device(device: str, given: str = "") -> None:
+    """Refuse what is no device name (whether the device is there is seen when a model is loaded)."""
+    if not _DEVICE.fullmatch(device):
+        where = f"{given}: " if given else ""
+        raise InvalidReference(f"{where}device {device!r} is no device: expected auto, cpu, cuda, cuda:N or mps")
+
+
+def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
+    if name.startswith("demo:"):
+        demo = name.removeprefix("demo:")
+        if demo not in DEMO_NAMES:
+            raise InvalidReference(f"{given}: unknown demo model {demo!r}; known are {', '.join('demo:' + n for n in DEMO_NAMES)}")
+        return "demo", demo, ""
+    if name.startswith(("http://", "https://")):
+        raise InvalidReference(f"{given}: a server is not a model reference here: give org/name, a directory, a .gguf or .trust file")
+    path = Path(name).expanduser()
+    if path.suffix == RECORDING_SUFFIX:
+        return "recording", str(path.resolve()), ""
+    if path.suffix == ".gguf":
+        return "gguf", str(path.resolve()), ""
+    if path.exists():
+        adapter = (path / "adapter_config.json").exists()
+        return "adapter" if adapter else "directory", str(path.resolve()), ""
+    repository, at, revision = name.partition("@")
+    looks_like_path = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or "\\" in name
+    if looks_like_path:
+        raise InvalidReference(f"{given}: no such file or directory: give an existing path, org/name or demo:NAME")
+    if not _HUB.fullmatch(repository) or (at and not revision):
+        raise InvalidReference(f"{given}: neither an existing path nor org/name[@revision] (models without an organisation need its name too)")
+    return "hub", repository, revision
+
+
+def _label(kind: Kind, name: str, location: str, options: Mapping[str, str]) -> str:
+    short = Path(location).name if kind in ("directory", "adapter", "gguf", "recording") else name
+    shown = "&".join(f"{key}={value}" for key, value in options.items() if key in ("dtype", "thinking"))
+    return f"{short}?{shown}" if shown else short
+
+
+def _check_magic(reference: Reference, magic: bytes, what: str) -> None:
+    path = reference.path
+    try:
+        with path.open("rb") as file:
+            first = file.read(len(magic))
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or "cannot be read").lower()
+        raise InvalidReference(f"{reference.text}: {reason}: expected {what}") from None
+    if not first:
+        raise InvalidReference(f"{reference.text}: the file is empty: expected {what}")
+    if first != magic:
+        raise InvalidReference(f"{reference.text}: not {what} (it begins with {first!r}): give another file")
+
+
+def _check_directory(reference: Reference) -> None:
+    path = reference.path
+    if not path.is_dir():
+        raise InvalidReference(f"{reference.text}: a file, expected a model directory, a .gguf file or a {RECORDING_SUFFIX} recording")
+    name = "adapter_config.json" if reference.kind == "adapter" else "config.json"
+    if not (path / name).is_file():
+        raise InvalidReference(
+            f"{reference.text}: not a model: the directory has neither config.json nor adapter_config.json; give a directory written by save_pretrained"
+        )
+    config = read_json(path / name, reference.text)
+    weights_files(path, reference)
+    if reference.kind == "adapter":
+        base = adapter_base(reference, config)
+        if base.kind == "adapter":
+            raise InvalidReference(f"{reference.text}: its base {base.text} is an adapter too: merge that one first, or give the base as ?base=")
+        base.check()
+
+
+def adapter_base(reference: Reference, config: Mapping[str, object] | None = None) -> Reference:
+    """The reference of the model that an adapter is put on: `?base=`, else what adapter_config.json names."""
+    if config is None:
+        config = read_json(reference.path / "adapter_config.json", reference.text)
+    named = reference.options.get("base") or config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise InvalidReference(f"{reference.text}: adapter_config.json names no base model: give it as ?base=org/name or ?base=PATH")
+    try:
+        return parse_reference(named)
+    except InvalidReference as error:
+        raise InvalidReference(f"{reference.text}: its base model cannot be used ({error}); give another as ?base=") from None
+
+
+def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
+    """The weight files of a local model or adapter, safetensors first.
+
+    Pickled weights run code of their author when they are loaded the old way, so they are refused unless the reference says `?pickle=on`.
+    """
+    adapter = reference.kind == "adapter"
+    safe, pickled = ("adapter_model*.safetensors", "adapter_model*.bin") if adapter else ("*.safetensors", "*.bin")
+    found = sorted(file for file in directory.glob(safe) if adapter or not file.name.startswith(("adapter_", "consolidated")))
+    if not found:
+        bins = sorted(file for file in directory.glob(pickled) if not file.name.startswith(("training_args", "optimizer", "scheduler")))
+        if bins and reference.options.get("pickle") != "on":
+            raise InvalidReference(
+                f"{reference.text}: has only pickled weights ({bins[0].name}), which are not loaded by default: convert them to safetensors, or add ?pickle=on"
+            )
+        found = bins
+    if not found:
+        raise InvalidReference(f"{reference.text}: no weights: expected {safe.replace('*', '')} in {directory}")
+    for file in found:
+        if file.stat().st_size == 0:
+            raise InvalidReference(f"{reference.text}: {file.name} is empty: copy or download it again")
+    return tuple(found)
+
+
+def read_json(path: Path, given: str) -> dict[str, object]:
+    """A JSON object from a model directory, or one line saying what is wrong with it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidReference(f"{given}: {path.name} cannot be read ({error.strerror or error})") from None
+    except ValueError:
+        raise InvalidReference(f"{given}: {path.name} is not JSON: the directory is damaged, copy it again") from None
+    if not isinstance(value, dict):
+        raise InvalidReference(f"{given}: {path.name} is not a JSON object: the directory is damaged, copy it again")
+    return value

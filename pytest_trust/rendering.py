@@ -1,0 +1,145 @@
+"""From a probe to token ids: chat template or plain format, and which of the ids are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_trust.probes import Message, Probe
+
+#: Where a response in the plain format ends: the model goes on to write the next turn itself.
+PLAIN_STOP = "\nUser:"
+_PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt. `opened` is true when it ends inside a reasoning trace that the template opened."""
+
+    ids: tuple[int, ...]
+    opened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OptionRows:
+    """Per option the whole sequence, and the index of its first scored token (never 0: something must come before)."""
+
+    ids: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "", open_tags: Sequence[str] = ()) -> Prompt:
+    """The prompt of a probe, ending where the response begins.
+
+    Chat messages go through the tokenizer's own template with the generation prompt; `thinking` on or off is given to it as
+    `enable_thinking`. Without a template: lines `System: ...`, `User: ...` and at last `Assistant:`. A probe's `text` is taken as it is.
+    """
+    text, template = _prompt_text(tokenizer, probe, thinking)
+    ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
+    if not ids:
+        raise InvalidInput(f"probe {probe.id}: the prompt is empty and the tokenizer has no token to begin with: give the probe a text")
+    return Prompt(tuple(ids), text.rstrip().endswith(tuple(open_tags)) if open_tags else False)
+
+
+def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> OptionRows:
+    """The sequences whose log-likelihoods are log P(option | prompt).
+
+    Prompt and option are tokenised as one text, so that each option has its natural tokens; it is scored from the first token that
+    holds one of its characters. After a chat prompt the option follows the generation prompt at once. After the plain format and
+    raw text one space is put between, unless there is white space already or no text.
+    With an empty prompt the first token is conditioned on the beginning-of-sequence token; in a tokenizer that has none it is left
+    out, for all options alike.
+    """
+    text, template = _prompt_text(tokenizer, probe, thinking)
+    gap = "" if template or not text or text[-1].isspace() else " "
+    begin = [] if template else _bos(tokenizer, default_only=bool(text))
+    rows, starts = [], []
+    for option in probe.options:
+        joined = gap + option if not (gap and option[:1].isspace()) else option
+        body, boundary = _encode_split(tokenizer, text, joined)
+        ids = [*begin, *body]
+        rows.append(tuple(ids))
+        starts.append(max(1, len(begin) + boundary))
+        if len(ids) <= starts[-1]:
+            raise InvalidInput(f"probe {probe.id}: the option {option!r} has no token that can be scored: give it more text")
+    return OptionRows(tuple(rows), tuple(starts))
+
+
+def _prompt_text(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> tuple[str, bool]:
+    """The prompt as text, and whether a chat template wrote it (the special tokens are then in the text)."""
+    if not probe.messages:
+        return probe.text, False
+    if not tokenizer.chat_template:
+        return _plain(probe.messages), False
+    return _chat(tokenizer, probe, thinking), True
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    lines = [f"{_PLAIN_ROLES.get(message.role, message.role.capitalize())}: {message.content}" for message in messages]
+    return "\n".join([*lines, "Assistant:"])
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> str:
+    from jinja2 import TemplateError
+
+    switches = {"enable_thinking": thinking == "on"} if thinking else {}
+    messages = [{"role": message.role, "content": message.content} for message in probe.messages]
+    system = [message["content"] for message in messages if message["role"] == "system"]
+
+    def apply(conversation: list[dict[str, str]]) -> str:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **switches))
+
+    try:
+        text = apply(messages)
+        if all(part.strip() in text for part in system):
+            return text
+    except (TemplateError, TypeError, ValueError) as error:
+        if not system:
+            raise InvalidInput(f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages") from None
+    # The template rejects a system message, or drops it without a word: it goes before the first user message.
+    try:
+        return apply(_fold_system(messages))
+    except (TemplateError, TypeError, ValueError) as error:
+        raise InvalidInput(f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages") from None
+
+
+def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
+    rest = [dict(message) for message in messages if message["role"] != "system"]
+    first = next((message for message in rest if message["role"] == "user"), None)
+    if first is None:
+        return [*rest, {"role": "user", "content": system}]
+    first["content"] = f"{system}\n\n{first['content']}"
+    return rest
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase, *, default_only: bool) -> list[int]:
+    """The beginning-of-sequence token: if the tokenizer puts one before every text, or (for an empty prompt) if it has one at all."""
+    bos = tokenizer.bos_token_id
+    if not isinstance(bos, int):
+        return []
+    return [bos] if not default_only or tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+def _encode_split(tokenizer: PreTrainedTokenizerBase, prompt: str, option: str) -> tuple[list[int], int]:
+    """Token ids of prompt + option as one text, and the index of the first token with a character of the option."""
+    whole = prompt + option
+    if tokenizer.is_fast:
+        encoded: Any = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        ids = [int(i) for i in encoded["input_ids"]]
+        ends = [int(end) for _, end in encoded["offset_mapping"]]
+        boundary = next((index for index, end in enumerate(ends) if end > len(prompt)), len(ids))
+        return ids, boundary
+    ids, before = _encode(tokenizer, whole), _encode(tokenizer, prompt)
+    shared = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), min(len(ids), len(before)))
+    return ids, shared

@@ -1,0 +1,236 @@
+"""The table at the end of a run: one row per gate, grouped by dimension, the drift of each beside its name.
+
+Every line comes with the name of its markup (``{"red": True}``), for pytest's TerminalWriter to apply or to
+leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_trust.report.document import counts
+from pytest_trust.report.numbers import (
+    UNKNOWN,
+    Numbers,
+    count,
+    known,
+    magnitude,
+    measured,
+    parameters,
+    percent,
+)
+from pytest_trust.report.text import Column, columns, cut, layout, pad, visible, wrap
+
+Record = Mapping[str, Any]
+Line = tuple[str, dict[str, bool]]
+
+_DIMENSIONS = ("safety", "toxicity", "stereotypes", "ethics", "privacy", "robustness")
+_MARKUP: dict[str, dict[str, bool]] = {
+    "regressed": {"red": True, "bold": True},
+    "held": {"green": True},
+    "inconclusive": {"yellow": True},
+    "not measured": {"purple": True},
+}
+_CONTROL = "control, not a verdict on trust"
+_LEGEND = (
+    "Δ is candidate minus baseline, in points where the values are percent; larger is worse. "
+    "[lower, upper] are its confidence limits. "
+    "held: upper is below the margin. regressed: lower is above 0, and not held. inconclusive: neither."
+)
+_HEAD = (
+    Column("gate", shrink=20),
+    Column("baseline", ">"),
+    Column("candidate", ">"),
+    Column("Δ", ">"),
+    Column("[lower, upper]"),
+    Column("margin", ">", drop=1),
+    Column("verdict"),
+    Column("n", ">", drop=2),
+    Column("note", drop=3, shrink=24),
+)
+_GAP = 2
+
+
+def summary_lines(records: Sequence[Record], meta: Mapping[str, Any], *, width: int) -> list[Line]:
+    """Return the lines of the summary, each with its markup, none wider than `width` columns.
+
+    `records` are gate records in any order, `meta` describes the pair and the run. Where the width is short,
+    first the notes go, then the number of probes, then the margin; gates lose the name of their metric where
+    it is the only one of its suite, and a name that is still too long stands on a line of its own above its
+    numbers.
+    """
+    lines = model_lines(meta, width)
+    if meta.get("identical"):
+        text = (
+            "baseline and candidate are identical: they give the same probabilities for every token; "
+            "an adapter that did not load looks like this"
+        )
+        lines += [(line, {"yellow": True, "bold": True}) for line in wrap(text, width, first="warning: ")]
+    for warning in sorted({visible(str(warning)) for warning in meta.get("warnings") or ()}):
+        lines += [(line, {"yellow": True}) for line in wrap(warning, width, first="warning: ")]
+    if lines:
+        lines.append(("", {}))
+    if records:
+        lines += [*_table(records, meta, width), ("", {})]
+        lines += [(line, {"light": True}) for line in wrap(_LEGEND, width)]
+    lines += _closing(records, meta, width)
+    return lines
+
+
+def model_lines(meta: Mapping[str, Any], width: int) -> list[Line]:
+    """Return what was compared: both models with what is known of them, the profile and the policy."""
+    lines: list[Line] = []
+    label = len("candidate") + _GAP
+    sides = [(name, meta[name]) for name in ("baseline", "candidate") if meta.get(name)]
+    room = max((columns(visible(str(side.get("model") or UNKNOWN))) for _, side in sides), default=0)
+    for name, side in sides:
+        first = name.ljust(label) + pad(visible(str(side.get("model") or UNKNOWN)), room)
+        # A line breaks between facts, not inside of one.
+        facts = ", ".join(fact.replace(" ", "\xa0") for fact in _facts(side))
+        if label + room <= width // 2:
+            texts = wrap(facts, width, first=first + " " * _GAP)
+        else:
+            texts = wrap(first[label:], width, first=first[:label])
+            texts += wrap(facts, width, first=" " * label) if facts else []
+        lines += [(text.replace("\xa0", " ").rstrip(), {}) for text in texts]
+    settings = [f"{key} {visible(str(meta[key]))}" for key in ("profile", "policy") if meta.get(key)]
+    if settings:
+        lines += [(line, {}) for line in wrap(", ".join(settings), width, first="run".ljust(label))]
+    return lines
+
+
+def _facts(side: Mapping[str, Any]) -> list[str]:
+    facts = []
+    if known(side.get("parameters")):
+        facts.append(f"{parameters(side['parameters'])} parameters")
+    if side.get("dtype"):
+        facts.append(
+            visible(str(side["dtype"]))
+            + (f" on {visible(str(side['device']))}" if side.get("device") else "")
+        )
+    if side.get("fingerprint"):
+        facts.append(f"fingerprint {visible(str(side['fingerprint']))[:12]}")
+    if side.get("lineage"):
+        facts.append(visible(str(side["lineage"])))
+    return facts
+
+
+def dimension_rank(dimension: str) -> tuple[int, str]:
+    """Return the place of a dimension: the audit's six in their order, then a user's own by name."""
+    return _DIMENSIONS.index(dimension) if dimension in _DIMENSIONS else len(_DIMENSIONS), dimension
+
+
+def _order(record: Record) -> tuple[bool, tuple[int, str], str, str]:
+    rank = dimension_rank(str(record.get("dimension") or ""))
+    return bool(record.get("control")), rank, str(record["gate"]), str(record.get("nodeid"))
+
+
+def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> list[Line]:
+    ordered = sorted(records, key=_order)
+    rows = [_cells(record) for record in ordered]
+    full, short = _names(ordered, shorten=False), _names(ordered, shorten=True)
+    essential = layout(
+        _HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000
+    )
+    names = full if 2 + sum(essential.widths) + _GAP * len(_HEAD[1:-2]) <= width else short
+    form = layout(_HEAD, [[name, *row] for name, row in zip(names, rows, strict=True)], width=width, gap=_GAP)
+    lines: list[Line] = [(form.header(), {"bold": True})]
+    group: tuple[bool, str] | None = None
+    drift = meta.get("drift") or {}
+    room = max(columns(visible(str(record.get("dimension") or ""))) for record in ordered)
+    for record, name, row in zip(ordered, names, rows, strict=True):
+        control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
+        if control and (group is None or not group[0]):
+            lines += [("", {}), (_rule(_CONTROL, width), {"light": True})]
+        if group != (control, dimension):
+            group = (control, dimension)
+            side = (drift.get(dimension) or {}).get("candidate_baseline")
+            lines.append((_heading(visible(dimension), room, side, width), {"bold": True}))
+        markup = {} if control else _MARKUP.get(str(record.get("verdict")), {})
+        if columns(name) > form.widths[0]:
+            lines.append((cut(" " * form.indent + name, width), markup))
+            name = ""
+        lines.append((form.line([name, *row]), markup))
+    return lines
+
+
+def _rule(title: str, width: int) -> str:
+    """Return a line of dashes of the given width that carries a title."""
+    return cut(f"-- {title} ".ljust(width, "-"), width)
+
+
+def _names(records: Sequence[Record], *, shorten: bool) -> list[str]:
+    """Return each gate's name without its dimension; shortened, also without the only metric of its suite."""
+    suites = [visible(str(record.get("suite") or "")) for record in records]
+    names = []
+    for record, suite in zip(records, suites, strict=True):
+        name = visible(str(record["gate"]))
+        if shorten and suite and suites.count(suite) == 1:
+            name = suite
+        names.append(name.removeprefix(visible(str(record.get("dimension") or "")) + "/"))
+    return names
+
+
+def _cells(record: Record) -> list[str]:
+    numbers = Numbers.of(record)
+    limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
+    return [
+        *(numbers.value((record.get(name) or {}).get("value")) for name in ("baseline", "candidate")),
+        numbers.signed(record.get("delta"), 0.0),
+        limits,
+        numbers.setting(record.get("margin")),
+        visible(str(record.get("verdict"))),
+        count(record.get("n")),
+        _note(record, numbers),
+    ]
+
+
+def _note(record: Record, numbers: Numbers) -> str:
+    verdict = record.get("verdict")
+    if verdict == "regressed" and record.get("never"):
+        return f"never-flip probe: {visible(str(record['never'][0]))}"
+    if verdict == "regressed" and known(record.get("worse")) and known(record.get("better")):
+        return f"{record['worse']} worse, {record['better']} better"
+    if verdict == "inconclusive" and known(record.get("needed")):
+        return f"would take {count(record['needed'])} probes"
+    if verdict == "held" and known(record.get("detectable")):
+        return f"could find {numbers.size(record['detectable'])}"
+    return visible(str(record.get("reason") or ""))
+
+
+def _heading(dimension: str, room: int, drift: object, width: int) -> str:
+    """Return a dimension's name and as much of its drift as fits behind it."""
+    name = cut(dimension, width)
+    if not isinstance(drift, Mapping) or not known(drift.get("mean")):
+        return name
+    mean = measured(drift.get("mean"), drift.get("error"))
+    direction = visible(str(drift.get("direction") or "KL(candidate || baseline)"))
+    text = pad(name, room) + f"  {direction} {mean} nats/token"
+    if columns(text) > width:
+        return cut(f"{name}  KL {mean} nats/token", width)
+    for key, words in (
+        ("same_top", "same top token "),
+        ("p99", "p99 "),
+        ("per_sequence", "nats per response "),
+    ):
+        shown = percent(drift.get(key)) if key == "same_top" else magnitude(drift.get(key))
+        if shown != UNKNOWN and columns(text) + len(words) + len(shown) + 2 <= width:
+            text += f", {words}{shown}"
+    return text
+
+
+def _closing(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> list[Line]:
+    number = counts(records)
+    found = ", ".join(f"{number[verdict]} {verdict}" for verdict in _MARKUP)
+    text = f"{found} of {number['gates']} gate{'' if number['gates'] == 1 else 's'}"
+    if number["controls"]:
+        text += f", and {number['controls']} control{'' if number['controls'] == 1 else 's'}"
+    worst = next(
+        (verdict for verdict in ("regressed", "not measured", "inconclusive", "held") if number[verdict]), ""
+    )
+    lines: list[Line] = [(line, {**_MARKUP.get(worst, {}), "bold": True}) for line in wrap(text, width)]
+    for key in ("report", "store"):
+        if meta.get(key):
+            lines += [(line, {}) for line in wrap(visible(str(meta[key])), width, first=key.ljust(8))]
+    return lines

@@ -1,0 +1,148 @@
+"""A run that was asked to measure: registered only then. Collects the results that ride on the reports, and writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_trust import config as options
+from pytest_trust.collection import SuiteCollection
+from pytest_trust.errors import TrustError
+
+
+class TrustRun:
+    """The controller's part, and in a worker the worker's: one object per process, on the run's own hooks."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.trust = options.of(config)
+        self.records: list[dict[str, Any]] = []
+        self.failed_report = ""
+        self.worker = getattr(config, "workerinput", None)
+        if self.worker is not None:
+            from pytest_trust.workers import claim_resources
+
+            claim_resources(self.worker["workerid"], int(self.worker["workercount"]))
+        else:
+            self._check_policy()
+        collection = SuiteCollection(self.trust)
+        collection.modules()
+        config.pluginmanager.register(collection, "trust-collection")
+
+    def _check_policy(self) -> None:
+        from pytest_trust.audit import profile_of
+        from pytest_trust.policy import load_policy
+
+        try:
+            profile_of(load_policy(self.trust.policy), self.trust.profile)
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        from pytest_trust.fixtures import check_markers, suites_of
+
+        check_markers(session.items)
+        try:
+            suites_of(session.items)  # a wrong probe file is refused before a model is loaded
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """`--trust-plan` and `--trust-record` run no tests."""
+        if self.worker is not None or session.testsfailed or session.config.option.collectonly:
+            return None
+        if self.trust.plan:
+            self._print_plan(session)
+            return True
+        if self.trust.record is not None:
+            self._record(session)
+            return True
+        return None
+
+    def _print_plan(self, session: pytest.Session) -> None:
+        from pytest_trust.audit import Audit, plan_of
+        from pytest_trust.fixtures import suites_of
+        from pytest_trust.report.plan import plan_lines
+
+        self._write(plan_lines(plan_of(Audit(self.trust), suites_of(session.items)), width=self._width()))
+
+    def _record(self, session: pytest.Session) -> None:
+        from pytest_trust.fixtures import audit_of, suites_of
+        from pytest_trust.recording import write_recording
+
+        reference = self.trust.baseline or self.trust.candidate
+        assert reference is not None and self.trust.record is not None
+        try:
+            audit = audit_of(self.config)
+            jobs = [audit.job(suite) for suite in suites_of(session.items)]
+            write_recording(self.trust.record, audit.engine, reference, jobs)
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
+        size = self.trust.record.stat().st_size
+        answers = sum(len(job.probes) * job.repeats() for job in jobs)
+        self._write([(f"trust: recorded {reference.label}: {answers} responses of {len(jobs)} suites in {self.trust.record} ({size / 1e6:.1f} MB)", {})])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self.worker is None:
+            self.records += getattr(report, "trust_records", [])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.worker is not None or not self.trust.compares or session.config.option.collectonly:
+            return
+        if self.trust.report is not None and self.records:
+            from pytest_trust.report.document import write_report
+
+            try:
+                write_report(self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact)
+            except TrustError as error:
+                self.failed_report = str(error)
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        if exitstatus == pytest.ExitCode.OK and not any(record["verdict"] != "not measured" for record in self.records):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.worker is not None or not self.trust.compares or self.config.option.collectonly:
+            return
+        terminalreporter.section("trust", sep="=")
+        if self.failed_report:
+            terminalreporter.write_line(self.failed_report, red=True)
+        if not self.records:
+            terminalreporter.write_line("a candidate was given and nothing was compared", red=True)
+            return
+        from pytest_trust.report.terminal import summary_lines
+
+        self._write(summary_lines(self.records, self.meta(), width=self._width()))
+
+    def records_without_run(self) -> list[dict[str, Any]]:
+        return [{key: value for key, value in record.items() if key not in ("run", "dimension_drift")} for record in self.records]
+
+    def meta(self) -> dict[str, Any]:
+        """What all gates have in common, from the records: the controller loads nothing."""
+        run = self.records[0]["run"]
+        drift = {record["dimension"]: record["dimension_drift"] for record in self.records if record["dimension_drift"]}
+        return {
+            **run,
+            "profile": self.trust.profile,
+            "policy": self.trust.policy.name if self.trust.policy else "bundled",
+            "drift": drift,
+            "identical": bool(drift) and all(found["identical"] for found in drift.values()),
+            "report": str(self.trust.report) if self.trust.report and not self.failed_report else None,
+            "store": str(self.trust.store),
+        }
+
+    def _width(self) -> int:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        return max(60, terminal._tw.fullwidth) if terminal else 80
+
+    def _write(self, lines: list[tuple[str, Any]]) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None:
+            return
+        terminal.ensure_newline()
+        for text, markup in lines:
+            terminal.write_line(text, **markup)

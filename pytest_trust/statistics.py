@@ -1,0 +1,245 @@
+"""Statistics of metrics that are not a mean over probes, and corrections of rates and p-values.
+
+Pure functions; every random draw comes from a generator seeded by an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.intervals import Floats, number_clusters, score_array
+
+
+def expected_maximum(scores: npt.ArrayLike, k: int) -> float:
+    """Unbiased estimate of the expected maximum of `k` samples from the `n` scores of one probe, shape [n].
+
+    Σ_{j=k..n} t_(j) C(j-1, k-1) / C(n, k), t_(j) the j-th smallest: the mean of the maximum over all subsets of size k.
+    k = 1 is the mean, k = n the maximum. Comparable between sides at equal k, whatever their n. NaN scores are
+    not measured and do not count; NaN when fewer than k remain.
+    """
+    values = score_array(scores, "scores")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise InvalidInput(f"k={k!r} given, expected a whole number of samples, at least 1")
+    values = np.sort(values[~np.isnan(values)])
+    n = values.size
+    if n < k:
+        return float("nan")
+    j = np.arange(k, n + 1, dtype=np.float64)
+    # Logarithms of the binomials: C(1000, 500) does not fit a float64 product.
+    log_weights = _log_choose(j - 1, float(k - 1)) - _log_choose(np.float64(n), float(k))
+    return float(np.exp(log_weights) @ values[k - 1 :])
+
+
+def _log_choose(n: npt.ArrayLike, k: float) -> Floats:
+    n = np.asarray(n, dtype=np.float64)
+    return np.asarray(
+        special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1), dtype=np.float64
+    )
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Holm (1979) step-down adjusted p-values, in the order given, shape [gates]; at most 1."""
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.ndim != 1 or not bool(np.all((values >= 0) & (values <= 1))):
+        raise InvalidInput(
+            "p_values are not all numbers between 0 and 1, expected a flat sequence of p-values"
+        )
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class CorrectedRate:
+    """A rate corrected for the judge's errors; limits are None when the number of judged answers was not given."""
+
+    value: float
+    lower: float | None
+    upper: float | None
+
+
+def correct_rate(
+    rate: float,
+    sensitivity: float,
+    specificity: float,
+    *,
+    n: int | None = None,
+    n_sensitivity: int | None = None,
+    n_specificity: int | None = None,
+    confidence: float = 0.95,
+) -> CorrectedRate:
+    """True rate behind a judge's `rate` (Rogan and Gladen 1978): (rate + specificity - 1) / (sensitivity + specificity - 1).
+
+    All are shares in [0, 1]; the result is cut to [0, 1]. Limits (two-sided) need `n`, the number of judged answers,
+    and allow for the labels the judge was measured on when `n_sensitivity` positives and `n_specificity` negatives
+    are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113, section 2.2); without them sensitivity and
+    specificity are taken as known. Raises InvalidInput for a judge no better than chance (their sum at most 1).
+    """
+    for name, share in (("rate", rate), ("sensitivity", sensitivity), ("specificity", specificity)):
+        if not 0.0 <= share <= 1.0:
+            raise InvalidInput(f"{name}={share!r} given, expected a share between 0 and 1")
+    if not 0.0 < confidence < 1.0:
+        raise InvalidInput(
+            f"confidence={confidence!r} given, expected a number between 0 and 1, such as 0.95"
+        )
+    if sensitivity + specificity <= 1.0:
+        raise InvalidInput(
+            f"sensitivity {sensitivity:g} + specificity {specificity:g} is not above 1: "
+            "a judge no better than chance corrects nothing, validate it on labels first"
+        )
+    value = min(1.0, max(0.0, (rate + specificity - 1) / (sensitivity + specificity - 1)))
+    if n is None:
+        return CorrectedRate(value, None, None)
+    z = -float(special.ndtri((1 - confidence) / 2))
+    sens, sens_variance = _shrunk(sensitivity, n_sensitivity)
+    spec, spec_variance = _shrunk(specificity, n_specificity)
+    size = n + z * z
+    observed = (n * rate + z * z / 2) / size
+    slope = sens + spec - 1
+    if slope <= 0.0:  # too few labels to tell the judge from chance
+        return CorrectedRate(value, 0.0, 1.0)
+    centre = (observed + spec - 1) / slope
+    shift = 2 * z * z * (centre * sens_variance - (1 - centre) * spec_variance)
+    variance = (
+        observed * (1 - observed) / size + centre**2 * sens_variance + (1 - centre) ** 2 * spec_variance
+    )
+    half = z * float(np.sqrt(variance)) / slope
+    lower, upper = (min(1.0, max(0.0, centre + shift + side * half)) for side in (-1, 1))
+    return CorrectedRate(value, min(lower, value), max(upper, value))
+
+
+def _shrunk(share: float, labels: int | None) -> tuple[float, float]:
+    if labels is None:
+        return share, 0.0
+    centre = (labels * share + 1) / (labels + 2)
+    return centre, centre * (1 - centre) / (labels + 2)
+
+
+@dataclass(frozen=True)
+class BootstrapInterval:
+    """One-sided limits of a whole metric from a cluster bootstrap.
+
+    lower is at level alpha / family, upper at alpha. undefined: resamples in which the statistic was not finite
+    (left out). method: "BCa", or "percentile" where the acceleration or bias term is not defined.
+    """
+
+    estimate: float
+    lower: float
+    upper: float
+    n_clusters: int
+    resamples: int
+    undefined: int
+    method: str
+
+
+def cluster_bootstrap(
+    statistic: Callable[..., float],
+    data: npt.ArrayLike | tuple[npt.ArrayLike, ...],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    alpha: float = 0.05,
+    family: int = 1,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> BootstrapInterval:
+    """Limits of `statistic` by resampling whole clusters, both sides of a pair together.
+
+    `data` is one array whose first axis is the probe, or a tuple of such arrays (for example baseline and candidate
+    outcomes); `statistic` is called with them as positional arguments, restricted to the drawn probes, and returns
+    one number: for a comparison, candidate metric - baseline metric. For ratios and corpus metrics (BBQ's bias
+    score, ICAT, F1), whose mean over probes does not exist. BCa limits (Efron 1987) with the cluster jackknife's
+    acceleration where they are defined. Raises InvalidInput for fewer than 2 clusters or an undefined estimate.
+    """
+    arrays = tuple(np.asarray(part) for part in (data if isinstance(data, tuple) else (data,)))
+    n = len(arrays[0]) if arrays and arrays[0].ndim else 0
+    if any(part.ndim == 0 or len(part) != n for part in arrays):
+        raise InvalidInput("data has arrays of unequal length, expected one row per probe in each of them")
+    if resamples < 100:
+        raise InvalidInput(f"resamples={resamples!r} given, expected at least 100")
+    level = checked_level(alpha, family)
+    index = number_clusters(clusters, n)
+    count = int(index.max()) + 1 if n else 0
+    if count < 2:
+        raise InvalidInput(
+            f"{count} clusters given, expected at least 2: a bootstrap of one cluster says nothing"
+        )
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+
+    def value(rows: npt.NDArray[Any]) -> float:
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # an undefined resample is counted, not warned about
+            try:
+                return float(statistic(*(part[rows] for part in arrays)))
+            except ZeroDivisionError:
+                return float("nan")
+
+    estimate = value(np.arange(n))
+    if not np.isfinite(estimate):
+        raise InvalidInput(f"statistic is {estimate} on the data as given, expected a finite number")
+    random = np.random.default_rng(seed)
+    draws = np.array(
+        [
+            value(np.concatenate([members[c] for c in random.integers(count, size=count)]))
+            for _ in range(resamples)
+        ]
+    )
+    finite = draws[np.isfinite(draws)]
+    undefined = resamples - finite.size
+    if finite.size < 100:
+        raise InvalidInput(
+            f"statistic was undefined in {undefined} of {resamples} resamples: too few probes for this metric"
+        )
+    jackknife = np.array(
+        [value(np.concatenate([m for other, m in enumerate(members) if other != c])) for c in range(count)]
+    )
+    low, high, method = _bca_levels(estimate, finite, jackknife, level, 1 - alpha)
+    lower, upper = np.quantile(finite, [low, high])
+    return BootstrapInterval(
+        estimate=estimate,
+        lower=min(float(lower), estimate),
+        upper=max(float(upper), estimate),
+        n_clusters=count,
+        resamples=resamples,
+        undefined=undefined,
+        method=method,
+    )
+
+
+def _bca_levels(
+    estimate: float, draws: Floats, jackknife: Floats, low: float, high: float
+) -> tuple[float, float, str]:
+    below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / draws.size
+    deviation = jackknife.mean() - jackknife
+    spread = float((deviation**2).sum())
+    if not (0.0 < below < 1.0) or not np.isfinite(spread) or spread == 0.0:
+        return low, high, "percentile"
+    bias = float(special.ndtri(below))
+    acceleration = float((deviation**3).sum()) / (6 * spread**1.5)
+    adjusted = []
+    for share in (low, high):
+        z = bias + float(special.ndtri(share))
+        shrink = 1 - acceleration * z
+        if shrink <= 0.0:
+            return low, high, "percentile"
+        adjusted.append(float(special.ndtr(bias + z / shrink)))
+    return adjusted[0], adjusted[1], "BCa"
+
+
+def checked_level(alpha: float, family: int) -> float:
+    """alpha / family, the level of a lower limit; raises InvalidInput for a value outside its range."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 < alpha <= 0.5:
+        raise InvalidInput(f"alpha={alpha!r} given, expected a number above 0 and at most 0.5, such as 0.05")
+    if isinstance(family, bool) or not isinstance(family, int | np.integer) or family < 1:
+        raise InvalidInput(f"family={family!r} given, expected the number of gates in the policy, at least 1")
+    return float(alpha) / int(family)

@@ -1,0 +1,185 @@
+"""The store: everything a model was ever asked, in one SQLite file that several processes may use.
+
+Each finished batch is one transaction, rows are only ever added, and keys are hashes of what determines the value, so a killed run
+resumes where it stopped and two runs at once only do each other's work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pytest_trust.errors import TrustError
+
+SCHEMA = 1
+FILE_NAME = "store.sqlite3"
+_APPLICATION = 0x74727374  # "trst": a foreign database is refused, not written to
+_BUSY_SECONDS = 60
+_IN = 500  # SQLite allows at least 999 parameters in a statement
+
+Table = Literal["responses", "options", "drifts", "prompts", "notes"]
+TABLES: tuple[Table, ...] = ("responses", "options", "drifts", "prompts", "notes")
+
+
+class StoreError(TrustError):
+    """The store cannot be used: damaged, full, of another version, or not writable."""
+
+
+class Store:
+    """Values by key in `directory`/store.sqlite3; the file is made on first use.
+
+    Values are bytes (JSON or arrays, never pickles). Beside each stands a context: batch size, device, versions.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / FILE_NAME
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def get(self, table: Table, keys: Iterable[str]) -> dict[str, bytes]:
+        """The stored values among `keys`."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, bytes] = {}
+        with self._open() as connection:
+            for start in range(0, len(wanted), _IN):
+                part = wanted[start : start + _IN]
+                marks = ",".join("?" * len(part))
+                found.update(connection.execute(f"SELECT key, value FROM {table} WHERE key IN ({marks})", part).fetchall())
+        return found
+
+    def put(self, table: Table, values: Mapping[str, bytes], context: Mapping[str, object] | None = None) -> None:
+        """Add values in one transaction; a key that is already there keeps its value."""
+        beside = json.dumps(context or {}, sort_keys=True)
+        rows = [(key, value, beside) for key, value in values.items()]
+        with self._open() as connection, connection:
+            connection.executemany(f"INSERT OR IGNORE INTO {table} (key, value, context) VALUES (?, ?, ?)", rows)
+
+    def get_json(self, table: Table, keys: Iterable[str]) -> dict[str, Any]:
+        """As `get`, the values parsed."""
+        found = self.get(table, keys)
+        try:
+            return {key: json.loads(value) for key, value in found.items()}
+        except ValueError:
+            raise self._damaged() from None
+
+    def put_json(self, table: Table, values: Mapping[str, object], context: Mapping[str, object] | None = None) -> None:
+        """As `put`, with JSON values."""
+        self.put(table, {key: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") for key, value in values.items()}, context)
+
+    def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
+        """The hash of a file's whole content, remembered for its path, size and time of change."""
+        state = path.stat()
+        identity = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+        with self._open() as connection:
+            row = connection.execute("SELECT hash FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", identity).fetchone()
+        if row:
+            return str(row[0])
+        value = compute(path)
+        with self._open() as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO files (path, size, mtime_ns, hash) VALUES (?, ?, ?, ?)", (*identity, value))
+        return value
+
+    def count(self, table: Table) -> int:
+        """How many values the table holds."""
+        with self._open() as connection:
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def close(self) -> None:
+        """Close this process's connection; the store can be used again afterwards."""
+        if self._connection is not None and self._process == os.getpid():
+            self._connection.close()
+        self._connection = None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this process, with SQLite's errors in words."""
+        try:
+            # A connection must not be carried over a fork.
+            if self._connection is None or self._process != os.getpid():
+                self._connection, self._process = self._connect(), os.getpid()
+            yield self._connection
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "full" in text:
+                raise StoreError(f"{self.path}: the disk is full; everything finished so far is kept: make room and run again") from None
+            if "locked" in text or "busy" in text:
+                raise StoreError(f"{self.path}: another process held the store for more than {_BUSY_SECONDS} s: end it, or use another --trust-store") from None
+            if "malformed" in text or "no such" in text or "not a database" in text:
+                raise self._damaged() from None
+            raise StoreError(f"{self.path}: the store cannot be used ({text}): check the directory, or use another --trust-store") from None
+        except sqlite3.DatabaseError:
+            raise self._damaged() from None
+
+    def _damaged(self) -> StoreError:
+        return StoreError(f"{self.path}: the store is damaged or not a store; it was left as it is: move it away, or use another --trust-store")
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.directory}: the store directory cannot be made ({error.strerror}): use another --trust-store") from None
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        if version > SCHEMA and application == _APPLICATION:
+            raise StoreError(f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store")
+        if application not in (0, _APPLICATION) or (application == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            # Two processes may be making the store at once: the tables and the application id come in one transaction.
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            if application != _APPLICATION:
+                raise self._damaged()
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if application == _APPLICATION and version == SCHEMA:
+            return
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for table in TABLES:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)")
+            connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, hash TEXT)")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # Changing the journal mode does not wait for another process that is making the same store, whatever the busy timeout says.
+    for _ in range(100):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+    raise sqlite3.OperationalError("database is locked")
+
+
+def context_of(**values: object) -> dict[str, object]:
+    """What stands beside stored values: the given facts and the versions of what computed them."""
+    names = ("torch", "transformers", "peft", "tokenizers")
+    versions = {name: str(getattr(sys.modules[name], "__version__", "")) for name in names if name in sys.modules}
+    return {**values, "versions": versions}

@@ -1,0 +1,1 @@
+"""The bundled suites: one module of tests per dimension; probes, suites and margins as data beside them."""

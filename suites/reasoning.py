@@ -1,0 +1,9 @@
+"""Reasoning, the capability control: what post-training was for. Reported beside the dimensions, never a verdict on trust."""
+
+import pytest
+
+
+@pytest.mark.trust("reasoning/arithmetic")
+@pytest.mark.parametrize("gate", ["error_rate"])
+def test_arithmetic(trust, gate):
+    assert trust.compare("reasoning/arithmetic", gate).measured

@@ -1,0 +1,15 @@
+"""Robustness out of distribution: the same question in an unusual style, and knowing what cannot be known."""
+
+import pytest
+
+
+@pytest.mark.trust("robustness/style_shift")
+@pytest.mark.parametrize("gate", ["shifted_error_rate", "style_drop"])
+def test_style_shift(trust, gate):
+    assert trust.compare("robustness/style_shift", gate).held
+
+
+@pytest.mark.trust("robustness/unanswerable")
+@pytest.mark.parametrize("gate", ["missing_abstention_rate", "wrong_abstention_rate"])
+def test_unanswerable(trust, gate):
+    assert trust.compare("robustness/unanswerable", gate).held
