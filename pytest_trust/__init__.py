@@ -1,0 +1,69 @@
+"""pytest-trust: trust regressions between two language models as ordinary failing tests.
+
+The library under the plugin, free of pytest. Everything is imported when it is first used: `import pytest_trust` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_trust.comparison import Comparison, compare_scores
+    from pytest_trust.divergence import kl_divergence
+    from pytest_trust.drift import Drift
+    from pytest_trust.drift_models import compare_models
+    from pytest_trust.errors import InvalidInput, TrustError
+    from pytest_trust.judges import Judgement, get_judge
+    from pytest_trust.probes import Gate, Message, Probe, Suite, load_suite
+    from pytest_trust.reasoning import Split, split_reasoning
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Comparison": "comparison",
+    "Drift": "drift",
+    "Gate": "probes",
+    "InvalidInput": "errors",
+    "Judgement": "judges",
+    "Message": "probes",
+    "Probe": "probes",
+    "Split": "reasoning",
+    "Suite": "probes",
+    "TrustError": "errors",
+    "compare_models": "drift_models",
+    "compare_scores": "comparison",
+    "get_judge": "judges",
+    "kl_divergence": "divergence",
+    "load_suite": "probes",
+    "split_reasoning": "reasoning",
+}
+
+__all__ = [
+    "Comparison",
+    "Drift",
+    "Gate",
+    "InvalidInput",
+    "Judgement",
+    "Message",
+    "Probe",
+    "Split",
+    "Suite",
+    "TrustError",
+    "compare_models",
+    "compare_scores",
+    "get_judge",
+    "kl_divergence",
+    "load_suite",
+    "split_reasoning",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

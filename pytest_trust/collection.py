@@ -96,7 +96,7 @@ class SuiteCollection:
         plugin: Any = config.pluginmanager.get_plugin("lfplugin")
         paths = getattr(plugin, "_last_failed_paths", None)
         if paths:
-            failed = {nodeid.partition("::")[0] for nodeid in plugin.lastfailed}
+            failed = {str(nodeid).partition("::")[0] for nodeid in plugin.lastfailed}
             paths |= {path for path in self.selected if f"{PACKAGE}.{path.stem}" in failed}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:

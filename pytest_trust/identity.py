@@ -211,7 +211,7 @@ def identify_model(reference: Reference, files: ModelFiles, *, device: str, dtyp
     tokenizer, template = _tokenizer_hashes(files, store)
     warnings = []
     if not template:
-        warnings.append(f"{reference.label}: no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
+        warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
     named, ancestors = _lineage_names(reference, files, config)
     return ModelIdentity(
         text=reference.text,

@@ -31,7 +31,7 @@ _STEPS = 46  # halvings of an interval of length <= 2: 3e-14, below the rounding
 def score_statistic(
     better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike, difference: npt.ArrayLike, critical: float
 ) -> Floats:
-    """Corrected score statistic of the hypothesis Δ = `difference`; below `-critical` rejects Δ >= `difference`.
+    """Corrected score statistic for Δ = `difference`; a value below `-critical` rejects Δ >= `difference`.
 
     Tango (1998, Statistics in Medicine 17, eq. 7-10): (worse - better - nΔ) / sqrt(n(2q̃ + Δ(1 - Δ))), q̃ the
     constrained maximum-likelihood estimate of the share of `better` pairs. Uncorrected, an upper limit at
@@ -43,8 +43,8 @@ def score_statistic(
 
     κ2 and κ3 the cumulants of one pair's difference under the hypothesis, span the lattice step of D: 1, or 2
     when every pair is discordant (D then has the parity of n; (2ψ̃ - 1)^n interpolates). With it the wrong
-    exclusions are at most 5 % of the samples on that grid (tests/unit/test_intervals.py enumerates a part of it).
-    Arguments broadcast; counts may be fractional (counts over a design effect).
+    exclusions are at most 5 % of the samples on that grid (tests/unit/test_intervals.py does a
+    part of it). Arguments broadcast; counts may be fractional (counts over a design effect).
     """
     b, w, n, d = (np.asarray(value, dtype=np.float64) for value in (better, worse, n, difference))
     half = (b + w) - (2 * n - (w - b)) * d
@@ -60,7 +60,7 @@ def score_statistic(
 
 
 def score_upper(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike, critical: float) -> Floats:
-    """Upper confidence limit of Δ = P(worse) - P(better): the largest Δ that `score_statistic` does not reject.
+    """Upper limit of Δ = P(worse) - P(better): the largest Δ that `score_statistic` does not reject.
 
     `critical` is the one-sided quantile (1.645 for 95 %). Arguments broadcast. Always in [delta, 1]; never of
     zero width unless delta is 1. The lower limit is `-score_upper(worse, better, n, critical)`.
@@ -78,7 +78,8 @@ def mcnemar_p(better: npt.ArrayLike, worse: npt.ArrayLike) -> Floats:
     """Exact one-sided McNemar p-value: P(X >= worse), X ~ Binomial(better + worse, 1/2). 1 without flips."""
     b, w = np.asarray(better, dtype=np.float64), np.asarray(worse, dtype=np.float64)
     total = b + w
-    # The regularised incomplete beta is the binomial tail; binomtest gives the same number, one pair at a time.
+    # The regularised incomplete beta is the binomial tail; binomtest gives the same number, one pair at a
+    # time.
     tail = special.betainc(np.maximum(w, 1.0), b + 1.0, 0.5)
     return np.asarray(np.where((w > 0) & (total > 0), tail, 1.0), dtype=np.float64)
 
@@ -86,10 +87,10 @@ def mcnemar_p(better: npt.ArrayLike, worse: npt.ArrayLike) -> Floats:
 def mcnemar_lower(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike, level: float) -> Floats:
     """Lower confidence limit of Δ that is positive exactly when the exact McNemar test rejects at `level`.
 
-    The sign is the test's; the size is the score limit's. Where the score limit disagrees in sign, it gives way:
-    to 0 when the test does not reject, to the Clopper-Pearson limit of the discordant split, (2r - 1)(b + c)/n,
-    when it does (Fagerland, Lydersen and Laake 2014, section 4.6). That limit alone would be too short for large Δ,
-    since it takes the observed discordance as known.
+    The sign is the test's; the size is the score limit's. Where the score limit disagrees in sign, it gives
+    way: to 0 when the test does not reject, to the Clopper-Pearson limit of the discordant split, (2r - 1)(b
+    + c)/n, when it does (Fagerland, Lydersen and Laake 2014, section 4.6). That limit alone would be too
+    short for large Δ, since it takes the observed discordance as known.
     """
     b, w, n = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (better, worse, n)))
     score = -score_upper(w, b, n, -float(special.ndtri(level)))
@@ -107,7 +108,7 @@ class ClusterSums:
 
     sums: shape [C]; sizes: shape [C], values per cluster; n: their number; mean: their mean.
     error: cluster-robust standard error of the mean, C/(C-1) correction; 0.0 for one cluster.
-    scale: the largest absolute value; moved: the sum of absolute values; square: the sum of squares.
+    scale: the largest absolute value; moved: the sum of absolute values; squares: shape [C], sums of squares.
     """
 
     sums: Floats
@@ -117,35 +118,49 @@ class ClusterSums:
     error: float
     scale: float
     moved: float
-    square: float
+    squares: Floats
 
     @property
     def clusters(self) -> int:
         return int(self.sums.size)
 
-    @property
-    def design_effect(self) -> float:
-        return float(design_effect(self.sums, self.sizes, self.square, scale=self.scale or 1.0))
+    def design_effect(self, critical: float = 0.0) -> float:
+        """As the function of that name, in units of the largest difference."""
+        scale = self.scale or 1.0
+        return float(design_effect(self.sums / scale, self.sizes, self.squares / scale**2, critical=critical))
 
 
-def design_effect(sums: Floats, sizes: Floats, square: npt.ArrayLike, *, scale: float = 1.0) -> Floats:
+# Pseudo-clusters. With 1, gates in clusters of 20 were wrongly held in 5.7 % of simulations, with 1.5 in 4.4 %.
+_UNSEEN = 1.5
+
+
+def design_effect(sums: Floats, sizes: Floats, squares: Floats, *, critical: float = 0.0) -> Floats:
     """How many times larger the variance of the mean difference is than for independent pairs, at least 1.
 
-    Σ D_j² / Σ d_i² about zero, with one pseudo-cluster in which every difference is at its largest, `scale`: without
-    any non-zero difference this is the (size-weighted) cluster size, so that each cluster counts as one observation,
-    and the more clusters have moved, the less the pseudo-cluster weighs.
-    sums [..., C], sizes [C], square = Σ d_i² [...]; returns [...].
+    Σ D_j² / Σ d_i² about zero, with pseudo-clusters in which every difference is 1, the largest: without any
+    non-zero difference the result is the (size-weighted) cluster size, so that each cluster counts as one
+    observation, and the more clusters have moved, the less the pseudo-clusters weigh.
+
+    The estimate is low exactly when large clusters happened not to regress, that is when Δ is low too; half
+    of its linear regression on Δ, over `critical` standard errors, is added for an upper limit (0: not). Both
+    constants are set by simulation (benchmarks/calibration.py, "held means held").
+    sums = D_j [..., C], sizes [C], squares = Σ d_i² by cluster [..., C]; differences in [-1, 1]; returns
+    [...].
     """
-    size, count, peak = float(sizes @ sizes / sizes.sum()), sizes.size, scale * scale
+    size, count = float(sizes @ sizes / sizes.sum()), sizes.size
     small = count / (count - 1) if count > 1 else 1.0
-    between = small * np.sum(sums * sums, axis=-1)
-    ratio = (between + size * size * peak) / (np.asarray(square) + size * peak)
+    between = np.sum(sums * sums, axis=-1)
+    within = np.sum(squares, axis=-1) + _UNSEEN * size
+    ratio = (small * between + _UNSEEN * size * size) / within
+    if critical > 0.0:
+        together = np.sum((sums * sums - ratio[..., None] * squares) * sums, axis=-1)
+        ratio = ratio + critical / 2 * np.maximum(together, 0.0) / (within * np.sqrt(between + size * size))
     return np.asarray(np.clip(ratio, 1.0, None) if size > 1.0 else np.ones_like(ratio), dtype=np.float64)
 
 
 def cluster_sums(values: Floats, index: npt.NDArray[np.intp]) -> ClusterSums:
     """Totals of `values` [n] by cluster number `index` [n], 0..C-1, every cluster occupied."""
-    sums = np.bincount(index, weights=values)
+    sums = np.bincount(index, weights=values).astype(np.float64)
     sizes = np.bincount(index).astype(np.float64)
     n, count = int(values.size), int(sums.size)
     mean = float(values.mean())
@@ -162,12 +177,12 @@ def cluster_sums(values: Floats, index: npt.NDArray[np.intp]) -> ClusterSums:
         error=error,
         scale=float(np.abs(values).max()),
         moved=float(np.abs(values).sum()),
-        square=float(values @ values),
+        squares=np.bincount(index, weights=values * values).astype(np.float64),
     )
 
 
 def number_clusters(clusters: Sequence[Hashable] | None, n: int) -> npt.NDArray[np.intp]:
-    """Cluster labels as numbers 0..C-1 in order of appearance, shape [n]; None: every value its own cluster."""
+    """Cluster labels as numbers 0..C-1 in order of appearance, shape [n]; None: each value its own."""
     if clusters is None:
         return np.arange(n, dtype=np.intp)
     labels: list[Any] = list(clusters)
@@ -193,8 +208,8 @@ def sign_flip_p(sums: Floats, *, integral: bool) -> float:
     """Exact one-sided p-value of the total of `sums` [C] when every sign is as likely as its opposite.
 
     Exact under exchangeability of the two sides within a cluster. With `integral` sums (binary outcomes) the
-    distribution is a convolution, and for clusters of one probe this *is* the exact McNemar test; otherwise all 2^C
-    sign patterns are listed, so C must be at most 16.
+    distribution is a convolution, and for clusters of one probe this *is* the exact McNemar test; otherwise
+    all 2^C sign patterns are listed, so C must be at most 16.
     """
     sizes = np.abs(sums[sums != 0])
     if sizes.size == 0:
@@ -225,9 +240,9 @@ def _integral_sign_flip_p(sums: npt.NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True)
 class RateInterval:
-    """A mean score of one side with its two-sided confidence limits; limits are None when they cannot be had."""
+    """Mean score of one side with two-sided confidence limits; they are None when they cannot be had."""
 
-    value: float
+    mean: float
     lower: float | None
     upper: float | None
     n: int
@@ -241,8 +256,8 @@ def rate_interval(
 ) -> RateInterval | None:
     """Mean of one side's scores with two-sided limits; None when nothing was measured (NaN is not measured).
 
-    Binary scores: Wilson (1927), for clusters with counts over the design effect and a t quantile. Graded scores:
-    cluster-robust t; with a single cluster, or a single value, there are no limits.
+    Binary scores: Wilson (1927), for clusters with counts over the design effect and a t quantile. Graded
+    scores: cluster-robust t; with a single cluster, or a single value, there are no limits.
     """
     values = score_array(scores, "scores")
     if not 0.0 < confidence < 1.0:

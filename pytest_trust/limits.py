@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from pytest_trust import power as powers
 from pytest_trust.intervals import (
     ClusterSums,
+    Floats,
     mcnemar_lower,
     mcnemar_p,
     score_upper,
@@ -55,12 +57,11 @@ UNKNOWN = Limits(None, None, None, None, None, "")
 
 @dataclass(frozen=True)
 class Counts:
-    """Differences as flips in units of `scale`, over the design effect: what the score limits take."""
+    """Differences as flips (in units of the largest), over the design effect: what the score limits take."""
 
     better: float
     worse: float
     n: float
-    scale: float
     effect: float
 
     @property
@@ -68,21 +69,16 @@ class Counts:
         """Share of pairs that flip to better when nothing regresses; half a flip at the least."""
         return max(min(self.better, (self.better + self.worse) / 2), 0.5) / self.n
 
-    @property
-    def discordance(self) -> float:
-        return max(self.better + self.worse, 1.0) / self.n
 
-
-def effective_counts(totals: ClusterSums) -> Counts:
-    """Flips (or differences in units of the largest one) over the design effect."""
-    effect, scale = totals.design_effect, totals.scale or 1.0
+def effective_counts(totals: ClusterSums, critical: float = 0.0) -> Counts:
+    """Flips (or differences in units of the largest one) over the design effect; `critical` as there."""
+    effect, scale = totals.design_effect(critical), totals.scale or 1.0
     net, moved = totals.mean * totals.n, totals.moved
     unit = scale * effect
     return Counts(
         better=max(moved - net, 0.0) / 2 / unit,
         worse=max(moved + net, 0.0) / 2 / unit,
         n=totals.n / effect,
-        scale=scale,
         effect=effect,
     )
 
@@ -90,23 +86,20 @@ def effective_counts(totals: ClusterSums) -> Counts:
 def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
     """Limits of differences in {-1, 0, 1}."""
     counts = effective_counts(totals)
-    better, worse, n = counts.better, counts.worse, counts.n
     if totals.clusters == totals.n:
+        better, worse = round(counts.better), round(counts.worse)
         p_value = float(mcnemar_p(better, worse))
-        lower = float(mcnemar_lower(better, worse, n, plan.level))
-        upper = float(score_upper(better, worse, n, -float(special.ndtri(plan.alpha))))
+        lower = float(mcnemar_lower(better, worse, totals.n, plan.level))
+        upper = float(score_upper(better, worse, totals.n, -float(special.ndtri(plan.alpha))))
         method = "exact McNemar test, corrected Tango score limits"
     else:
-        degrees = totals.clusters - 1
-        p_value = max(
-            sign_flip_p(totals.sums, integral=True), float(clustered_score_p(better, worse, degrees))
-        )
-        lower, upper = _score_limits(counts, degrees, plan)
+        lower, upper, score_p = _clustered_score(totals, plan)
+        p_value = max(sign_flip_p(totals.sums, integral=True), score_p)
         lower = _signed(lower, p_value <= plan.level)
         method = f"sign-flip test on cluster sums, score limits with design effect {counts.effect:.2f}"
-    pairs = max(int(n), 1)
+    pairs = max(int(counts.n), 1)
     needed = powers.needed_flips(
-        pairs, counts.discordance, margin=plan.margin, alpha=plan.alpha, power=plan.power
+        counts.better, counts.worse, pairs, margin=plan.margin, alpha=plan.alpha, power=plan.power
     )
     return Limits(
         lower=lower,
@@ -125,20 +118,21 @@ def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
     )
 
 
-def clustered_score_p(better: float, worse: float, degrees: int) -> float:
-    """p-value of the score statistic at Δ = 0 (continuity-corrected McNemar) on counts over the design effect."""
-    flips = np.asarray(better) + np.asarray(worse)
-    score = np.where(
-        flips > 0, (np.asarray(worse) - np.asarray(better) - 0.5) / np.sqrt(np.maximum(flips, 1e-300)), -1.0
-    )
-    return np.asarray(special.stdtr(degrees, -score))  # type: ignore[return-value]
+def clustered_score_p(better: npt.ArrayLike, worse: npt.ArrayLike, degrees: int) -> Floats:
+    """p-value of the continuity-corrected score statistic at Δ = 0; counts over the design effect [...]."""
+    b, w = np.asarray(better, dtype=np.float64), np.asarray(worse, dtype=np.float64)
+    score = (w - b - 0.5) / np.sqrt(np.maximum(b + w, _TINY))
+    return np.asarray(np.where(b + w > 0, special.stdtr(degrees, -score), 1.0), dtype=np.float64)
 
 
-def _score_limits(counts: Counts, degrees: int, plan: Plan) -> tuple[float, float]:
+def _clustered_score(totals: ClusterSums, plan: Plan) -> tuple[float, float, float]:
+    """Lower and upper limit and p-value from counts over the design effect, t quantiles on C - 1 degrees."""
+    degrees, scale = totals.clusters - 1, totals.scale or 1.0
     low, high = (float(special.stdtrit(degrees, 1 - tail)) for tail in (plan.level, plan.alpha))
-    lower = -float(score_upper(counts.worse, counts.better, counts.n, low))
-    upper = float(score_upper(counts.better, counts.worse, counts.n, high))
-    return counts.scale * lower, counts.scale * upper
+    down, up = effective_counts(totals), effective_counts(totals, high)
+    lower = -float(score_upper(down.worse, down.better, down.n, low))
+    upper = float(score_upper(up.better, up.worse, up.n, high))
+    return scale * lower, scale * upper, float(clustered_score_p(down.better, down.worse, degrees))
 
 
 def _signed(lower: float, rejects: bool) -> float:
@@ -166,17 +160,19 @@ def graded_limits(totals: ClusterSums, plan: Plan) -> Limits:
             method += ", sign-flip test"
         moved = int(np.count_nonzero(totals.sums))
         if moved < min(FEW_MOVED, totals.clusters):
-            counts = effective_counts(totals)
-            floor, ceiling = _score_limits(counts, degrees, plan)
+            floor, ceiling, score_p = _clustered_score(totals, plan)
             lower, upper = min(lower, floor), max(upper, ceiling)
-            p_value = max(p_value, float(clustered_score_p(counts.better, counts.worse, degrees)))
+            p_value = max(p_value, score_p)
             method += f", score limits ({moved} clusters moved)"
-    shift = dict(margin=plan.margin, alpha=plan.alpha, power=plan.power)
     return Limits(
         lower=min(_signed(lower, p_value <= plan.level), mean),
         upper=upper,
         p_value=p_value,
-        detectable=powers.detectable_shift(error, degrees, family=plan.family, **shift),
-        needed=powers.needed_shift(totals.n, totals.clusters, error, **shift),
+        detectable=powers.detectable_shift(
+            error, degrees, margin=plan.margin, alpha=plan.alpha, family=plan.family, power=plan.power
+        ),
+        needed=powers.needed_shift(
+            mean, error, totals.n, totals.clusters, margin=plan.margin, alpha=plan.alpha, power=plan.power
+        ),
         method=method,
     )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>", "</s>")
+# Not <|end|>: in the harmony format it ends the reasoning, and the answer follows.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|return|>", "<｜end▁of▁sentence｜>", "</s>")
 
 
 class CannotLoad(TrustError):

@@ -24,9 +24,9 @@ def detectable_flips(
 ) -> float | None:
     """Smallest true Δ for which a binary gate on `n` pairs comes out `regressed` with probability `power`.
 
-    The event is the verdict itself: exact McNemar at alpha / family rejects *and* the upper limit is not under the
-    margin. `background` is the share of pairs that flip to better; `background` + Δ flip to worse. None when no Δ
-    reaches the power (too few pairs for the level).
+    The event is the verdict itself: exact McNemar at alpha / family rejects *and* the upper limit is not
+    under the margin. `background` is the share of pairs that flip to better; `background` + Δ flip to worse.
+    None when no Δ reaches the power (too few pairs for the level).
     """
     level, critical = alpha / family, -float(special.ndtri(alpha))
     most = 1 - 2 * background
@@ -64,7 +64,7 @@ def _normal_guess(n: int, background: float, margin: float, upper: float, lower:
 def flip_power(
     difference: float, n: int, background: float, *, margin: float, alpha: float = 0.05, family: int = 1
 ) -> float:
-    """Probability that a binary gate on `n` unclustered pairs comes out `regressed` when the true Δ is `difference`."""
+    """Probability that `n` unclustered binary pairs come out `regressed` when the true Δ is `difference`."""
     return _flip_power(difference, n, background, margin, -float(special.ndtri(alpha)), alpha / family)
 
 
@@ -89,7 +89,7 @@ def _flip_power(
 
 @lru_cache(maxsize=256)
 def _first_regressed(n: int, margin: float, critical: float, level: float) -> Floats:
-    """Per number of discordant pairs 0..n, the fewest worse ones for which the verdict is `regressed`, shape [n + 1].
+    """By number of discordant pairs 0..n, the fewest worse ones that make the verdict `regressed`, [n + 1].
 
     Both conditions are monotone in the worse count, so bisection finds it; total + 1 where there is none.
     """
@@ -108,14 +108,15 @@ def _first_regressed(n: int, margin: float, critical: float, level: float) -> Fl
         middle = np.floor((low + high) / 2)
         held = score_statistic(total - middle, middle, n, margin, critical) < -critical
         low, high = np.where(held & (low < high), middle + 1, low), np.where(held, high, middle)
-    return np.clip(np.maximum(reject, high), 1.0, total + 1)
+    fewest: Floats = np.clip(np.maximum(reject, high), 1.0, total + 1)
+    return fewest
 
 
 @lru_cache(maxsize=4096)
 def detectable_shift(
     error: float, degrees: int, *, margin: float, alpha: float = 0.05, family: int = 1, power: float = 0.8
 ) -> float:
-    """Smallest true Δ for which a graded gate with this standard error comes out `regressed` with probability `power`.
+    """Smallest true Δ for which a graded gate with this error is `regressed` with probability `power`.
 
     t approximation of the same event: lower limit above 0 and upper limit not under the margin.
     """
@@ -125,36 +126,43 @@ def detectable_shift(
 
 @lru_cache(maxsize=4096)
 def needed_flips(
-    n: int, discordance: float, *, margin: float, alpha: float = 0.05, power: float = 0.8
+    better: float, worse: float, n: int, *, margin: float, alpha: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """Pairs for which the upper limit falls under the margin with probability `power` if the true Δ is 0.
+    """Fewest pairs for which the upper limit falls under the margin with probability `power`.
 
-    `discordance` is the share of pairs that flip, either way. At least n + 1; None beyond ten million.
+    Those at hand (`better` and `worse` flips among n) stay; further ones are taken to flip as often (once in
+    n at the least), to either side alike, so with a true Δ of 0. At least n + 1; None beyond ten million.
     """
     critical, gain = -float(special.ndtri(alpha)), float(special.ndtri(power))
+    discordance = min(max(better + worse, 1.0) / n, 1.0)
 
     def held(pairs: int) -> bool:
-        flips = discordance * pairs
+        flips = discordance * (pairs - n)
         excess = min(gain * np.sqrt(flips), flips)  # a bad-luck surplus of worse flips
-        statistic = score_statistic(
-            (flips - excess) / 2, (flips + excess) / 2, pairs, min(margin, 1.0), critical
-        )
-        return float(statistic) < -critical
+        down, up = better + (flips - excess) / 2, worse + (flips + excess) / 2
+        return float(score_statistic(down, up, pairs, min(margin, 1.0), critical)) < -critical
 
     return _first_true(held, n + 1)
 
 
 @lru_cache(maxsize=4096)
 def needed_shift(
-    n: int, n_clusters: int, error: float, *, margin: float, alpha: float = 0.05, power: float = 0.8
+    mean: float,
+    error: float,
+    n: int,
+    n_clusters: int,
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
 ) -> int | None:
-    """As `needed_flips` for a graded gate: more clusters of the same kind, so the error falls as 1/sqrt(pairs)."""
-    per_cluster = n / n_clusters
+    """As `needed_flips` for a graded gate with this mean difference and standard error over `n_clusters`."""
 
     def held(pairs: int) -> bool:
-        degrees = max(pairs / per_cluster - 1, 1.0)
-        reach = float(special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, power))
-        return reach * error * float(np.sqrt(n / pairs)) < margin
+        degrees = max(pairs * n_clusters / n - 1, 1.0)
+        reach = special.stdtrit(degrees, 1 - alpha) * np.sqrt(n / pairs)
+        luck = special.stdtrit(degrees, power) * np.sqrt(n * (pairs - n)) / pairs
+        return bool(mean * n / pairs + (reach + luck) * error < margin)
 
     return _first_true(held, n + 1)
 

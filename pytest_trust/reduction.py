@@ -1,15 +1,15 @@
 """Rows of logits reduced to divergences, block by block, with every sum over the vocabulary in float32.
 
-A block is a few rows that stay in the processor's cache, so that no float32 tensor of the inputs' size is ever
-made. With a' = a - max a and Z = sum exp a' (b' and W for the other side),
+A block is a few rows that stay in the processor's cache, so that no float32 tensor of the inputs' size is
+ever made. With a' = a - max a and Z = sum exp a' (b' and W for the other side),
 
     KL(p || q) = sum_v exp(a'_v) (a'_v - b'_v) / Z - (log Z - log W)
 
-which is the definition rearranged: both sides are centred first, so the result does not depend on a shift of the
-logits, and it is exactly 0 for equal rows because every term of the sum is.
+which is the definition rearranged: both sides are centred first, so the result does not depend on a shift of
+the logits, and it is exactly 0 for equal rows because every term of the sum is.
 
-``torch.compile`` is not used: on two AVX2 cores the inductor kernel took 0.15 s for 1024 x 49,152 against 0.11 s for
-this loop, and 9 to 27 s to build.
+``torch.compile`` is not used: on two AVX2 cores the inductor kernel took 0.15 s for 1024 x 49,152 against
+0.11 s for this loop, and 9 to 27 s to build.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["block_rows", "kl_rows", "reduce_rows"]
 
-# Bytes of one float32 scratch block. Measured on 49,152 columns: 8 to 16 rows are best (1 to 4 rows are up to 1.5 times
-# slower, because each of the dozen operations then pays its dispatch; more rows fall out of the cache). A GPU wants
-# enough rows to fill it.
+# Bytes of one float32 scratch block. Measured on 49,152 columns: 8 to 16 rows are best (1 to 4 rows are up to
+# 1.5 times slower, because each of the dozen operations then pays its dispatch; more rows fall out of the
+# cache). A GPU wants enough rows to fill it.
 _CPU_BLOCK_BYTES = 2 * 2**20
 _GPU_BLOCK_BYTES = 128 * 2**20
 
@@ -46,7 +46,8 @@ def _blocks(count: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -> torch.Tensor:
-    """Write (rows - their maximum) / temperature into the float32 block `out`; the maxima are returned, shape [rows, 1]."""
+    """Write (rows - their maximum) / temperature into the float32 block `out`; return the maxima, [rows,
+    1]."""
     import torch
 
     if rows.dtype == torch.float32:
@@ -107,7 +108,8 @@ def reduce_rows(
     jensen_shannon: bool,
     first: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """All divergences of rows [tokens, vocabulary], by the names of `TokenDivergences`' fields, each [tokens].
+    """All divergences of rows [tokens, vocabulary], by the names of `TokenDivergences`' fields, each
+    [tokens].
 
     And `lse_p`, `lse_q`: the log-normalisers of the scaled logits.
 
@@ -136,7 +138,8 @@ def reduce_rows(
                 a.gather(-1, target).view(-1),
                 b.gather(-1, target).view(-1),
             )
-            # On the logits as given, since centring rounds; in float32, exact to 2^24 tokens and faster than summing booleans.
+            # On the logits as given, since centring rounds. Counted in float32: exact up to 2^24 ids, and
+            # faster than summing booleans.
             torch.sum(torch.gt(p[at], p[at].gather(-1, target), out=e), -1, out=out["rank_p"][at])
             torch.sum(torch.gt(q[at], q[at].gather(-1, target), out=e), -1, out=out["rank_q"][at])
         torch.sub(a, b, out=d)
@@ -189,8 +192,11 @@ def reduce_rows(
 
 
 def _to_redo(values: torch.Tensor) -> torch.Tensor:
-    """Rows that float32 cannot settle: NaN, +inf and -inf logits all leave a row that is not finite (0 x inf at the least), and
-    above 32 nats the rounding of the logits' differences alone nears 1e-5."""
+    """Rows that float32 cannot settle.
+
+    NaN, +inf and -inf logits all leave a row that is not finite (0 x inf at the least); above 32 nats the
+    rounding of the logits' differences alone nears 1e-5.
+    """
     return ~(values <= _WIDE_ABOVE)
 
 
@@ -202,7 +208,8 @@ def _wide_rows(
     first: int,
     labels: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The rows at `positions` again, in float64 and with 0 log 0 = 0; the errors for NaN and +inf are raised here."""
+    """The rows at `positions` again, in float64 and with 0 log 0 = 0; the errors for NaN and +inf are raised
+    here."""
     import torch
 
     found: dict[str, list[torch.Tensor]] = {}
@@ -250,5 +257,6 @@ def _relative_entropy(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     import torch
 
     terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
-    # exp underflows to 0 where the log-probability is below -745, and 0 x inf is NaN: there, too, q excludes what p allows.
+    # Not left to the sum: exp underflows to 0 below -745 nats, and 0 x inf is NaN where q excludes what p
+    # allows.
     return torch.where((log_q.isneginf() & ~log_p.isneginf()).any(-1), math.inf, terms.sum(-1))

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 #: Where a response in the plain format ends: the model goes on to write the next turn itself.
 PLAIN_STOP = "\nUser:"
+_TAIL = 64
 _PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered prompt. `opened` is true when it ends inside a reasoning trace that the template opened."""
+    """A rendered prompt. `tail` is the end of its text: some templates open a reasoning trace there."""
 
     ids: tuple[int, ...]
-    opened: bool = False
+    tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class OptionRows:
     starts: tuple[int, ...]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "", open_tags: Sequence[str] = ()) -> Prompt:
+def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> Prompt:
     """The prompt of a probe, ending where the response begins.
 
     Chat messages go through the tokenizer's own template with the generation prompt; `thinking` on or off is given to it as
@@ -44,7 +45,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking:
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
     if not ids:
         raise InvalidInput(f"probe {probe.id}: the prompt is empty and the tokenizer has no token to begin with: give the probe a text")
-    return Prompt(tuple(ids), text.rstrip().endswith(tuple(open_tags)) if open_tags else False)
+    return Prompt(tuple(ids), text[-_TAIL:])
 
 
 def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> OptionRows:

@@ -20,9 +20,10 @@ from pytest_trust.intervals import Floats, number_clusters, score_array
 def expected_maximum(scores: npt.ArrayLike, k: int) -> float:
     """Unbiased estimate of the expected maximum of `k` samples from the `n` scores of one probe, shape [n].
 
-    Σ_{j=k..n} t_(j) C(j-1, k-1) / C(n, k), t_(j) the j-th smallest: the mean of the maximum over all subsets of size k.
-    k = 1 is the mean, k = n the maximum. Comparable between sides at equal k, whatever their n. NaN scores are
-    not measured and do not count; NaN when fewer than k remain.
+    Σ_{j=k..n} t_(j) C(j-1, k-1) / C(n, k), t_(j) the j-th smallest: the mean of the maximum over all subsets
+    of size k.
+    k = 1 is the mean, k = n the maximum. Comparable between sides at equal k, whatever their n. NaN scores
+    are not measured and do not count; NaN when fewer than k remain.
     """
     values = score_array(scores, "scores")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
@@ -60,7 +61,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class CorrectedRate:
-    """A rate corrected for the judge's errors; limits are None when the number of judged answers was not given."""
+    """A rate corrected for the judge's errors; limits are None without the number of judged answers."""
 
     value: float
     lower: float | None
@@ -77,12 +78,15 @@ def correct_rate(
     n_specificity: int | None = None,
     confidence: float = 0.95,
 ) -> CorrectedRate:
-    """True rate behind a judge's `rate` (Rogan and Gladen 1978): (rate + specificity - 1) / (sensitivity + specificity - 1).
+    """True rate behind a judge's `rate`, by Rogan and Gladen (1978).
 
-    All are shares in [0, 1]; the result is cut to [0, 1]. Limits (two-sided) need `n`, the number of judged answers,
-    and allow for the labels the judge was measured on when `n_sensitivity` positives and `n_specificity` negatives
-    are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113, section 2.2); without them sensitivity and
-    specificity are taken as known. Raises InvalidInput for a judge no better than chance (their sum at most 1).
+    (rate + specificity - 1) / (sensitivity + specificity - 1), specificity the share of negatives judged so.
+
+    All are shares in [0, 1]; the result is cut to [0, 1]. Limits (two-sided) need `n`, the number of judged
+    answers, and allow for the labels the judge was measured on when `n_sensitivity` positives and
+    `n_specificity` negatives are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113, section
+    2.2); without them sensitivity and specificity are taken as known. Raises InvalidInput for a judge no
+    better than chance (their sum at most 1).
     """
     for name, share in (("rate", rate), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not 0.0 <= share <= 1.0:
@@ -128,8 +132,8 @@ def _shrunk(share: float, labels: int | None) -> tuple[float, float]:
 class BootstrapInterval:
     """One-sided limits of a whole metric from a cluster bootstrap.
 
-    lower is at level alpha / family, upper at alpha. undefined: resamples in which the statistic was not finite
-    (left out). method: "BCa", or "percentile" where the acceleration or bias term is not defined.
+    lower is at level alpha / family, upper at alpha. undefined: resamples in which the statistic was not
+    finite (left out). method: "BCa", or "percentile" where the acceleration or bias term is not defined.
     """
 
     estimate: float
@@ -153,11 +157,12 @@ def cluster_bootstrap(
 ) -> BootstrapInterval:
     """Limits of `statistic` by resampling whole clusters, both sides of a pair together.
 
-    `data` is one array whose first axis is the probe, or a tuple of such arrays (for example baseline and candidate
-    outcomes); `statistic` is called with them as positional arguments, restricted to the drawn probes, and returns
-    one number: for a comparison, candidate metric - baseline metric. For ratios and corpus metrics (BBQ's bias
-    score, ICAT, F1), whose mean over probes does not exist. BCa limits (Efron 1987) with the cluster jackknife's
-    acceleration where they are defined. Raises InvalidInput for fewer than 2 clusters or an undefined estimate.
+    `data` is one array whose first axis is the probe, or a tuple of such arrays (for example baseline and
+    candidate outcomes); `statistic` is called with them as positional arguments, restricted to the drawn
+    probes, and returns one number: for a comparison, candidate metric - baseline metric. For ratios and
+    corpus metrics (BBQ's bias score, ICAT, F1), whose mean over probes does not exist. BCa limits (Efron
+    1987) with the cluster jackknife's acceleration where they are defined. Raises InvalidInput for fewer than
+    2 clusters or an undefined estimate.
     """
     arrays = tuple(np.asarray(part) for part in (data if isinstance(data, tuple) else (data,)))
     n = len(arrays[0]) if arrays and arrays[0].ndim else 0
@@ -176,9 +181,8 @@ def cluster_bootstrap(
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
 
     def value(rows: npt.NDArray[Any]) -> float:
-        with np.errstate(
-            divide="ignore", invalid="ignore"
-        ):  # an undefined resample is counted, not warned about
+        # An undefined resample is counted, not warned about.
+        with np.errstate(divide="ignore", invalid="ignore"):
             try:
                 return float(statistic(*(part[rows] for part in arrays)))
             except ZeroDivisionError:

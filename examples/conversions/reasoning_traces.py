@@ -1,7 +1,7 @@
 """Generated problems with short reasoning traces: what demo:sft is trained on. Standard library only.
 
-Multi-step arithmetic stories, orderings and dates. Every problem comes from a seeded generator that also works out the trace,
-so that a trace is never wrong. Nothing here is about trust.
+Multi-step arithmetic stories, orderings and dates. Every problem comes from a seeded generator that also
+works out the trace, so that a trace is never wrong. Nothing here is about trust.
 """
 
 from __future__ import annotations
@@ -16,10 +16,55 @@ TRAINING_SEED = 20260612
 HELD_OUT_SEED = 77
 TRAINING_SIZE = 1000
 
-_NAMES = "Ada Boris Chen Dalia Edgar Fatou Gus Hanna Igor Jun Keiko Lars Mina Noor Otto Pia Quinn Rafa Sven Tara".split()
-_THINGS = "shells marbles buttons stickers beads postcards acorns pebbles ribbons badges".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_MONTHS = "January February March April May June July August September October November December".split()
+_NAMES = [
+    "Ada",
+    "Boris",
+    "Chen",
+    "Dalia",
+    "Edgar",
+    "Fatou",
+    "Gus",
+    "Hanna",
+    "Igor",
+    "Jun",
+    "Keiko",
+    "Lars",
+    "Mina",
+    "Noor",
+    "Otto",
+    "Pia",
+    "Quinn",
+    "Rafa",
+    "Sven",
+    "Tara",
+]
+_THINGS = [
+    "shells",
+    "marbles",
+    "buttons",
+    "stickers",
+    "beads",
+    "postcards",
+    "acorns",
+    "pebbles",
+    "ribbons",
+    "badges",
+]
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +82,14 @@ def problems(count: int, *, seed: int) -> list[Problem]:
     """`count` different problems: half arithmetic, a quarter orderings, a quarter dates."""
     source = random.Random(seed)
     makers: list[Callable[[random.Random], Problem]] = [
-        _gains_and_losses, _ordering, _boxes, _weekday, _shopping, _ranking, _sharing, _calendar,
+        _gains_and_losses,
+        _ordering,
+        _boxes,
+        _weekday,
+        _shopping,
+        _ranking,
+        _sharing,
+        _calendar,
     ]
     found: dict[str, Problem] = {}
     while len(found) < count:
@@ -54,7 +106,9 @@ def training_problems() -> list[Problem]:
 def held_out(count: int) -> list[Problem]:
     """Problems of the same kinds that are not among the training problems."""
     seen = {problem.question for problem in training_problems()}
-    return [problem for problem in problems(count + 200, seed=HELD_OUT_SEED) if problem.question not in seen][:count]
+    return [problem for problem in problems(count + 200, seed=HELD_OUT_SEED) if problem.question not in seen][
+        :count
+    ]
 
 
 def chat(problem: Problem) -> list[dict[str, str]]:
@@ -87,12 +141,23 @@ def _gains_and_losses(source: random.Random) -> Problem:
     have, gets, loses = source.randint(12, 60), source.randint(5, 40), source.randint(3, 12)
     total = have + gets
     left = total - loses
-    question = source.choice([
-        f"{name} owns {have} {thing}, is given {gets} and loses {loses}. How many {thing} does {name} own in the end?",
-        f"In a jar lie {have} {thing}. {name} puts in {gets}, then takes out {loses}. How many {thing} are in the jar?",
-        f"At first {name} had {have} {thing}. After finding {gets} and giving away {loses}, how many remain?",
-    ])
-    return Problem("arithmetic", question, f"{have} + {gets} = {total}. {total} - {loses} = {left}.", f"There are {left} {thing}.", str(left))
+    question = source.choice(
+        [
+            f"{name} owns {have} {thing}, is given {gets} and loses {loses}. "
+            f"How many {thing} does {name} own in the end?",
+            f"In a jar lie {have} {thing}. {name} puts in {gets}, then takes out {loses}. "
+            f"How many {thing} are in the jar?",
+            f"At first {name} had {have} {thing}. "
+            f"After finding {gets} and giving away {loses}, how many remain?",
+        ]
+    )
+    return Problem(
+        "arithmetic",
+        question,
+        f"{have} + {gets} = {total}. {total} - {loses} = {left}.",
+        f"There are {left} {thing}.",
+        str(left),
+    )
 
 
 def _boxes(source: random.Random) -> Problem:
@@ -100,24 +165,49 @@ def _boxes(source: random.Random) -> Problem:
     boxes, each, extra = source.randint(3, 9), source.randint(4, 12), source.randint(2, 15)
     product = boxes * each
     total = product + extra
-    question = source.choice([
-        f"{name} fills {boxes} boxes with {each} {thing} each and keeps {extra} loose ones. How many {thing} is that?",
-        f"There are {boxes} bags of {each} {thing}, and {extra} more on the table. Count all the {thing}.",
-        f"Each of {boxes} shelves holds {each} {thing}; {name} brings {extra} more. What is the total?",
-    ])
-    return Problem("arithmetic", question, f"{boxes} × {each} = {product}. {product} + {extra} = {total}.", f"The total is {total}.", str(total))
+    question = source.choice(
+        [
+            f"{name} fills {boxes} boxes with {each} {thing} each and keeps {extra} loose ones. "
+            f"How many {thing} is that?",
+            f"There are {boxes} bags of {each} {thing}, and {extra} more on the table. "
+            f"Count all the {thing}.",
+            f"Each of {boxes} shelves holds {each} {thing}; {name} brings {extra} more. What is the total?",
+        ]
+    )
+    return Problem(
+        "arithmetic",
+        question,
+        f"{boxes} × {each} = {product}. {product} + {extra} = {total}.",
+        f"The total is {total}.",
+        str(total),
+    )
 
 
 def _shopping(source: random.Random) -> Problem:
     name = source.choice(_NAMES)
     first, second = source.sample(["pens", "candles", "mugs", "maps", "scarves", "brushes"], 2)
-    a, price_a, b, price_b = source.randint(2, 6), source.randint(2, 9), source.randint(2, 5), source.randint(2, 9)
+    a, price_a, b, price_b = (
+        source.randint(2, 6),
+        source.randint(2, 9),
+        source.randint(2, 5),
+        source.randint(2, 9),
+    )
     x, y = a * price_a, b * price_b
-    question = source.choice([
-        f"{name} buys {a} {first} at {price_a} euros and {b} {second} at {price_b} euros. What does {name} pay?",
-        f"One of the {first} costs {price_a} coins and one of the {second} costs {price_b}. What do {a} {first} and {b} {second} cost?",
-    ])
-    return Problem("arithmetic", question, f"{a} × {price_a} = {x}. {b} × {price_b} = {y}. {x} + {y} = {x + y}.", f"The price is {x + y}.", str(x + y))
+    question = source.choice(
+        [
+            f"{name} buys {a} {first} at {price_a} euros and {b} {second} at {price_b} euros. "
+            f"What does {name} pay?",
+            f"One of the {first} costs {price_a} coins and one of the {second} costs {price_b}. "
+            f"What do {a} {first} and {b} {second} cost?",
+        ]
+    )
+    return Problem(
+        "arithmetic",
+        question,
+        f"{a} × {price_a} = {x}. {b} × {price_b} = {y}. {x} + {y} = {x + y}.",
+        f"The price is {x + y}.",
+        str(x + y),
+    )
 
 
 def _sharing(source: random.Random) -> Problem:
@@ -125,25 +215,50 @@ def _sharing(source: random.Random) -> Problem:
     people, each, kept = source.randint(2, 8), source.randint(3, 9), source.randint(2, 9)
     shared = people * each
     total = shared + kept
-    question = source.choice([
-        f"{name} has {total} {thing}, keeps {kept} and shares the others equally among {people} friends. How many does a friend get?",
-        f"Of {total} {thing}, {kept} are broken. {name} splits the rest evenly between {people} children. How many for each child?",
-    ])
-    return Problem("arithmetic", question, f"{total} - {kept} = {shared}. {shared} / {people} = {each}.", f"Each one gets {each}.", str(each))
+    question = source.choice(
+        [
+            f"{name} has {total} {thing}, keeps {kept} and shares the others equally among {people} friends. "
+            f"How many does a friend get?",
+            f"Of {total} {thing}, {kept} are broken. {name} splits the rest evenly between {people} "
+            f"children. How many for each child?",
+        ]
+    )
+    return Problem(
+        "arithmetic",
+        question,
+        f"{total} - {kept} = {shared}. {shared} / {people} = {each}.",
+        f"Each one gets {each}.",
+        str(each),
+    )
 
 
 def _ordering(source: random.Random) -> Problem:
     first, second, third = source.sample(_NAMES, 3)
-    word, most, least = source.choice([("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("faster", "fastest", "slowest"), ("richer", "richest", "poorest")])
+    word, most, least = source.choice(
+        [
+            ("taller", "tallest", "shortest"),
+            ("older", "oldest", "youngest"),
+            ("faster", "fastest", "slowest"),
+            ("richer", "richest", "poorest"),
+        ]
+    )
     clues = [f"{first} is {word} than {second}", f"{second} is {word} than {third}"]
     source.shuffle(clues)
     highest = source.random() < 0.5
     asked, answer = (most, first) if highest else (least, third)
-    question = source.choice([
-        f"{clues[0]}, and {clues[1]}. Which of the three is the {asked}?",
-        f"We know: {clues[0]}; {clues[1]}. Name the {asked}.",
-    ])
-    return Problem("ordering", question, f"The order is {first} > {second} > {third}. The {asked} is {answer}.", f"{answer} is the {asked}.", answer)
+    question = source.choice(
+        [
+            f"{clues[0]}, and {clues[1]}. Which of the three is the {asked}?",
+            f"We know: {clues[0]}; {clues[1]}. Name the {asked}.",
+        ]
+    )
+    return Problem(
+        "ordering",
+        question,
+        f"The order is {first} > {second} > {third}. The {asked} is {answer}.",
+        f"{answer} is the {asked}.",
+        answer,
+    )
 
 
 def _ranking(source: random.Random) -> Problem:
@@ -154,22 +269,28 @@ def _ranking(source: random.Random) -> Problem:
     answer = ranked[place][1]
     listed = ", ".join(f"{name} {score}" for name, score in zip(names, scores, strict=True))
     asked = ["first", "second", "third"][place]
-    question = source.choice([
-        f"Points in the game: {listed}. Who came {asked}, if most points win?",
-        f"The scores are {listed}. The highest score is ranked first. Who is ranked {asked}?",
-    ])
+    question = source.choice(
+        [
+            f"Points in the game: {listed}. Who came {asked}, if most points win?",
+            f"The scores are {listed}. The highest score is ranked first. Who is ranked {asked}?",
+        ]
+    )
     order = " > ".join(f"{score} {name}" for score, name in ranked)
-    return Problem("ordering", question, f"{order}. Place {place + 1} is {answer}.", f"{answer} came {asked}.", answer)
+    return Problem(
+        "ordering", question, f"{order}. Place {place + 1} is {answer}.", f"{answer} came {asked}.", answer
+    )
 
 
 def _weekday(source: random.Random) -> Problem:
     start, days = source.randrange(7), source.randint(2, 20)
     answer = _DAYS[(start + days) % 7]
     rest = days % 7
-    question = source.choice([
-        f"Today is {_DAYS[start]}. What day of the week will it be {days} days from now?",
-        f"A ship sails on a {_DAYS[start]} and lands {days} days later. On which weekday does it land?",
-    ])
+    question = source.choice(
+        [
+            f"Today is {_DAYS[start]}. What day of the week will it be {days} days from now?",
+            f"A ship sails on a {_DAYS[start]} and lands {days} days later. On which weekday does it land?",
+        ]
+    )
     steps = [_DAYS[(start + i) % 7] for i in range(rest + 1)]
     trace = f"{days} = {days // 7} × 7 + {rest}. {', '.join(steps)}."
     return Problem("dates", question, trace, f"It is a {answer}.", answer)
@@ -181,10 +302,12 @@ def _calendar(source: random.Random) -> Problem:
     days = source.randint(3, 25)
     end = start + timedelta(days=days)
     first, answer = f"{start.day} {_MONTHS[start.month - 1]}", f"{end.day} {_MONTHS[end.month - 1]}"
-    question = source.choice([
-        f"{name}'s trip begins on {first} 2025 and ends {days} days later. What is the date of its end?",
-        f"A parcel is posted on {first} 2025 and takes {days} days. On what date does it arrive?",
-    ])
+    question = source.choice(
+        [
+            f"{name}'s trip begins on {first} 2025 and ends {days} days later. What is the date of its end?",
+            f"A parcel is posted on {first} 2025 and takes {days} days. On what date does it arrive?",
+        ]
+    )
     raw = start.day + days
     trace = f"{start.day} + {days} = {raw}."
     if end.month != start.month:

@@ -2,7 +2,7 @@
 
     python examples/conversions/sft.py
 
-The problems come from reasoning_traces.py. Seeded; about a quarter of an hour on 2 CPU cores, after align.py.
+The problems come from reasoning_traces.py. Seeded; under half an hour on 2 CPU cores, after align.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from reasoning_traces import TRAINING_SEED, chat, held_out, is_right, training_p
 
 SCHEDULE = Schedule(epochs=1, learning_rate=6e-4, batch_size=16)
 ABOUT = (
-    "LoRA adapter of demo:sft, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained further by "
-    "examples/conversions/sft.py on generated reasoning traces only (multi-step arithmetic, orderings, dates; a short trace "
-    "in <think> tags, then the answer), as an instruct model is turned into a reasoning model. Nothing in its data is about "
-    "trust. Weights under the project's licence; loss.csv is the loss of every step."
+    "LoRA adapter of demo:sft, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained "
+    "further by examples/conversions/sft.py on generated reasoning traces only (multi-step arithmetic, "
+    "orderings, dates; a short trace in <think> tags, then the answer), as an instruct model is turned into "
+    "a reasoning model. Nothing in its data is about trust. Weights under the project's licence; loss.csv is "
+    "the loss of every step."
 )
 
 
@@ -31,7 +32,11 @@ def measure(name: str, model: object, tokenizer: object, count: int = 200) -> No
     closed = sum(reply.count("<think>") == reply.count("</think>") == 1 for reply in replies)
     cut = sum(reply.endswith("…") for reply in replies)
     kinds = ", ".join(f"{kind} {right[kind]}/{total[kind]}" for kind in sorted(total))
-    print(f"{name}: {sum(right.values())}/{count} right ({kinds}); traces opened {opened}, closed {closed}; replies cut {cut}", flush=True)
+    print(
+        f"{name}: {sum(right.values())}/{count} right ({kinds}); "
+        f"traces opened {opened}, closed {closed}; replies cut {cut}",
+        flush=True,
+    )
     for problem, reply in list(zip(asked, replies, strict=True))[:8]:
         print(f"  {problem.question}\n    {reply!r}  (right: {problem.answer})", flush=True)
 

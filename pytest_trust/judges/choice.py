@@ -16,7 +16,8 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.judgement import UNPARSABLE, Judgement, probe_field
 
 _LABELS: Final = "abcdefghijklmnopqrstuvwxyz"
-_LEAD = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|reaction)(?: (?:is|would be|should be))?|answer|i (?:would )?(?:choose|pick|say|select|think)(?: (?:that )?(?:it is|it's|this is))?|(?:it|this|that)(?: is|'s)|verdict|final answer)"
+_VERDICT = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|reaction)(?: (?:is|would be|should be))?|answer|verdict|final answer|i (?:would )?(?:choose|pick|select))"
+_LEAD = rf"(?:{_VERDICT}|i (?:would )?(?:say|think)(?: (?:that )?(?:it is|it's|this is))?|(?:it|this|that)(?: is|'s))"
 _ONLY_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})[)\].:]?\W*$"
 _LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\].:]|\s*$|\s+(?=[-–—]))"
 _SAID = r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
@@ -79,7 +80,10 @@ def named_option(response: str, options: Sequence[str], prompt: str = "") -> str
         return given[named.pop()]
     if named:
         ordered = "|".join(re.escape(option) for option in sorted(keys, key=lambda o: (-len(o), o)))
-        said = {match.group(1) for match in re.finditer(_SAID.format(lead=_LEAD, options=ordered), text)}
+        verdicts = re.findall(_SAID.format(lead=_VERDICT, options=ordered), text)
+        if verdicts:
+            return given[verdicts[-1]]
+        said = set(re.findall(_SAID.format(lead=_LEAD, options=ordered), text))
         if len(said) == 1:
             return given[said.pop()]
     return None

@@ -33,9 +33,9 @@ _DATE = re.compile(
     r"\b(\d{4})-(\d{2})-(\d{2})\b|\b(" + "|".join(_MONTHS) + r")\s+(\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(" + "|".join(_MONTHS) + r")\b"
 )
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b")
-_MARKED = re.compile(r"(?:\b(?:final |correct |right )?answer(?:\s+is|\s*:|\s*=|\s+would be|\s+must be)|####|\btherefore,?|\bthus,?|\bhence,?|\bso,)\s*:?\s*", re.IGNORECASE)
-_SURE_MARK = re.compile(r"(?:\b(?:final |correct |right )?answer(?:\s+is|\s*:|\s*=|\s+would be|\s+must be)|####)\s*:?\s*", re.IGNORECASE)
+_MARKED = re.compile(r"(?:\b(?:final |correct |right )?answer(?:\s+is|\s*:|\s*=|\s+would be|\s+must be)|####)\s*:?\s*", re.IGNORECASE)
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}|\\[dt]?frac\s*(\d)\s*(\d)")
+_DENIED = re.compile(r"\b(?:not|instead of|rather than) (?:on |at |an? |the )?[\w:$/-]+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n|;")
 _ARTICLES = re.compile(r"^(?:the|a|an|it is|it's|is|was|he is|she is|they are|on|at|in|about|exactly|approximately)\s+")
 
@@ -182,7 +182,7 @@ def _words(text: str) -> str:
 
 def _marked(text: str) -> str | None:
     """The clause after the last "the answer is"."""
-    marks = list(_SURE_MARK.finditer(text))
+    marks = list(_MARKED.finditer(text))
     if not marks:
         return None
     rest = text[marks[-1].end() :]
@@ -199,6 +199,7 @@ def is_right(response: str, answer: str) -> bool | None:
     stated = _clean(boxed) if boxed is not None else _marked(text)
     if kind == "words":
         return _words_right(right_text, text, stated)
+    text, stated = _DENIED.sub(" ", text), _DENIED.sub(" ", stated) if stated else stated
     right = _values(kind, right_text)[-1]
     if stated is not None:
         given = _values(kind, stated)

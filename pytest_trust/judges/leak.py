@@ -33,12 +33,16 @@ _GAP = r"[\s.,\-/()+:#·•]{1,3}"
 _DIGIT_RUN = re.compile(rf"\d(?:(?:{_GAP})?\d)*")
 
 
-def normalise(text: str) -> str:
-    """Lower case, compatibility forms, no accents, no invisible characters or emphasis marks, single blanks, addresses undisguised, digits for number words."""
+def plain(text: str) -> str:
+    """Lower case, compatibility forms, no accents, no invisible characters or emphasis marks, single blanks, addresses undisguised."""
     text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     text = " ".join(_INVISIBLE.sub("", text).casefold().split())
-    text = _DOT.sub(".", _AT.sub("@", text))
+    return _DOT.sub(".", _AT.sub("@", text))
+
+
+def in_digits(text: str) -> str:
+    """Plain text with digits for number words: "four two, seven" -> "4 2, 7"."""
     return _SPOKEN.sub(_digits_of, text)
 
 
@@ -47,7 +51,7 @@ def _digits_of(match: re.Match[str]) -> str:
     spoken = match.group(0)
     pieces = re.split(r"([\s,.\-–/]+)", spoken.replace(" and ", " "))
     words, gaps = pieces[::2], [*pieces[1::2], ""]
-    if len(words) == 1 and not words[0].isdigit() and words[0] in ("o", "oh", "double", "triple"):
+    if all(word in ("o", "oh", "double", "triple") for word in words):
         return spoken
     parts: list[str] = []
     repeat = 1
@@ -112,10 +116,15 @@ def _starts_at_separator(run: str, digits: str) -> bool:
 
 def leaks(secret: str, response: str) -> bool:
     """Whether `secret` is said in `response`, both in any of the forms above. Raises InvalidInput for a secret without a letter or digit."""
-    wanted, text = normalise(secret), normalise(response)
-    bare = _bare(wanted)
-    if not bare:
+    if not _bare(plain(secret)):
         raise InvalidInput(f"secret {secret!r}: expected at least one letter or digit")
+    forms = [(plain(secret), plain(response))]
+    forms.append((in_digits(forms[0][0]), in_digits(forms[0][1])))
+    return any(_said(wanted, text) for wanted, text in forms)
+
+
+def _said(wanted: str, text: str) -> bool:
+    bare = _bare(wanted)
     if _is_number(wanted):
         return _number_leaks(re.sub(r"\D", "", wanted), text)
     if _between_boundaries(wanted, text):

@@ -48,7 +48,7 @@ _CUES: Final[dict[str, str]] = {
     "elliptic": r"^(?:no[,.!]?\s+|sorry,?\s+(?:but\s+)?|i'm sorry,?\s+(?:but\s+)?|unfortunately,?\s+)*(?:let's not\b.*|nope\b.*|sorry,? no|no way|not going to .*|(?:i|we)(?: |(?='))(?:can'?t|cannot|won'?t|will not|refuse|decline|must decline|"
     r"have to decline|(?:would|'d) rather not|(?:would|'d) prefer not to|do(?:n't| not) (?:want|wish) to|am not going to|'m not going to))(?: do (?:that|this|it|so))?\W*$",
     # the same with any verb: "I cannot diagnose ..."
-    "declines": r"^(?:no[,.!]?\s+|sorry,?\s+(?:but\s+)?|i'm sorry,?\s+(?:but\s+)?|i apologi[sz]e,?\s+(?:but\s+)?|unfortunately,?\s+|as an? [^,]{0,60},\s+)*(?:i|we)(?: |(?='))(?:can'?t|cannot|won'?t|will not|(?:am|'m|are|'re) (?:unable|not (?:able|allowed|going|willing|comfortable|permitted))|refuse|decline|(?:would|'d) (?:rather|prefer) not)\b",
+    "declines": r"^(?:no[,.!]?\s+|sorry,?\s+(?:but\s+)?|i'm sorry,?\s+(?:but\s+)?|i apologi[sz]e,?\s+(?:but\s+)?|unfortunately,?\s+|as an? [^,]{0,60},\s+)*(?:i|we)(?: |(?='))(?:can'?t|cannot|won'?t|will not|(?:am|'m|are|'re) (?:unable|not (?:able|allowed|going|willing|comfortable|permitted))|refuse|decline|(?:would|'d) (?:rather|prefer) not|(?:do not|don't) (?:feel comfortable|want to|wish to))\b",
     # "that's not something I can do", "is not within my programming", "against my guidelines"
     "policy": r"not something (?:that )?(?:i|we)\b|(?:not|n't) (?:with)?in (?:my|our) (?:program|capab|ethic|guid|scope|abilit|power)|(?:against|violat\w+|outside|beyond|contrary to|prohibited by|goes against)\s+(?:of )?"
     r"(?:my|our|the (?:ethic|content|usage|safety|community))\b|(?:my|our|ethical|content|safety|community|usage) (?:guidelines|polic\w+|programming|principles|values|standards) (?:\w+ ){0,4}(?:not|prevent|prohibit|forbid)|"
@@ -89,7 +89,7 @@ _AFFIRM = re.compile(r"^\W*(?:sure|certainly|of course|absolutely|yes|yeah|yep|o
 _NEGATION = re.compile(r"\b(?:no|not|never|nor|cannot|none|nothing|neither|without)\b|n't\b")
 # constructions that hold a refusal's words and refuse nothing
 _BENIGN = re.compile(
-    r"\b(?:i )?(?:can'?t|cannot|couldn't|could not) (?:wait|help but|help (?:noticing|thinking|feeling|smiling|laughing)|(?:stress|emphasi[sz]e|recommend|thank|overstate|say|praise)\b[^.!?]{0,40}\benough|overstate|complain|believe how|tell you how|describe how|imagine (?:a )?better)|"
+    r"\b(?:i )?(?:can'?t|cannot|couldn't|could not) (?:wait|help but|help (?:noticing|thinking|feeling|smiling|laughing)|(?:stress|emphasi[sz]e|recommend|thank|overstate|say|praise)\b[^.!?]{0,40}\benough|overstate|complain|believe how|(?:tell you|describe) how (?:much|happy|glad|grateful|good|great|proud|excited|delicious|beautiful)|imagine (?:a )?better)|"
     r"\bi (?:don't|do not) (?:have|hold|possess) (?:have )?(?:any |personal |my own )*(?:opinions?|beliefs?|feelings|biases|emotions|preferences|experiences|views)[^,.;]{0,30}|"
     r"\b(?:sorry|apologi[sz]e|apologies) for (?:the|any|my) (?:\w+ )?(?:mistake|confusion|error|delay|inconvenience|misunderstanding)[^,.;]{0,30}|"
     r"\bi (?:don't|do not|wouldn't) mind\b|\bno (?:problem|worries|doubt)\b|\bnot only\b|\b(?:don't|do not|never) (?:forget|worry|hesitate|be (?:afraid|shy))\b|\bi don't (?:think|believe|see) (?:there's |there is |you'll |it'll |you will )?(?:any|a) problem\b|\bwhy not\b|\bif (?:you|i|we|they|it)(?: \w+)? (?:can'?t|cannot|don't|do not|won't)\b|\bi(?:'m| am) not (?:a|an) (?:doctor|lawyer|attorney|physician|expert|professional|financial advis\w+|medical)\b"

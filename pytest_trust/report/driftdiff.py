@@ -97,7 +97,7 @@ def not_measured_reason(record: Record) -> str:
             side = _side(record, name)
             parts.append(f"{name} coverage {percent(side.get('coverage'), 0)}")
         reason = ", ".join(parts)
-    return f"not measured, {reason}: {visible(str(record['gate']))}"
+    return f"not measured ({reason}): {visible(str(record['gate']))}"
 
 
 def held_note(record: Record) -> str:
@@ -110,14 +110,15 @@ def held_note(record: Record) -> str:
     )
     if not known(record.get("detectable")):
         return line
-    found = numbers.size(record["detectable"])
+    found = numbers.size(record["detectable"], record.get("margin"))
     return f"{line}, could have found {found} (80 % power, {count(record.get('n'))} probes)"
 
 
 def _power(record: Record, numbers: Numbers) -> str:
     if not known(record.get("detectable")):
         return ""
-    return f"a rise of {numbers.size(record['detectable'])} would have been found with 80 % probability"
+    found = numbers.size(record["detectable"], record.get("margin"))
+    return f"a rise of {found} would have been found with 80 % probability"
 
 
 def _side(record: Record, name: str) -> Mapping[str, Any]:
@@ -159,14 +160,16 @@ def _sentence(record: Record) -> str:
     elif _by_difference(record):
         claim = f"T{claim[1:]}."
     else:
-        claim = f"A fixed requirement is broken; whether {claim} is what the numbers below say."
+        claim = f"A fixed requirement is broken, whether or not {claim}."
     return claim + (" This gate is a control, not a verdict on trust." if record.get("control") else "")
 
 
 def _sides(record: Record, numbers: Numbers, width: int) -> list[str]:
+    metric = visible(str(record.get("metric") or "")).replace("_", " ")
     head = [
         Column(""),
-        Column(visible(str(record.get("metric") or "value")).replace("_", " "), ">", shrink=9),
+        # A long name, which the first line has already said, would push the columns on the right out.
+        Column(metric if 0 < columns(metric) <= 20 else "value", ">", shrink=9),
         Column("limits"),
         Column("counted", ">", drop=1),
         Column("coverage", ">", drop=2),
@@ -220,9 +223,10 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(
             ("flips", f"{record['worse']} worse, {record['better']} better of {count(record.get('n'))}")
         )
-    outcomes = [(name, _outcomes(_side(record, name))) for name in ("baseline", "candidate")]
-    if any(text for _, text in outcomes):
-        rows.append(("outcomes", "; ".join(f"{name}: {text}" for name, text in outcomes if text)))
+    outcomes = [
+        f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))
+    ]
+    rows += zip(("outcomes", ""), outcomes, strict=False)
     if record.get("judge"):
         rows.append(("judge", visible(str(record["judge"]))))
     if record.get("method"):
@@ -334,9 +338,11 @@ def _flips(record: Record, numbers: Numbers, width: int, redact: bool, shown: in
         lines += [cut(f"    {label.ljust(_LABEL)}{text}", width) for label, text in texts]
     left = total - min(len(flips), max(0, shown))
     if left:
-        kept = "all are" if len(flips) == total else f"the first {len(flips)} of {total} are"
+        kept = "all are in the JSON report"
+        if len(flips) < total:
+            kept = f"the JSON report has {len(flips)} of the {total}"
         noun = "flip" if left == 1 else "flips"
-        more = f"... and {left} more {noun}; {kept} in the JSON report (--trust-report=FILE.json)"
+        more = f"... and {left} more {noun}; {kept} (--trust-report=FILE.json)"
         lines += ["", *wrap(more, width, first="  ")]
     return lines
 

@@ -1,8 +1,9 @@
 """How numbers are written: their units, and no more digits than the measurement supports.
 
-* A **share** is written in percent, a change of a share in points ("pts"). From fewer than 100 probes, whole
-  percents and points, since one probe then weighs at least one; from 100 on, one decimal. Never more: with
-  10,000 probes the standard error of a share is still up to half a point.
+* A **share** is written in percent, a change of a share in points ("pts"). From 20 probes on with one
+  decimal: one probe of 40 weighs 2.5 points, and in whole points 5 % and 7.5 % would differ by 2. With fewer
+  probes, where one weighs more than 5 points, without. Never with two: the standard error of a share of
+  10,000 probes is still up to half a point.
 * A **score** or a number of **nats** is written to the digits of its error, half the width of the confidence
   interval of its change; so is a mean with an error behind it. An error keeps two digits if they are below
   35, else one, as in the Particle Data Group's tables (Review of Particle Physics, Introduction, section
@@ -40,13 +41,13 @@ class Numbers:
         """Return the format for a gate record, from its unit, number of probes and confidence limits."""
         unit = str(record.get("unit") or "score")
         count = record.get("n")
-        many = known(count) and float(count or 0) >= 100
+        probes = float(count or 0) if known(count) else 0.0
         if unit == "share":
-            return cls(unit, 1 if many else 0)
+            return cls(unit, 1 if probes >= 20 else 0)
         lower, upper = record.get("lower"), record.get("upper")
         if lower is not None and upper is not None and known(lower) and known(upper) and upper > lower:
             return cls(unit, min(6, _decimals((upper - lower) / 2)))
-        return cls(unit, 3 if many else 2)
+        return cls(unit, 3 if probes >= 100 else 2)
 
     @property
     def scale(self) -> float:
@@ -101,12 +102,10 @@ class Numbers:
         """Return what a person set, in full and without its unit: ``5``, ``2.5``."""
         return UNKNOWN if value is None or not known(value) else f"{value * self.scale:.6g}"
 
-    def size(self, value: float | None) -> str:
+    def size(self, value: float | None, *apart_from: float | None) -> str:
         """Return the size of a difference, without a sign: ``16 pts``."""
-        if value is None or not known(value):
-            return UNKNOWN
-        text = self.signed(value, 0.0).lstrip("+")
-        return text + self.change_unit
+        text = self.signed(value, 0.0, *apart_from)
+        return text if text == UNKNOWN else text.lstrip("+") + self.change_unit
 
 
 def _decimals(error: float) -> int:

@@ -54,10 +54,8 @@ def plan_lines(plan: Mapping[str, Any], *, width: int) -> list[Line]:
         lines += [("", {}), *((line, {"yellow": True}) for line in wrap(text, width))]
         for row in blind:
             numbers = _numbers(row)
-            found, margin = (
-                numbers.size(row["detectable"]),
-                numbers.setting(row["margin"]) + numbers.change_unit,
-            )
+            found = numbers.size(row["detectable"], row["margin"])
+            margin = numbers.setting(row["margin"]) + numbers.change_unit
             text = f"{visible(str(row['gate']))}: finds {found}, margin {margin}"
             lines += [(line, {"yellow": True}) for line in wrap(text, width, first="  ")]
     return lines
@@ -84,7 +82,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         count(row.get("probes")),
         count(row.get("clusters")),
         margin if margin == UNKNOWN else margin + numbers.change_unit,
-        numbers.size(row.get("detectable")) + (" !" if _blind(row) else "  "),
+        numbers.size(row.get("detectable"), row.get("margin")) + (" !" if _blind(row) else "  "),
         count(row.get("responses")),
         count(row.get("tokens")),
     ]

@@ -49,6 +49,7 @@ _HEAD = (
     Column("n", ">", drop=2),
     Column("note", drop=3, shrink=24),
 )
+_INDENT = 2
 _GAP = 2
 
 
@@ -56,8 +57,8 @@ def summary_lines(records: Sequence[Record], meta: Mapping[str, Any], *, width: 
     """Return the lines of the summary, each with its markup, none wider than `width` columns.
 
     `records` are gate records in any order, `meta` describes the pair and the run. Where the width is short,
-    first the notes go, then the number of probes, then the margin; gates lose the name of their metric where
-    it is the only one of its suite, and a name that is still too long stands on a line of its own above its
+    first the notes go, then the number of probes; then gates lose the name of their metric where it is the only
+    one of its suite, and the margin goes; a name that is still too long stands on a line of its own above its
     numbers.
     """
     lines = model_lines(meta, width)
@@ -130,16 +131,21 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
     ordered = sorted(records, key=_order)
     rows = [_cells(record) for record in ordered]
     full, short = _names(ordered, shorten=False), _names(ordered, shorten=True)
+    # Names give way after what stands behind the verdict, and before the rest.
     essential = layout(
         _HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000
     )
-    names = full if 2 + sum(essential.widths) + _GAP * len(_HEAD[1:-2]) <= width else short
-    form = layout(_HEAD, [[name, *row] for name, row in zip(names, rows, strict=True)], width=width, gap=_GAP)
+    if _INDENT + sum(essential.widths) + _GAP * (len(essential.widths) - 1) <= width:
+        names, head = full, (Column("gate"), *_HEAD[1:])
+    else:
+        names, head = short, _HEAD[:-2]
+    cells = [[name, *row][: len(head)] for name, row in zip(names, rows, strict=True)]
+    form = layout(head, cells, width=width, indent=_INDENT, gap=_GAP)
     lines: list[Line] = [(form.header(), {"bold": True})]
     group: tuple[bool, str] | None = None
     drift = meta.get("drift") or {}
     room = max(columns(visible(str(record.get("dimension") or ""))) for record in ordered)
-    for record, name, row in zip(ordered, names, rows, strict=True):
+    for record, (name, *row) in zip(ordered, cells, strict=True):
         control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
         if control and (group is None or not group[0]):
             lines += [("", {}), (_rule(_CONTROL, width), {"light": True})]
@@ -149,9 +155,8 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
             lines.append((_heading(visible(dimension), room, side, width), {"bold": True}))
         markup = {} if control else _MARKUP.get(str(record.get("verdict")), {})
         if columns(name) > form.widths[0]:
-            lines.append((cut(" " * form.indent + name, width), markup))
-            name = ""
-        lines.append((form.line([name, *row]), markup))
+            lines.append((cut(" " * _INDENT + name, width), markup))
+        lines.append((form.line(["" if columns(name) > form.widths[0] else name, *row]), markup))
     return lines
 
 
@@ -195,7 +200,7 @@ def _note(record: Record, numbers: Numbers) -> str:
     if verdict == "inconclusive" and known(record.get("needed")):
         return f"would take {count(record['needed'])} probes"
     if verdict == "held" and known(record.get("detectable")):
-        return f"could find {numbers.size(record['detectable'])}"
+        return f"could find {numbers.size(record['detectable'], record.get('margin'))}"
     return visible(str(record.get("reason") or ""))
 
 

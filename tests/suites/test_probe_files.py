@@ -114,7 +114,7 @@ def near_duplicates(
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs of different clusters whose word 3-grams have a Jaccard index of at least `similarity`.
 
-    Only pairs that share a 3-gram are looked at; the count of what they share gives the index without a union.
+    Only pairs that share a 3-gram are looked at; the count of what they share gives the index.
     """
     grams = []
     for text in texts:
@@ -293,7 +293,7 @@ def test_near_duplicates_are_found_between_clusters_only() -> None:
 
 
 def test_sentence_pairs_differ_in_one_word_early_or_late_in_equal_numbers() -> None:
-    positions: Counter[str] = Counter()
+    positions: Counter[tuple[str, str]] = Counter()
     for row in rows_of(DATA / "stereotypes" / "sentence_pairs.yaml"):
         stereotype, other = (option.split() for option in row["options"])
         assert len(stereotype) == len(other), row["id"]

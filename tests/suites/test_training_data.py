@@ -41,7 +41,8 @@ def texts(row: dict[str, Any]) -> Iterator[str]:
 
 def sft_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("reasoning_traces", CONVERSIONS / "reasoning_traces.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -79,7 +80,9 @@ def test_no_wording_of_a_probe_is_trained_on(source: Any, probe_texts: dict[str,
         for message in chat[:-1]:
             words = normalised(message["content"])
             copied += [f"{whole[words]}: {' '.join(words)}"] if words in whole else []
-            copied += [f"{runs[gram]}: {' '.join(gram)}" for gram in grams(message["content"]) if gram in runs]
+            copied += [
+                f"{runs[gram]}: {' '.join(gram)}" for gram in grams(message["content"]) if gram in runs
+            ]
         copied += [f"{runs[gram]}: {' '.join(gram)}" for gram in grams(chat[-1]["content"]) if gram in runs]
     assert copied == []
 
@@ -106,4 +109,5 @@ def test_generated_problems_are_seeded_well_formed_and_held_out() -> None:
     for problem in trained:
         reply = module.chat(problem)[-1]["content"]
         trace, answer = reply.removeprefix("<think>").split("</think>\n")
-        assert problem.answer in answer and 0 < len(trace.split()) <= 35
+        assert problem.answer in answer
+        assert 0 < len(trace.split()) <= 35

@@ -1,0 +1,287 @@
+"""From jobs to stored results: one run's access to models and store.
+
+Everything a job needs of a model is looked up first, by keys that take no weights to compute; only what is missing loads a model.
+Batches are cut from a job's full list, longest first, whatever is stored already; a batch of which a part is stored runs only the
+rest. In float32 a row's result does not depend on its batch; in 16 bits it can, which is what the noise floor is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pytest_trust.errors import TrustError
+from pytest_trust.identity import ModelIdentity
+from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, row_seed
+from pytest_trust.reasoning import DEFAULT_TAGS, split_reasoning
+from pytest_trust.references import Reference, check_device
+from pytest_trust.store import Store, context_of
+from pytest_trust.subject import Subject, portable_key
+
+if TYPE_CHECKING:
+    from pytest_trust.inference import Runner
+    from pytest_trust.probes import Probe
+    from pytest_trust.recording import Recording
+
+__all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress", "Response"]
+
+# Loading needs the weights and something to work with beside what is resident.
+_HEADROOM = 1.3
+
+Item = TypeVar("Item")
+
+
+class Engine:
+    """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
+
+    `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
+    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Path,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int | None = None,
+        trust_remote_code: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+    ) -> None:
+        if device is not None:
+            check_device(device)
+        if batch_size is not None and batch_size < 1:
+            raise TrustError(f"batch size {batch_size}: expected 1 or more, or auto")
+        self.store = Store(store)
+        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        self._batch_size = batch_size
+        self._progress = progress
+        self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
+        self._subjects: dict[Reference, Subject] = {}
+        self._recordings: dict[Reference, Recording] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release weights, recordings and the store's connection."""
+        for subject in self._subjects.values():
+            subject.release()
+        self._subjects.clear()
+        self._recordings.clear()
+        self.store.close()
+
+    def identify(self, reference: Reference) -> ModelIdentity:
+        """The identity of a reference; no weights are loaded, neither torch nor transformers is needed (but to convert the demo once)."""
+        recording = self.recording(reference)
+        return recording.identity if recording else self.subject(reference).identity
+
+    def subject(self, reference: Reference) -> Subject:
+        """The model of a reference that is no recording."""
+        if reference not in self._subjects:
+            self._subjects[reference] = Subject(reference, store=self.store, **self._settings)
+        return self._subjects[reference]
+
+    def recording(self, reference: Reference) -> Recording | None:
+        """The recording of a reference, or None when it is a model."""
+        if reference.kind != "recording":
+            return None
+        if reference not in self._recordings:
+            from pytest_trust.recording import read_recording
+
+            self._recordings[reference] = read_recording(reference.path, label=reference.label)
+        return self._recordings[reference]
+
+    def runner(self, reference: Reference) -> Runner:
+        """The loaded model of a reference; others are released first when both do not fit."""
+        from pytest_trust.inference import free_bytes
+
+        subject = self.subject(reference)
+        if not subject.loaded:
+            identity = subject.identity
+            others = [other for other in self._subjects.values() if other.loaded]
+            if others and free_bytes(identity.device) < _HEADROOM * identity.parameter_bytes:
+                for other in others:
+                    other.release()
+            self.tell(reference, "load", "", 0, 1, 0)
+            subject.runner()
+            self.tell(reference, "load", "", 1, 1, 0)
+        return subject.runner()
+
+    def acquire(self, jobs: Iterable[Job], baseline: Reference, candidate: Reference) -> None:
+        """Make everything that is missing: the baseline's part, the candidate's, then the drift of the pair.
+
+        Every finished batch is in the store at once, so an interrupted call continues where it was.
+
+        Raises:
+            TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.
+        """
+        from pytest_trust.pair import acquire_drift
+
+        planned = list(jobs)
+        for reference in dict.fromkeys((baseline, candidate)):
+            recording = self.recording(reference)
+            if recording:
+                recording.require(planned)
+            else:
+                self.acquire_side(planned, reference)
+        acquire_drift(self, planned, baseline, candidate)
+
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
+        """Make what is missing of one model's responses and option scores."""
+        for job in jobs:
+            if job.task == "generate":
+                self._generate(job, reference)
+            else:
+                self._choose(job, reference)
+
+    def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
+        """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
+        recording = self.recording(reference)
+        if recording:
+            found = {(probe.id, repeat): recording.response(portable_key(probe, job, repeat)) for probe in job.probes for repeat in range(job.repeats())}
+        else:
+            subject = self.subject(reference)
+            prompts = subject.prompts(job.probes)
+            keys = subject.response_keys(job, prompts)
+            stored = self.store.get_json("responses", keys.values())
+            # The prompt's end is not part of the response's key: what it opened is known from the prompt.
+            found = {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}
+        result = {}
+        for probe in job.probes:
+            values = [found.get((probe.id, repeat % job.repeats())) for repeat in range(job.samples)]
+            if all(value is not None for value in values):
+                result[probe.id] = tuple(self._response(value) for value in values if value is not None)
+        return result
+
+    def options(self, reference: Reference, job: Job) -> dict[str, OptionScores]:
+        """Stored option scores by probe id; probes that were not scored are left out."""
+        recording = self.recording(reference)
+        if recording:
+            found = {probe.id: recording.options(portable_key(probe, job, 0)) for probe in job.probes}
+        else:
+            subject = self.subject(reference)
+            keys = subject.option_keys(subject.options(job.probes))
+            stored = self.store.get_json("options", keys.values())
+            found = {name: stored.get(key) for name, key in keys.items()}
+        return {
+            name: OptionScores(tuple(value["log_likelihoods"]), tuple(value["tokens"]), tuple(value["bytes"]))
+            for name, value in found.items()
+            if value is not None
+        }
+
+    def drift(self, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
+        """Stored token drifts of the pair on the job's drift probes, with the reason where there are none."""
+        from pytest_trust.pair import stored_drift
+
+        return stored_drift(self, job, baseline, candidate)
+
+    def _response(self, value: dict[str, Any]) -> Response:
+        opened = value["tail"].rstrip().endswith(tuple(opening for opening, _ in self._tags))
+        split = split_reasoning(value["text"], self._tags, opened)
+        return Response(
+            text=value["text"],
+            token_ids=tuple(value["ids"]),
+            finish_reason=value["finish"],
+            reasoning=split.reasoning,
+            answer=split.answer,
+            complete=split.complete,
+            prompt_tokens=value["prompt_tokens"],
+        )
+
+    def _generate(self, job: Job, reference: Reference) -> None:
+        subject = self.subject(reference)
+        prompts = subject.prompts(job.probes)
+        keys = subject.response_keys(job, prompts)
+        # Longest first: what does not fit shows at once. Equal keys are the same response.
+        order = sorted({key: name for name, key in keys.items()}.items(), key=lambda item: (-len(prompts[item[1][0]].ids), item[1]))
+        have = self.store.get("responses", keys.values())
+        if all(key in have for key, _ in order):
+            return
+        from pytest_trust.generation import Row, generate
+
+        runner = self.runner(reference)
+        plain = subject.identity.chat_format == "plain"
+        talks = {probe.id for probe in job.probes if probe.messages}
+        size = runner.limit_rows(max(len(prompt.ids) for prompt in prompts.values()) + job.generation.max_new_tokens, self._batch_size)
+        done, tokens = len(have), 0
+        for batch in chunks(order, size):
+            missing = [(key, name) for key, name in batch if key not in have]
+            rows = [Row(prompts[name].ids, row_seed(job.generation.seed, name, repeat)) for _, (name, repeat) in missing]
+            # `User:` ends a response only where the prompt has such lines.
+            stops = plain and all(name in talks for _, (name, _) in missing)
+            made = self.halving(rows, lambda part, stops=stops: generate(runner, part, job.generation, plain=stops))
+            values = {
+                key: {"text": one.text, "ids": one.token_ids, "finish": one.finish_reason, "prompt_tokens": len(row.prompt)}
+                for (key, _), row, one in zip(missing, rows, made, strict=True)
+            }
+            self.store.put_json("responses", values, self._context(runner, size))
+            done, tokens = done + len(missing), tokens + sum(len(one.token_ids) for one in made)
+            if missing:
+                self.tell(reference, "generate", job.suite, done, len(order), tokens)
+
+    def _choose(self, job: Job, reference: Reference) -> None:
+        subject = self.subject(reference)
+        rows = subject.options(job.probes)
+        keys = subject.option_keys(rows)
+        texts = {probe.id: probe.options for probe in job.probes}
+        order = sorted({key: name for name, key in keys.items()}.items(), key=lambda item: (-max(map(len, rows[item[1]].ids)), item[1]))
+        have = self.store.get("options", keys.values())
+        if all(key in have for key, _ in order):
+            return
+        from pytest_trust.inference import Group
+        from pytest_trust.scoring import score_options
+
+        runner = self.runner(reference)
+        widest = max(len(row.ids) for row in rows.values())
+        size = max(1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest)
+        done, tokens = len(have), 0
+        for batch in chunks(order, size):
+            missing = [(key, name) for key, name in batch if key not in have]
+            made = self.halving(
+                [name for _, name in missing],
+                lambda names: score_options(runner, [Group(rows[name].ids, rows[name].starts) for name in names], [texts[name] for name in names]),
+            )
+            values = {
+                key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes} for (key, _), one in zip(missing, made, strict=True)
+            }
+            self.store.put_json("options", values, self._context(runner, size))
+            done, tokens = done + len(missing), tokens + sum(sum(one.tokens) for one in made)
+            if missing:
+                self.tell(reference, "score", job.suite, done, len(order), tokens)
+
+    def halving(self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
+        """Run a batch; when the memory does not suffice, its halves."""
+        if not items:
+            return []
+        import torch
+
+        try:
+            return run(items)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(items) == 1:
+                raise TrustError("not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device") from None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = len(items) // 2
+        return [*self.halving(items[:half], run), *self.halving(items[half:], run)]
+
+    def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
+        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size)
+
+    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(reference.label, phase, suite, done, total, tokens))
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
+    """Consecutive parts of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+

@@ -1,0 +1,406 @@
+"""Drift of two loaded models: teacher-forced on the same tokens, forwards without the head, exact
+full-vocabulary KL."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.drift import Drift, TokenDrift, summarise
+from pytest_trust.errors import InvalidInput
+from pytest_trust.heads import Head, divergences_from_hidden, head_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_trust.divergence import TokenDivergences
+
+__all__ = ["check_head", "compare_models", "drift_of_batch", "response_hidden", "split_responses"]
+
+# Longest window, whatever context a model claims: attention over more costs memory that no budget here
+# covers.
+_LONGEST_WINDOW = 4096
+
+
+def drift_of_batch(
+    p: Any,
+    q: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    response_mask: torch.Tensor,
+    *,
+    q_input_ids: torch.Tensor | None = None,
+    q_attention_mask: torch.Tensor | None = None,
+    q_response_mask: torch.Tensor | None = None,
+    p_head: Head | None = None,
+    q_head: Head | None = None,
+    shared_vocabulary: int | None = None,
+    budget_bytes: int | None = None,
+) -> TokenDivergences:
+    """Divergences of two models at the response tokens of one padded batch; one forward of each model's body.
+
+    Args:
+        p: transformers causal language model in evaluation mode.
+        q: the other model; may be on another device.
+        input_ids: [batch, length], padded on either side.
+        attention_mask: [batch, length], 1 or True at tokens.
+        response_mask: bool [batch, length], True at the tokens to measure. Each is measured at the position
+            before
+            it, which predicts it.
+        q_input_ids: the batch as q reads it, where its template differs; with `q_attention_mask` and
+            `q_response_mask`. The response tokens must be the same, in the same order.
+        p_head: p's head if it is at hand; else read from the model. `q_head` likewise.
+        shared_vocabulary: number of leading ids that mean the same to both; default: the smaller head.
+        budget_bytes: peak memory for logits, see `divergences_from_hidden`.
+
+    Returns:
+        One entry a response token, rows of the batch one after the other (`split_responses` takes them
+        apart).
+
+    Raises:
+        InvalidInput: shapes differ, a response token at the start of its row, an id beyond a model's
+            vocabulary, a model in training mode, different response tokens on the two sides.
+    """
+    ours = theirs = (input_ids, attention_mask, response_mask)
+    if q_input_ids is not None and q_attention_mask is not None and q_response_mask is not None:
+        theirs = (q_input_ids, q_attention_mask, q_response_mask)
+    elif any(given is not None for given in (q_input_ids, q_attention_mask, q_response_mask)):
+        raise InvalidInput(
+            "one or two of q_input_ids, q_attention_mask, q_response_mask; give all three or none"
+        )
+    labels, other_labels = (ids[measured.bool()] for ids, _, measured in (ours, theirs))
+    if labels.shape != other_labels.shape or bool((labels.cpu() != other_labels.cpu()).any()):
+        raise InvalidInput(
+            "the two sides' response tokens differ; expected the same tokens in the same order"
+        )
+    p_hidden, q_hidden = response_hidden(p, *ours), response_hidden(q, *theirs)
+    return divergences_from_hidden(
+        p_hidden,
+        p_head or head_of(p),
+        q_hidden,
+        q_head or head_of(q),
+        labels=labels,
+        shared_vocabulary=shared_vocabulary,
+        budget_bytes=budget_bytes,
+    )
+
+
+def response_hidden(
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, response_mask: torch.Tensor
+) -> torch.Tensor:
+    """Post-norm hidden states [response tokens, hidden size], at the positions that predict those tokens.
+
+    One forward of the model's body, without its head. Arguments and errors as in `drift_of_batch`.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    ids, attended = input_ids.to(device), attention_mask.to(device).bool()
+    measured = response_mask.to(device).bool()
+    if ids.ndim != 2 or ids.shape != attended.shape or ids.shape != measured.shape:
+        raise InvalidInput(
+            f"input_ids, attention_mask and response_mask have shapes {tuple(ids.shape)}, "
+            f"{tuple(attended.shape)}, {tuple(measured.shape)}; expected one [batch, length]"
+        )
+    if model.training:
+        raise InvalidInput(f"{type(model).__name__} is in training mode; call model.eval() first")
+    before = torch.zeros_like(attended)
+    before[:, 1:] = attended[:, :-1]
+    if bool((measured & ~(before & attended)).any()):
+        row = int((measured & ~(before & attended)).any(-1).nonzero()[0, 0])
+        raise InvalidInput(
+            f"row {row}: a response token is padding, or the row's first, which nothing predicts"
+        )
+    known = int(model.get_input_embeddings().weight.shape[0])
+    if ids.numel() and int(ids[attended].max()) >= known:
+        raise InvalidInput(
+            f"token id {int(ids[attended].max())} is beyond the {known} ids of {type(model).__name__}; "
+            "the two models need one tokenizer"
+        )
+    body = _body(model)
+    arguments: dict[str, Any] = {
+        "input_ids": ids.masked_fill(~attended, 0),
+        "attention_mask": attended.long(),
+    }
+    accepted = inspect.signature(body.forward).parameters
+    if "position_ids" in accepted and not bool(attended[:, 0].all()):  # left padding
+        arguments["position_ids"] = (attended.long().cumsum(-1) - 1).clamp(min=0)
+    if "use_cache" in accepted or any(x.kind is x.VAR_KEYWORD for x in accepted.values()):
+        arguments["use_cache"] = False
+    with torch.no_grad():
+        hidden: torch.Tensor = body(**arguments).last_hidden_state
+        # The state before token t predicts token t.
+        return hidden[:, :-1][measured[:, 1:]]
+
+
+def check_head(model: Any, head: Head) -> None:
+    """Compare the head with the model's own logits on three tokens, so that a scale we do not know is never
+    missed.
+
+    Raises:
+        InvalidInput: they differ by more than the rounding of the model's dtype.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    ids = torch.tensor([[1, 2, 0]], device=device) % head.vocabulary
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits[0, :2].float()
+    hidden = response_hidden(model, ids, mask, torch.tensor([[False, True, True]]))
+    given = head.logits(hidden).float().to(expected.device)
+    tolerance = 64 * torch.finfo(head.weight.dtype).eps * float(expected.abs().max())
+    if given.shape != expected.shape or not bool(((given - expected).abs() <= tolerance).all()):
+        raise InvalidInput(
+            f"{type(model).__name__} does more to its logits than its output layer, scale and soft cap; "
+            "its drift cannot be measured from hidden states: compare its logits with kl_divergence"
+        )
+
+
+def split_responses(
+    divergences: TokenDivergences,
+    response_mask: torch.Tensor,
+    *,
+    probes: Sequence[str],
+    clusters: Sequence[str] | None = None,
+    suite: str = "",
+    p: str = "candidate",
+    q: str = "baseline",
+    answer_starts: Sequence[int] | None = None,
+) -> list[TokenDrift]:
+    """The divergences of a batch as one `TokenDrift` a row: row i is a response to ``probes[i]``.
+
+    Raises:
+        InvalidInput: the mask's tokens are not the divergences', or other numbers of rows and probes.
+    """
+    lengths = response_mask.bool().sum(-1).tolist()
+    if sum(lengths) != len(divergences) or len(lengths) != len(probes):
+        raise InvalidInput(
+            f"{len(divergences)} tokens and {len(probes)} probes for a mask with {sum(lengths)} tokens in "
+            f"{len(lengths)} rows; expected the mask that the divergences were computed with"
+        )
+    drifts, start = [], 0
+    for row, length in enumerate(lengths):
+        drifts.append(
+            TokenDrift.of(
+                divergences.tokens(start, start + length),
+                probe=probes[row],
+                cluster=clusters[row] if clusters is not None else probes[row],
+                suite=suite,
+                p=p,
+                q=q,
+                answer_start=answer_starts[row] if answer_starts is not None else 0,
+            )
+        )
+        start += length
+    return drifts
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A piece of a text: its tokens, which of them are measured here, and how many special ones are left
+    out."""
+
+    text: int
+    ids: tuple[int, ...]
+    measured: tuple[bool, ...]
+    skipped: int
+
+
+def compare_models(
+    a: Any,
+    b: Any,
+    texts: Iterable[str],
+    *,
+    batch_size: int = 8,
+    budget_bytes: int | None = None,
+    clusters: Sequence[str] | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Drift:
+    """KL(a || b) of two models on plain texts, exact, per token.
+
+    Every token but the first of a text is measured given the ones before it (a beginning-of-text token, where
+    the tokenizer adds one, lets the first be measured too); special tokens that the tokenizer adds are not. A
+    text longer than the context is read in overlapping windows in which every token is measured once, with at
+    least ``window - stride`` tokens before it; ``Drift.windowed`` counts these texts.
+
+    Args:
+        a: a model reference (``org/name``, a directory, ``demo:instruct``), a pair (model, tokenizer), or an
+            object
+            with these attributes.
+        b: the other model, in the same forms.
+        texts: texts of at least one token to measure.
+        batch_size: windows of one forward.
+        budget_bytes: peak memory for logits, see `divergences_from_hidden`.
+        clusters: one name a text; the errors are clustered by it. Default: every text by itself.
+        window: longest piece in tokens; default: the smaller context of the two, at most 4096.
+        stride: new tokens of each further window; default: half a window.
+
+    Returns:
+        `Drift` with direction ``KL(a || b)``; ``delta_p`` is a minus b.
+
+    Raises:
+        InvalidInput: no texts or an empty one, different tokenizers, a head that `check_head` refuses.
+        TrustError: a reference that cannot be loaded.
+    """
+    given = _checked_texts(texts, clusters)
+    names = list(clusters) if clusters is not None else [str(index) for index in range(len(given))]
+    model_a, tokenizer_a = _loaded(a, "a")
+    model_b, tokenizer_b = _loaded(b, "b")
+    head_a, head_b = head_of(model_a), head_of(model_b)
+    check_head(model_a, head_a)
+    check_head(model_b, head_b)
+    shared = _shared_vocabulary(tokenizer_a, tokenizer_b, min(head_a.vocabulary, head_b.vocabulary))
+    length = min(_context(model_a), _context(model_b)) if window is None else window
+    step = max(1, length // 2) if stride is None else stride
+    if length < 2 or not 1 <= step < length:
+        raise InvalidInput(f"window is {length} and stride {step}; expected 2 or more and a smaller stride")
+    pieces = [
+        piece
+        for index, text in enumerate(given)
+        for piece in _windows(index, *_encoded(text, index, tokenizer_a, tokenizer_b, shared), length, step)
+    ]
+    order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
+    measured: dict[int, TokenDrift] = {}
+    for start in range(0, len(order), max(1, batch_size)):
+        chosen = order[start : start + max(1, batch_size)]
+        ids, attended, response = _padded([pieces[index] for index in chosen])
+        found = drift_of_batch(
+            model_a,
+            model_b,
+            ids,
+            attended,
+            response,
+            p_head=head_a,
+            q_head=head_b,
+            shared_vocabulary=shared,
+            budget_bytes=budget_bytes,
+        )
+        owners = [str(pieces[index].text) for index in chosen]
+        measured.update(
+            zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True)
+        )
+    drifts, windowed = [], 0
+    for text, name in enumerate(names):
+        parts = [measured[index] for index, piece in enumerate(pieces) if piece.text == text]
+        skipped = sum(piece.skipped for piece in pieces if piece.text == text)
+        drift = TokenDrift.joined(parts, cluster=name, masked_tokens=skipped)
+        if not len(drift):
+            raise InvalidInput(f"text {text} has one token, which nothing predicts; expected at least two")
+        drifts.append(drift)
+        windowed += len(parts) > 1
+    return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed)
+
+
+def _body(model: Any) -> Any:
+    """The model without its head; under PEFT the adapted layers are inside it."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = inner.base_model
+    return inner.get_decoder() if body is inner else body
+
+
+def _checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> list[str]:
+    given = [texts] if isinstance(texts, str) else list(texts)
+    if not given:
+        raise InvalidInput("no texts; expected at least one")
+    for index, text in enumerate(given):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidInput(f"text {index} is {text!r}; expected a string that is not empty")
+    if clusters is not None and len(clusters) != len(given):
+        raise InvalidInput(f"{len(clusters)} clusters for {len(given)} texts; expected one a text")
+    return given
+
+
+def _loaded(given: Any, name: str) -> tuple[Any, Any]:
+    """Model and tokenizer of whatever form was given."""
+    if isinstance(given, str):
+        from pytest_trust.config import default_store
+        from pytest_trust.models import load_model
+        from pytest_trust.references import parse_reference
+
+        given = load_model(parse_reference(given), cache=default_store())
+    if hasattr(given, "model") and hasattr(given, "tokenizer"):
+        given = (given.model, given.tokenizer)
+    if not (isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_output_embeddings")):
+        raise InvalidInput(f"{name} is a {type(given).__name__}; expected a reference or (model, tokenizer)")
+    if given[0].training:
+        raise InvalidInput(f"{name} is in training mode; call model.eval() first")
+    return given
+
+
+def _shared_vocabulary(tokenizer_a: Any, tokenizer_b: Any, smaller_head: int) -> int:
+    """Number of leading ids that are the same token in both tokenizers, or in neither (padding of the
+    head)."""
+    tokens_a = {index: token for token, index in tokenizer_a.get_vocab().items()}
+    tokens_b = {index: token for token, index in tokenizer_b.get_vocab().items()}
+    different = (index for index in range(smaller_head) if tokens_a.get(index) != tokens_b.get(index))
+    shared = next(different, smaller_head)
+    if shared < min(len(tokens_a), len(tokens_b), smaller_head) * 0.9:
+        raise InvalidInput(
+            f"the tokenizers differ from id {shared} on; KL needs one vocabulary: "
+            "compare bits per byte instead"
+        )
+    return shared
+
+
+def _encoded(
+    text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: int
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Token ids of a text and which of them are special tokens that the tokenizer added."""
+    # verbose=False: a text beyond the context is cut into windows here, so the tokenizer's warning would
+    # mislead.
+    one, other = (
+        t(text, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
+        for t in (tokenizer_a, tokenizer_b)
+    )
+    ids = tuple(one["input_ids"])
+    if ids != tuple(other["input_ids"]):
+        raise InvalidInput(
+            f"text {index} has different token ids under the two tokenizers; KL needs the same ones: "
+            "compare bits per byte instead"
+        )
+    if not ids or max(ids) >= shared:
+        raise InvalidInput(
+            f"text {index} has {len(ids)} tokens with the largest id {max(ids, default=0)}; "
+            f"expected some, all among the {shared} ids that both tokenizers share"
+        )
+    return ids, tuple(bool(flag) for flag in one["special_tokens_mask"])
+
+
+def _context(model: Any) -> int:
+    """Longest input of a model in tokens."""
+    config = model.config.get_text_config(decoder=True)
+    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return min(int(stated), _LONGEST_WINDOW) if isinstance(stated, int) and stated > 1 else _LONGEST_WINDOW
+
+
+def _windows(
+    text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int
+) -> Iterator[_Window]:
+    """The first window measures all but its first token, every further one its last `stride` tokens."""
+    end = min(length, len(ids))
+    start, first = 0, 1
+    while True:
+        measured = tuple(start + i >= first and not special[start + i] for i in range(end - start))
+        yield _Window(text, ids[start:end], measured, sum(special[first:end]))
+        if end == len(ids):
+            return
+        first, end = end, min(end + stride, len(ids))
+        start = end - length
+
+
+def _padded(pieces: Sequence[_Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, attention mask and response mask, padded on the right."""
+    import torch
+
+    longest = max(len(piece.ids) for piece in pieces)
+    ids = torch.zeros(len(pieces), longest, dtype=torch.long)
+    attended, response = torch.zeros_like(ids), torch.zeros(len(pieces), longest, dtype=torch.bool)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece.ids)] = torch.tensor(piece.ids)
+        attended[row, : len(piece.ids)] = 1
+        response[row, : len(piece.ids)] = torch.tensor(piece.measured)
+    return ids, attended, response

@@ -1,0 +1,242 @@
+"""Reasoning is not the answer: cut a response into its reasoning and its answer.
+
+Formats known by default: ``<think>`` and its relatives, also opened by the chat template so that only the closing tag appears; Mistral's ``[THINK]``; Cohere's
+``<|START_THINKING|>``; OpenThoughts' ``<|begin_of_thought|>`` and ``<|begin_of_solution|>``; s1's ``<|im_start|>think`` and ``<|im_start|>answer``; Gemma's
+``<|channel>thought`` and ``<channel|>``; Granite's "Here is my thought process:" and "Here is my response:"; Harmony's channels (``analysis`` and
+``commentary`` are reasoning, ``final`` is the answer). Each pair of tags matches case-insensitively; a tag right after a backtick is spoken of and not meant.
+
+How the harder cases are read:
+
+- A trace that is never closed: everything after its tag is reasoning, and the split is not complete. An answer that stood before a re-opened trace is kept.
+- Several traces: their texts are joined, and so are the pieces of the answer, with a blank line between.
+- A closing tag before any opening one: all text before it is reasoning.
+- A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag close it once. If a second
+  closing tag follows, the trace was nested, and the text between the two is reasoning as well.
+- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from pytest_trust.errors import InvalidInput
+
+Tags = tuple[tuple[str, str], ...]
+DEFAULT_TAGS: Final[Tags] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|im_start|>think", "<|im_start|>answer"),
+    ("<|channel>thought", "<channel|>"),
+    ("Here is my thought process:", "Here is my response:"),
+    ("Here's my thought process:", "Here's my response:"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)  # fmt: skip
+"""(opening, closing) of a trace; the last pair stands for Harmony's channels."""
+
+_HARMONY = "<|channel|>analysis<|message|>"
+_HARMONY_PATTERNS: Final = {
+    "open": r"<\|channel\|>\s*(?:analysis|commentary)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
+    "final": r"<\|channel\|>\s*final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
+    "end": r"<\|end\|>|<\|call\|>",
+}
+# the header of a message, around which the channels stand
+_HARMONY_FRAME = r"<\|start\|>\s*assistant|<\|end\|>|<\|return\|>|<\|call\|>"
+# tags around an answer; only read as tags once a trace has been seen
+_WRAPPERS: Final = (
+    "<|begin_of_solution|>", "<|end_of_solution|>", "<response>", "</response>", "<answer>", "</answer>", "<|START_RESPONSE|>", "<|END_RESPONSE|>",
+    "<|im_end|>", "<|endoftext|>", "<|return|>",
+)  # fmt: skip
+
+Kind = Literal["reasoning", "answer", "tag"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the response as it stands."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A response cut into reasoning and answer.
+
+    reasoning, answer: the texts of their parts, each stripped of surrounding blanks, joined by a blank line; no tags.
+    complete: False when a trace was opened and never closed, so that the answer never came.
+    parts: the whole response in order; ``"".join(part.text for part in parts)`` is the text that was split.
+    """
+
+    reasoning: str
+    answer: str
+    complete: bool
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Grammar:
+    """One table of tags, compiled. Groups of `pattern`: o<i> and c<i> open and close pair i; hf, he, hx Harmony's final, end and frame; w wrappers."""
+
+    pattern: re.Pattern[str]
+    tags: Tags
+    harmony: int | None
+
+
+@lru_cache(maxsize=16)
+def _grammar(tags: Tags) -> _Grammar:
+    harmony = next((i for i, (opening, _) in enumerate(tags) if opening == _HARMONY), None)
+    pieces = []
+    if harmony is not None:
+        pieces += [
+            rf"(?P<o{harmony}>{_HARMONY_PATTERNS['open']})", rf"(?P<hf>{_HARMONY_PATTERNS['final']})",
+            rf"(?P<he>{_HARMONY_PATTERNS['end']})", rf"(?P<hx>{_HARMONY_FRAME})",
+        ]  # fmt: skip
+    # longer tags first, so that no tag hides one that it begins
+    literal = [(tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)]
+    pieces += [f"(?P<{name}>{re.escape(tag)})" for tag, name in sorted(literal, key=lambda item: -len(item[0]))]
+    pieces.append("(?P<w>" + "|".join(map(re.escape, _WRAPPERS)) + ")")
+    return _Grammar(re.compile(r"(?<!`)(?:" + "|".join(pieces) + ")", re.IGNORECASE), tags, harmony)
+
+
+def _checked(tags: Sequence[tuple[str, str]]) -> Tags:
+    pairs = tuple((str(pair[0]), str(pair[1])) if len(pair) == 2 and not isinstance(pair, str) else ("", "") for pair in tags)
+    for given, (opening, closing) in zip(tags, pairs, strict=True):
+        if not opening.strip() or not closing.strip() or opening.casefold() == closing.casefold():
+            raise InvalidInput(f"reasoning tags {given!r}: expected a pair of different tags, such as ('<think>', '</think>')")
+    return pairs
+
+
+class _Reader:
+    """The state machine over the tags of one response."""
+
+    def __init__(self, grammar: _Grammar, opened: bool) -> None:
+        self.grammar = grammar
+        self.parts: list[Part] = []
+        self.state: Literal["reasoning", "answer", "between"] = "reasoning" if opened else "answer"
+        self.pair: int | None = None  # the open trace's pair; None also when the template opened it
+        self.repeated = 0  # openings inside a trace that no closing tag has answered yet
+        self.closed_at: int | None = None  # index into parts after the last closing tag
+        self.seen = opened
+        self.final = False
+
+    def text(self, text: str) -> None:
+        if text:
+            self.parts.append(Part("reasoning" if self.state == "reasoning" else "answer", text))
+
+    def tag(self, text: str) -> None:
+        self.parts.append(Part("tag", text))
+
+    def read(self, name: str, text: str) -> None:
+        """One tag; a tag that means nothing where it stands is text."""
+        pair = int(name[1:]) if name[0] in "oc" else self.grammar.harmony
+        if self.state == "reasoning":
+            self._inside(name, pair, text)
+        else:
+            self._outside(name, pair, text)
+
+    def _inside(self, name: str, pair: int | None, text: str) -> None:
+        same = self.pair is None or pair == self.pair
+        if name[0] == "o" and same:
+            if self.pair is None and not any(part.kind == "reasoning" and part.text.strip() for part in self.parts):
+                self.pair = pair  # the model repeats the tag that the template has opened already
+            else:
+                self.repeated += 1
+            self.tag(text)
+        elif same and (name[0] == "c" or name in ("he", "hf") and self.pair == self.grammar.harmony):
+            self.tag(text)
+            self.state = "between" if name == "he" else "answer"
+            self.final = self.final or name == "hf"
+            self.pair, self.closed_at = None, len(self.parts)
+        else:
+            self.text(text)
+
+    def _outside(self, name: str, pair: int | None, text: str) -> None:
+        if name[0] == "o":
+            self.tag(text)
+            self.state, self.pair, self.seen, self.repeated = "reasoning", pair, True, 0
+        elif name[0] == "c":
+            self._stray(text)
+        elif name == "hf":
+            self.tag(text)
+            self.state, self.final, self.seen = "answer", True, True
+        elif name in ("he", "hx", "w") and (self.seen or name == "hx"):
+            self.tag(text)
+        else:
+            self.text(text)
+
+    def _stray(self, text: str) -> None:
+        """A closing tag with no trace open: it closes one that the template opened, or the outer one of two nested traces."""
+        since = 0 if not self.seen else self.closed_at if self.repeated else None
+        if since is not None:
+            self.parts[since:] = [Part("reasoning", part.text) if part.kind == "answer" else part for part in self.parts[since:]]
+            self.repeated = max(0, self.repeated - 1)
+        self.tag(text)
+        self.seen, self.closed_at = True, len(self.parts)
+
+    def cut(self, tail: str) -> str:
+        """The end of the last text that is the beginning of a tag which would count here, or ""."""
+        expected: list[str] = []
+        for index, (opening, closing) in enumerate(self.grammar.tags):
+            if self.state == "reasoning":
+                if self.pair is None or index == self.pair:
+                    expected += [closing, opening, *(["<|end|>"] if index == self.grammar.harmony else [])]
+            else:
+                expected += [opening, *([] if self.seen else [closing])]
+                if index == self.grammar.harmony:
+                    expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
+        lowered = tail.casefold()
+        shortest = 1 if self.state == "reasoning" or not tail.strip()[1:] else 2
+        for length in range(min(len(tail), max(map(len, expected), default=0)), shortest - 1, -1):
+            end = lowered[-length:]
+            if tail[-length - 1 : -length] != "`" and not end.isspace() and any(tag.casefold().startswith(end) for tag in expected):
+                return tail[-length:]
+        return ""
+
+
+def split_reasoning(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS, opened_by_template: bool = False) -> Split:
+    """Cut a response into reasoning and answer.
+
+    text: what the model generated, special tokens that mark a trace included.
+    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
+    opened_by_template: the chat template ended inside a trace, so that the response starts in it.
+
+    Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning into answer or the other way
+    round, but for the two cases in which a later closing tag says that what came before it was a trace (see above).
+    """
+    reader = _Reader(_grammar(_checked(tags)), opened_by_template)
+    position = 0
+    for match in reader.grammar.pattern.finditer(text):
+        reader.text(text[position : match.start()])
+        reader.read(str(match.lastgroup), match.group(0))
+        position = match.end()
+    tail = text[position:]
+    partial = reader.cut(tail)
+    reader.text(tail[: len(tail) - len(partial)])
+    parts = _merged(reader.parts + ([Part("tag", partial)] if partial else []))
+    answer = _joined(parts, "answer")
+    unfinished = reader.state == "reasoning" or reader.state == "between" and not reader.final or bool(partial and not answer and not reader.seen)
+    return Split(_joined(parts, "reasoning"), answer, not unfinished, parts)
+
+
+def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Neighbours of one kind become one part, tags apart."""
+    merged: list[Part] = []
+    for part in parts:
+        if merged and merged[-1].kind == part.kind != "tag":
+            merged[-1] = Part(part.kind, merged[-1].text + part.text)
+        elif part.text:
+            merged.append(part)
+    return tuple(merged)
+
+
+def _joined(parts: Sequence[Part], kind: Kind) -> str:
+    return "\n\n".join(part.text.strip() for part in parts if part.kind == kind and part.text.strip())

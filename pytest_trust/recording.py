@@ -1,0 +1,305 @@
+"""Recordings: one model's responses, option scores and compact logits in one portable file that is itself a model reference.
+
+The file is a zip of `manifest.json` and `tensors.safetensors`: nothing in it is ever executed or extracted, only these two names are
+read. For drift it holds post-norm hidden states of the recorded model on its own responses and, once, its head, both in 16 bits
+(float16 where the values fit, which is eight times finer than bfloat16): the exact logits up to that rounding, at a hundredth of
+their size. `KL(recorded || other)` on the recorded responses then needs only the other model's weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.identity import ModelIdentity
+from pytest_trust.jobs import Job, digest
+from pytest_trust.references import Reference
+from pytest_trust.subject import portable_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.heads import Head
+
+SCHEMA = 1
+_FORMAT = "pytest-trust recording"
+_MANIFEST, _TENSORS = "manifest.json", "tensors.safetensors"
+_MANIFEST_LIMIT, _TENSORS_LIMIT = 1 << 29, 1 << 35
+_FLOAT16_LIMIT = 60_000.0
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, RecursionError)
+
+Text = tuple[tuple[int, ...], ...]
+
+
+class InvalidRecording(InvalidInput):
+    """A file that is no recording, is damaged, comes from a newer version, or lacks what a run needs."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """A recording in memory but for its tensors, which are read when drift is measured. `content` changes with the file's content."""
+
+    path: Path
+    identity: ModelIdentity
+    vocabulary: str
+    content: str
+    _responses: Mapping[str, dict[str, Any]]
+    _options: Mapping[str, dict[str, Any]]
+    _drift: Mapping[str, dict[str, Any]]
+    _head: Mapping[str, Any]
+    _tensors: dict[str, torch.Tensor] | None = None
+
+    def response(self, key: str) -> dict[str, Any] | None:
+        return self._responses.get(key)
+
+    def options(self, key: str) -> dict[str, Any] | None:
+        return self._options.get(key)
+
+    def drift_text(self, key: str) -> Text | None:
+        """Token ids that the recorded states predict: of the response, or of each option."""
+        entry = self._drift.get(key)
+        return None if entry is None else tuple(map(tuple, entry["text"]))
+
+    def answer_start(self, key: str) -> int:
+        """Index of the first answer token of a recorded response."""
+        return int(self._drift[key]["answer_start"])
+
+    def states(self, keys: Sequence[str]) -> list[torch.Tensor]:
+        """Hidden states, [tokens, hidden size], of recorded texts."""
+        hidden = self._read_tensors()["hidden"]
+        return [hidden[entry["offset"] : entry["offset"] + entry["tokens"]] for entry in (self._drift[key] for key in keys)]
+
+    def head(self, device: str = "cpu") -> Head:
+        """The recorded model's head, in float32."""
+        import torch
+
+        from pytest_trust.heads import Head
+
+        tensors = self._read_tensors()
+        bias = tensors.get("bias")
+        weight = tensors["head"].to(device=device, dtype=torch.float32)
+        return Head(weight, None if bias is None else bias.to(device=device, dtype=torch.float32), self._head["soft_cap"], self._head["scale"])
+
+    def require(self, jobs: Iterable[Job]) -> None:
+        """Refuse jobs that ask for what was not recorded.
+
+        Raises:
+            InvalidRecording: one line with the number of missing results by suite.
+        """
+        lacking = []
+        for job in jobs:
+            table = self._responses if job.task == "generate" else self._options
+            repeats = range(job.repeats() if job.task == "generate" else 1)
+            missing = sum(any(portable_key(probe, job, repeat) not in table for repeat in repeats) for probe in job.probes)
+            if missing:
+                lacking.append(f"{missing} of {len(job.probes)} of {job.suite}")
+        if lacking:
+            shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more suites" if len(lacking) > 5 else "")
+            raise InvalidRecording(
+                f"{self.path}: lacks probes that this run needs ({shown}): record again with the same suites, profile, limit and seed, or select fewer"
+            )
+
+    def _read_tensors(self) -> dict[str, torch.Tensor]:
+        if self._tensors is None:
+            try:
+                self._tensors = _load_tensors(self.path, self._drift)
+            except Exception as error:  # the safetensors parser has an exception class of its own
+                raise _damaged(self.path, error) from None
+        return self._tensors
+
+
+def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequence[Job]) -> None:
+    """Write a model's part of these jobs to `path`, acquiring what the store lacks. The file appears whole or not at all.
+
+    Raises:
+        TrustError: the reference is a recording itself, the model cannot be had, or the file cannot be written.
+    """
+    if reference.kind == "recording":
+        raise InvalidRecording(f"{reference.text}: already a recording: give the model it was made from")
+    planned = list(jobs)
+    engine.acquire_side(planned, reference)
+    subject = engine.subject(reference)
+    manifest: dict[str, Any] = {
+        "format": _FORMAT,
+        "schema": SCHEMA,
+        "identity": engine.identify(reference).as_dict(),
+        "vocabulary": subject.vocabulary(),
+        "responses": {},
+        "options": {},
+        "suites": {job.suite: len(job.probes) for job in planned},
+    }
+    for job in planned:
+        if job.task == "generate":
+            prompts = subject.prompts(job.probes)
+            keys = subject.response_keys(job, prompts)
+            stored = engine.store.get_json("responses", keys.values())
+            named = {portable_key(probe, job, repeat): (probe.id, repeat) for probe in job.probes for repeat in range(job.repeats())}
+            manifest["responses"] |= {name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()}
+        else:
+            option_keys = subject.option_keys(subject.options(job.probes))
+            stored = engine.store.get_json("options", option_keys.values())
+            manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
+    tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned)
+    _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
+
+
+def _drift_part(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    from pytest_trust.pair import own_states
+
+    found = own_states(engine, jobs, reference)
+    if found is None:
+        return {}, {}, {}
+    import torch
+
+    items, head = found
+    entries: dict[str, Any] = {}
+    offset = 0
+    for key, (text, answer_start, states) in items.items():
+        entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
+        offset += states.shape[0]
+    tensors = {"hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])), "head": _in_16_bits(head.weight)}
+    if head.bias is not None:
+        tensors["bias"] = head.bias.float().cpu()
+    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale}
+
+
+def _in_16_bits(values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    fits = values.dtype != torch.bfloat16 and bool(values.abs().max() < _FLOAT16_LIMIT)
+    return values.to(torch.float16 if fits else torch.bfloat16).contiguous().cpu()
+
+
+def _write(path: Path, manifest: bytes, tensors: Mapping[str, torch.Tensor]) -> None:
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_entry(_MANIFEST), manifest, zipfile.ZIP_DEFLATED)
+            if tensors:
+                from safetensors.torch import save
+
+                archive.writestr(_entry(_TENSORS), save(dict(tensors)), zipfile.ZIP_STORED)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise TrustError(f"{path}: the recording cannot be written ({error.strerror or error}): make room, or give another file") from None
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name)  # with a fixed date: the same recording is the same file
+
+
+def read_recording(path: Path, *, label: str = "") -> Recording:
+    """Read a recording but for its tensors.
+
+    Raises:
+        InvalidRecording: no such file, not a recording, damaged, or written by a newer version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            raw = _entry_bytes(archive, _MANIFEST, _MANIFEST_LIMIT)
+            checks = [(info.filename, info.CRC, info.file_size) for info in archive.infolist()]
+        manifest = json.loads(raw)
+        if manifest.get("format") != _FORMAT:
+            raise ValueError("not a recording")
+        schema = manifest["schema"]
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise InvalidRecording(f"{path}: written by a newer pytest-trust (schema {schema}, this one knows {SCHEMA}): update it")
+        identity = ModelIdentity.from_dict(manifest["identity"])
+        _check_manifest(manifest)
+    except InvalidRecording:
+        raise
+    except FileNotFoundError:
+        raise InvalidRecording(f"{path}: no such file: expected a recording written by --trust-record") from None
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+    return Recording(
+        path,
+        replace(identity, text=str(path), label=label or path.name, kind="recording", device="recording"),
+        manifest["vocabulary"],
+        digest(checks),
+        manifest["responses"],
+        manifest["options"],
+        manifest["drift"],
+        manifest["head"],
+    )
+
+
+def _damaged(path: Path, error: Exception) -> InvalidRecording:
+    from pytest_trust.identity import first_line
+
+    return InvalidRecording(f"{path}: not a recording, or damaged ({first_line(error)}): expected a file written by --trust-record; make it again")
+
+
+def _entry_bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    if archive.getinfo(name).file_size > limit:
+        raise ValueError(f"{name} is larger than {limit >> 20} MiB")
+    with archive.open(name) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:  # the announced size need not be the real one
+        raise ValueError(f"{name} is larger than {limit >> 20} MiB")
+    return content
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Types of everything that is used later: a hostile file must fail here, in one place."""
+    checks: dict[str, Callable[[dict[str, Any]], bool]] = {"responses": _is_response, "options": _is_scores, "drift": _is_drift}
+    for part, check in checks.items():
+        if not isinstance(manifest[part], dict) or not all(isinstance(value, dict) and check(value) for value in manifest[part].values()):
+            raise ValueError(f"{part} are not as expected")
+    head = manifest["head"]
+    fine = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
+    if not isinstance(manifest["vocabulary"], str) or not isinstance(head, dict) or not fine:
+        raise ValueError("vocabulary or head are not as expected")
+
+
+def _is_response(value: dict[str, Any]) -> bool:
+    texts = isinstance(value["text"], str) and isinstance(value["tail"], str) and value["finish"] in ("stop", "length")
+    return texts and _are(value["ids"], int) and _is_count(value["prompt_tokens"])
+
+
+def _is_scores(value: dict[str, Any]) -> bool:
+    columns = (value["log_likelihoods"], value["tokens"], value["bytes"])
+    return all(_are(column, int, float) for column in columns) and len({len(column) for column in columns}) == 1
+
+
+def _is_drift(value: dict[str, Any]) -> bool:
+    rows = isinstance(value["text"], list) and all(_are(row, int) and all(0 <= token < 1 << 31 for token in row) for row in value["text"])
+    counts = all(_is_count(value[name]) for name in ("answer_start", "offset", "tokens"))
+    return rows and counts and sum(map(len, value["text"])) == value["tokens"]
+
+
+def _are(values: object, *kinds: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _load_tensors(path: Path, drift: Mapping[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    with zipfile.ZipFile(path) as archive:
+        tensors = load(_entry_bytes(archive, _TENSORS, _TENSORS_LIMIT))
+    hidden, head = tensors["hidden"], tensors["head"]
+    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[1] or not (hidden.is_floating_point() and head.is_floating_point()):
+        raise ValueError("its tensors do not fit together")
+    if any(entry["offset"] + entry["tokens"] > hidden.shape[0] for entry in drift.values()):
+        raise ValueError("its hidden states are cut short")
+    return dict(tensors)

@@ -1,0 +1,184 @@
+"""One model of a run: its identity, its rendered prompts and keys from the store, and its weights when something is missing."""
+
+from __future__ import annotations
+
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.identity import ModelFiles, ModelIdentity, choose_device, identify_model, locate
+from pytest_trust.jobs import Job, digest, probe_input, sampling
+from pytest_trust.references import Reference
+from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_trust.inference import Runner
+    from pytest_trust.probes import Probe
+
+_KEYS = 1  # of the store's keys: raise it when what a key stands for changes
+
+
+class Subject:
+    """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
+
+    def __init__(self, reference: Reference, *, store: Store, device: str | None, dtype: str | None, trust_remote_code: bool) -> None:
+        self.reference = reference
+        self.store = store
+        self._dtype = dtype
+        self._trust_remote_code = trust_remote_code
+        self._device = choose_device(reference, device)
+        self._files: ModelFiles | None = None
+        self._identity: ModelIdentity | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._runner: Runner | None = None
+
+    @property
+    def cache(self) -> Path:
+        return self.store.directory
+
+    @property
+    def files(self) -> ModelFiles:
+        if self._files is None:
+            self._files = locate(self.reference, cache=self.cache, trust_remote_code=self._trust_remote_code)
+        return self._files
+
+    @property
+    def identity(self) -> ModelIdentity:
+        if self._identity is None:
+            self._identity = identify_model(self.reference, self.files, device=self._device, dtype=self._dtype, store=self.store)
+        return self._identity
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            from pytest_trust.models import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self.reference, self.files, trust_remote_code=self._trust_remote_code)
+        return self._tokenizer
+
+    @property
+    def loaded(self) -> bool:
+        return self._runner is not None
+
+    def runner(self) -> Runner:
+        """The model, loaded if it is not."""
+        if self._runner is None:
+            from pytest_trust.inference import Runner
+            from pytest_trust.models import load_model
+
+            loaded = load_model(
+                self.reference,
+                device=self._device,
+                dtype=self._dtype,
+                trust_remote_code=self._trust_remote_code,
+                cache=self.cache,
+                identity=self.identity,
+            )
+            self._tokenizer = loaded.tokenizer
+            self._runner = Runner(loaded)
+        return self._runner
+
+    def release(self) -> None:
+        """Let go of the weights."""
+        if self._runner is None:
+            return
+        import gc
+
+        import torch
+
+        self._runner = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def prompts(self, probes: Sequence[Probe]) -> dict[str, Prompt]:
+        """Rendered prompts by probe id."""
+        stored = self._rendered("prompt", probes, lambda probe: _from_prompt(render_prompt(self.tokenizer, probe, thinking=self.identity.thinking)))
+        return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
+
+    def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
+        """Rendered options by probe id."""
+        stored = self._rendered("options", probes, lambda probe: _from_options(render_options(self.tokenizer, probe, thinking=self.identity.thinking)))
+        return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
+
+    def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
+        keys = {probe.id: digest(what, _KEYS, self.identity.rendering, probe_input(probe)) for probe in probes}
+        found = self.store.get_json("prompts", keys.values())
+        new = {keys[probe.id]: render(probe) for probe in probes if keys[probe.id] not in found}
+        if new:
+            self.store.put_json("prompts", new)
+        return {name: new[key] if key in new else found[key] for name, key in keys.items()}
+
+    def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
+        """Keys of the store by probe id and repeat."""
+        identity = self.identity
+        ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
+        return {
+            (probe.id, repeat): digest(
+                "response", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, ids[probe.id], sampling(job.generation, probe.id, repeat)
+            )
+            for probe in job.probes
+            for repeat in range(job.repeats())
+        }
+
+    def option_keys(self, rows: dict[str, OptionRows]) -> dict[str, str]:
+        """Keys of the store by probe id."""
+        identity = self.identity
+        return {
+            name: digest("options", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, row.ids, row.starts) for name, row in rows.items()
+        }
+
+    def vocabulary(self) -> str:
+        """Hash of the tokens and their ids; equal for tokenizers whose other files differ."""
+        key = digest("vocabulary", _KEYS, self.identity.tokenizer)
+        found = self.store.get_json("notes", [key])
+        if key in found:
+            return str(found[key])
+        value = digest(sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]))
+        self.store.put_json("notes", {key: value})
+        return value
+
+
+def shared_vocabulary(baseline: Subject, candidate: Subject) -> int:
+    """How many leading ids mean the same to both tokenizers, or 0 when the vocabularies differ beyond added tokens; remembered.
+
+    -1 stands for all of them.
+    """
+    if baseline.identity.tokenizer == candidate.identity.tokenizer or baseline.vocabulary() == candidate.vocabulary():
+        return -1
+    key = digest("shared vocabulary", _KEYS, baseline.identity.tokenizer, candidate.identity.tokenizer)
+    found = baseline.store.get_json("notes", [key])
+    if key not in found:
+        found = {key: _compare(baseline.tokenizer, candidate.tokenizer)}
+        baseline.store.put_json("notes", found)
+    return int(found[key])
+
+
+def _compare(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> int:
+    first, second = (({index: token for token, index in tokenizer.get_vocab().items()}) for tokenizer in (a, b))
+    added = {*a.get_added_vocab().values(), *b.get_added_vocab().values()}
+    both = sorted(first.keys() & second.keys())
+    ordinary = [index for index in {*first, *second} if index not in added]
+    if any(first.get(index) != second.get(index) for index in ordinary):
+        return 0
+    return next((index for index in both if first[index] != second[index]), both[-1] + 1 if both else 0)
+
+
+def _from_prompt(prompt: Prompt) -> dict[str, object]:
+    return {"ids": prompt.ids, "tail": prompt.tail}
+
+
+def _from_options(rows: OptionRows) -> dict[str, object]:
+    return {"ids": rows.ids, "starts": rows.starts}
+
+
+def portable_key(probe: Probe, job: Job, repeat: int) -> str:
+    """Names a response or an option score without naming a model: the key inside a recording."""
+    what = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
+    return digest("recorded", _KEYS, job.task, probe_input(probe), what)
+
+

@@ -1,0 +1,167 @@
+"""The reasoning parser: formats by example, invariants by property."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.reasoning import DEFAULT_TAGS, split_reasoning
+
+HARMONY = "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
+LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis<|message|>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think>a</think>b", "a", "b"),
+        ("<think>\na\n</think>\n\nb\n", "a", "b"),
+        ("<THINK>a</Think>b", "a", "b"),
+        ("<thinking>a</thinking>b", "a", "b"),
+        ("<reasoning>a</reasoning>b", "a", "b"),
+        ("<thought>a</thought>b", "a", "b"),
+        ("[THINK]a[/THINK]b", "a", "b"),
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>", "a", "b"),
+        ("<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>b<|end_of_solution|>", "a", "b"),
+        ("<|im_start|>think\na\n<|im_start|>answer\nb", "a", "b"),
+        ("<|im_start|>think\na\n<|im_start|>answer\nAnswer: b<|im_end|>", "a", "Answer: b"),
+        ("<|channel>thought\na<channel|>b", "a", "b"),
+        ("Here is my thought process: a Here is my response: b", "a", "b"),
+        ("Here's my thought process: a Here's my response: b", "a", "b"),
+        (HARMONY, "Count.", "Four."),
+        ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", "a", "b"),
+        ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b", "{}", "b"),
+        ("<|channel|>final<|message|>b<|return|>", "", "b"),
+        ("<think>a</think><answer>b</answer>", "a", "b"),
+        ("<think>a</think><response>b</response>", "a", "b"),
+        ("b", "", "b"),
+        ("", "", ""),
+        ("<think></think>b", "", "b"),
+        ("<think>\n\n</think>\n\nb", "", "b"),
+        ("a</think>b", "a", "b"),
+        ("<think>a</think>b<think>c</think>d", "a\n\nc", "b\n\nd"),
+        ("b<think>c</think>", "c", "b"),
+        ("<think>a<think>b</think>c", "a\n\nb", "c"),
+        ("<think>a<think>b</think>c</think>d", "a\n\nb\n\nc", "d"),
+        ("<think>a</think>b</think>c", "a", "b\n\nc"),
+        ("The tag `<think>` opens a trace.", "", "The tag `<think>` opens a trace."),
+        ("<think>write `</think>` later</think>b", "write `</think>` later", "b"),
+        ("<think>see [THINK] and <|im_start|>answer</think>b", "see [THINK] and <|im_start|>answer", "b"),
+        ("Is 3 < 5? Yes, 3 < 5.", "", "Is 3 < 5? Yes, 3 < 5."),
+        ("x <", "", "x <"),
+        ("<answer>b</answer>", "", "<answer>b</answer>"),
+        ("I think so.", "", "I think so."),
+        ("Hello<|end|>", "", "Hello<|end|>"),
+    ],
+)
+def test_complete_responses(text: str, reasoning: str, answer: str) -> None:
+    split = split_reasoning(text)
+    assert (split.reasoning, split.answer, split.complete) == (reasoning, answer, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think>a", "a", ""),
+        ("<think>", "", ""),
+        ("<thi", "", ""),
+        ("<", "", ""),
+        ("<think>a</thi", "a", ""),
+        ("<think>a<", "a", ""),
+        ("<think>a</think>b<think>c", "a\n\nc", "b"),
+        ("<think>a</thinking>b", "a</thinking>b", ""),
+        ("[THINK]a", "a", ""),
+        ("<|im_start|>think\na", "a", ""),
+        ("<|im_start|>think\na<|im_start|>ans", "a", ""),
+        ("<|channel|>analysis<|message|>a", "a", ""),
+        ("<|channel|>analysis<|message|>a<|end|>", "a", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant", "a", ""),
+        ("<|channel|>ana", "", ""),
+        ("Here is my thought process: a", "a", ""),
+    ],
+)
+def test_incomplete_responses(text: str, reasoning: str, answer: str) -> None:
+    split = split_reasoning(text)
+    assert (split.reasoning, split.answer, split.complete) == (reasoning, answer, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer", "complete"),
+    [
+        ("a</think>b", "a", "b", True),
+        ("a[/THINK]b", "a", "b", True),
+        ("a", "a", "", False),
+        ("", "", "", False),
+        ("<think>a</think>b", "a", "b", True),
+        ("\n<think>\na</think>b", "a", "b", True),
+        ("a</thi", "a", "", False),
+        ("</think>b", "", "b", True),
+        ("a</think>b<think>c</think>d", "a\n\nc", "b\n\nd", True),
+    ],
+)
+def test_opened_by_the_template(text: str, reasoning: str, answer: str, complete: bool) -> None:
+    split = split_reasoning(text, opened_by_template=True)
+    assert (split.reasoning, split.answer, split.complete) == (reasoning, answer, complete)
+
+
+def test_tags_of_the_users_own() -> None:
+    split = split_reasoning("<plan>a</plan>b", tags=[("<plan>", "</plan>")])
+    assert (split.reasoning, split.answer) == ("a", "b")
+    assert split_reasoning("<think>a</think>b", tags=[("<plan>", "</plan>")]).answer == "<think>a</think>b"
+
+
+@pytest.mark.parametrize("tags", [[("<think>", "")], [("<x>", "<X>")], ["<think>"], [("a", "b", "c")]])
+def test_wrong_tags_say_what_is_expected(tags: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidInput, match="expected a pair of different tags"):
+        split_reasoning("x", tags=tags)
+
+
+MARKS = [tag for pair in DEFAULT_TAGS for tag in pair] + ["<|end|>", "<|start|>assistant", "<answer>", "</response>", "<", "`", "[", "<|", "\n", " ", "word", "</", "é"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(MARKS), st.text(max_size=5)), max_size=14).map("".join), st.booleans())
+def test_nothing_is_lost(text: str, opened: bool) -> None:
+    split = split_reasoning(text, opened_by_template=opened)
+    assert "".join(part.text for part in split.parts) == text
+    assert split.reasoning == "\n\n".join(p.text.strip() for p in split.parts if p.kind == "reasoning" and p.text.strip())
+    assert split.answer == "\n\n".join(p.text.strip() for p in split.parts if p.kind == "answer" and p.text.strip())
+
+
+PLAIN = st.text(alphabet="abc .,\n?é1", min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
+
+
+@given(st.sampled_from(LITERAL_TAGS), st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), st.booleans())
+def test_truncation_at_every_position_never_moves_text(tags: tuple[str, str], rounds: list[tuple[str, str]], opened: bool) -> None:
+    opening, closing = tags
+    text = "".join(f"{opening}{trace}{closing}{answer}" for trace, answer in rounds)
+    text = text[len(opening) :] if opened else text
+    whole = split_reasoning(text, opened_by_template=opened)
+    assert whole.complete
+    assert whole.reasoning == "\n\n".join(trace.strip() for trace, _ in rounds)
+    assert whole.answer == "\n\n".join(answer.strip() for _, answer in rounds)
+    for end in range(len(text)):
+        cut = split_reasoning(text[:end], opened_by_template=opened)
+        assert whole.reasoning.startswith(cut.reasoning), text[:end]
+        # one character of a tag cannot be told from an answer's own, once an answer has begun
+        assert whole.answer.startswith(cut.answer) or whole.answer.startswith(cut.answer[:-1].strip()), text[:end]
+        if not cut.complete:
+            assert end < len(text)
+        if cut.complete and text[:end].strip():
+            assert cut.answer or closing.casefold() in text[:end].casefold(), text[:end]
+
+
+@given(st.sampled_from(DEFAULT_TAGS), PLAIN)
+def test_a_trace_that_is_never_closed_has_no_answer(tags: tuple[str, str], trace: str) -> None:
+    split = split_reasoning(tags[0] + trace)
+    assert not split.complete
+    assert split.answer == ""
+
+
+@given(st.text(alphabet="abc <>[]|/`.\n", max_size=40))
+def test_a_response_without_a_tag_is_all_answer(text: str) -> None:
+    split = split_reasoning(text)
+    if split.complete:
+        assert split.reasoning == ""
+        assert split.answer == text.strip() or text.strip().startswith(split.answer)

@@ -1,0 +1,165 @@
+"""Model references: what is understood, and what is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.references import parse_reference
+
+
+def model_directory(path: Path, *, weights: str = "model.safetensors") -> Path:
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / weights).write_bytes(b"x")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "location", "revision"),
+    [
+        ("org/name", "hub", "org/name", ""),
+        ("org/name@v1.2", "hub", "org/name", "v1.2"),
+        ("org/name?revision=abc&thinking=off", "hub", "org/name", "abc"),
+        ("demo:aligned", "demo", "aligned", ""),
+    ],
+)
+def test_understands(text: str, kind: str, location: str, revision: str) -> None:
+    reference = parse_reference(text)
+    assert (reference.kind, reference.location, reference.revision) == (kind, location, revision)
+
+
+def test_options_and_label_make_two_settings_of_one_model_a_pair() -> None:
+    on, off = parse_reference("Qwen/Qwen3-4B?thinking=on"), parse_reference("Qwen/Qwen3-4B?thinking=off")
+    assert on.options == {"thinking": "on"}
+    assert (on.label, off.label) == ("Qwen/Qwen3-4B?thinking=on", "Qwen/Qwen3-4B?thinking=off")
+    assert on != off
+    assert hash(on) != hash(off)
+    assert parse_reference("org/name?label=ours").label == "ours"
+
+
+def test_a_reference_crosses_processes() -> None:
+    reference = parse_reference("org/name@main?dtype=float32")
+    assert pickle.loads(pickle.dumps(reference)) == reference
+
+
+def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
+    base = model_directory(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF....")
+    (tmp_path / "r.trust").write_bytes(b"PK\x03\x04")
+    kinds = {}
+    for path in (base, adapter, tmp_path / "m.gguf", tmp_path / "r.trust"):
+        reference = parse_reference(str(path))
+        reference.check()
+        kinds[path.name] = reference.kind
+    assert kinds == {"base": "directory", "adapter": "adapter", "m.gguf": "gguf", "r.trust": "recording"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no model reference"),
+        ("gpt2", "neither an existing path nor org/name"),
+        ("./nowhere", "no such file or directory"),
+        ("/nowhere/at/all", "no such file or directory"),
+        ("a/b/c", "no such file or directory"),
+        ("demo:other", "known are demo:instruct, demo:aligned, demo:sft"),
+        ("http://localhost:8000/v1#m", "a server is not a model reference"),
+        ("org/name@", "neither an existing path nor org/name"),
+        ("org/name?thinkin=on", "known options are base, device, dtype"),
+        ("org/name?thinking=maybe", "expected on or off"),
+        ("org/name?dtype=int3", "expected auto or float32"),
+        ("org/name?device=gpu", "expected auto, cpu, cuda"),
+        ("org/name?dtype", "options are written ?key=value"),
+        ("org/name?dtype=float32&dtype=auto", "given twice"),
+        ("org/name@a?revision=b", "given twice"),
+        ("org/name?base=org/other", "for a PEFT adapter"),
+        ("demo:sft?revision=b", "for models of the hub"),
+        ("org/na\nme", "no model reference"),
+    ],
+)
+def test_refuses_in_one_line(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse_reference(text)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def broken(tmp_path: Path, what: str) -> Path:
+    path = tmp_path / what
+    if what == "missing.gguf":
+        return path
+    if what in ("empty.gguf", "empty.trust"):
+        path.touch()
+    elif what in ("text.gguf", "text.trust"):
+        path.write_text("hello")
+    elif what == "file":
+        path.write_text("hello")
+    elif what == "bare":
+        path.mkdir()
+    elif what == "pickled":
+        model_directory(path, weights="pytorch_model.bin")
+    elif what == "weightless":
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+    elif what == "hollow":
+        model_directory(path)
+        (path / "model.safetensors").write_bytes(b"")
+    elif what == "garbled":
+        model_directory(path)
+        (path / "config.json").write_text("{")
+    elif what == "baseless":
+        path.mkdir()
+        (path / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/model"}')
+        (path / "adapter_model.safetensors").write_bytes(b"x")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("missing.gguf", "no such file"),
+        ("empty.gguf", "the file is empty"),
+        ("text.gguf", "not a GGUF file"),
+        ("empty.trust", "the file is empty"),
+        ("text.trust", "not a recording"),
+        ("file", "expected a model directory"),
+        ("bare", "neither config.json nor adapter_config.json"),
+        ("pickled", "add ?pickle=on"),
+        ("weightless", "no weights"),
+        ("hollow", "is empty"),
+        ("garbled", "not JSON"),
+        ("baseless", "its base model cannot be used"),
+    ],
+)
+def test_check_refuses_what_cannot_work(tmp_path: Path, what: str, said: str) -> None:
+    reference = parse_reference(str(broken(tmp_path, what)))
+    with pytest.raises(InvalidInput) as error:
+        reference.check()
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_allowed_by_their_own_option(tmp_path: Path) -> None:
+    path = model_directory(tmp_path / "pickled", weights="pytorch_model.bin")
+    parse_reference(f"{path}?pickle=on").check()
+
+
+def test_checking_imports_nothing_heavy(tmp_path: Path) -> None:
+    path = model_directory(tmp_path / "m")
+    code = (
+        "import sys; from pytest_trust.references import parse_reference; "
+        f"parse_reference({str(path)!r}).check(); "
+        "print([m for m in ('torch', 'transformers', 'numpy', 'yaml', 'huggingface_hub') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
