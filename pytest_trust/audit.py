@@ -33,7 +33,9 @@ class ReferencePair(Protocol):
 
 def profile_of(policy: Policy, name: str) -> Profile:
     if name not in policy.profiles:
-        raise InvalidInput(f"--trust-profile={name}: no such profile; expected one of {', '.join(policy.profiles)}")
+        raise InvalidInput(
+            f"--trust-profile={name}: no such profile; expected one of {', '.join(policy.profiles)}"
+        )
     return policy.profiles[name]
 
 
@@ -138,7 +140,9 @@ class Audit:
 
         known = self.policy.threshold(f"{suite.name}/{gate.name}")
         if margin is None and known is None:
-            raise InvalidInput(f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), compare(..., margin=0.05), or one in the policy file")
+            raise InvalidInput(
+                f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), compare(..., margin=0.05), or one in the policy file"
+            )
         threshold = known or Threshold(float(margin or 0))
         threshold = replace(
             threshold,
@@ -149,17 +153,25 @@ class Audit:
         if callable(judge):
             judging, judge_name, identity = as_judge(judge), "", getattr(judge, "__name__", "function")
         elif (judge or suite.judge) == "none":
-            raise InvalidInput(f"{suite.name} has no judge: give compare(..., judge=NAME or a function (response, probe))")
+            raise InvalidInput(
+                f"{suite.name} has no judge: give compare(..., judge=NAME or a function (response, probe))"
+            )
         else:
             judging = get_judge(judge or suite.judge)
             judge_name, identity = judge or suite.judge, judging.identity
         self.acquire(pair, [suite])
-        sides = [self.side(reference, suite, judging, judge_name) for reference in (pair.baseline, pair.candidate)]
+        sides = [
+            self.side(reference, suite, judging, judge_name) for reference in (pair.baseline, pair.candidate)
+        ]
         job = self.job(suite)
-        record = gate_record(suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity)
+        record = gate_record(
+            suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity
+        )
         record["drift"] = self.drift_record(pair, [suite])
         record["run"] = self.run_record(pair)
-        record["dimension_drift"] = self.drift_record(pair, [other for other in self._suites.values() if other.dimension == suite.dimension])
+        record["dimension_drift"] = self.drift_record(
+            pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
+        )
         return record
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
@@ -179,10 +191,18 @@ class Audit:
             }
             for name, identity in identities.items()
         }
-        run["warnings"] = sorted({f"{identity.label}: {warning}" for identity in identities.values() for warning in identity.warnings})
+        run["warnings"] = sorted(
+            {
+                f"{identity.label}: {warning}"
+                for identity in identities.values()
+                for warning in identity.warnings
+            }
+        )
         return run
 
-    def token_drifts(self, pair: ReferencePair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
+    def token_drifts(
+        self, pair: ReferencePair, suites: Sequence[Suite], direction: str
+    ) -> tuple[list[TokenDrift], str]:
         """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
         drifts: list[TokenDrift] = []
         reasons = []
@@ -209,8 +229,16 @@ class Audit:
                 record[f"{direction}_reason"] = reason
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.token_drifts(pair, suites, "floor")
-            record["floor"] = summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()["mean"] if floor else None
-            record["identical"] = all(record[direction]["maximum"] <= 1e-6 for direction in DIRECTIONS if direction in record)
+            record["floor"] = (
+                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()[
+                    "mean"
+                ]
+                if floor
+                else None
+            )
+            record["identical"] = all(
+                record[direction]["maximum"] <= 1e-6 for direction in DIRECTIONS if direction in record
+            )
         self._drifts[key] = record if len(record) > 2 or "identical" in record else None
         return self._drifts[key]
 
@@ -223,7 +251,9 @@ class Audit:
         found = self.engine.drift(job, pair.baseline, pair.candidate)
         by_probe = getattr(found, direction)
         if not by_probe:
-            raise TrustError(f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}")
+            raise TrustError(
+                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
+            )
         name, on = DIRECTIONS[direction]
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on)
 
@@ -253,7 +283,11 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     for suite in suites:
         job = audit.job(suite)
         made = len(job.probes) * job.samples
-        cost = sum(prompt_size(probe) + (job.generation.max_new_tokens * job.samples if job.task == "generate" else 0) for probe in job.probes)
+        cost = sum(
+            prompt_size(probe)
+            + (job.generation.max_new_tokens * job.samples if job.task == "generate" else 0)
+            for probe in job.probes
+        )
         responses += made
         tokens += cost
         for gate in suite.gates.values():
@@ -271,10 +305,20 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                     "tokens": cost,
                 }
             )
-    totals = {"responses": 2 * responses, "stored": None, "tokens": 2 * tokens, "seconds": None, "memory_bytes": None}
+    totals = {
+        "responses": 2 * responses,
+        "stored": None,
+        "tokens": 2 * tokens,
+        "seconds": None,
+        "memory_bytes": None,
+    }
     sides = {name: getattr(audit.trust, name) for name in ("baseline", "candidate")}
     meta = {name: {"model": side.label} for name, side in sides.items() if side}
-    return {"rows": rows, "totals": totals, "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name}}
+    return {
+        "rows": rows,
+        "totals": totals,
+        "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
+    }
 
 
 def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float | None:
@@ -282,9 +326,15 @@ def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float | 
 
     if clusters < 2:
         return None
-    return detectable_flips(clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power)
+    return detectable_flips(
+        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power
+    )
 
 
 def prompt_size(probe: Probe) -> int:
     """Tokens of a probe's input, estimated at four characters a token."""
-    return (sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))) // 4 + 8
+    return (
+        sum(len(message.content) for message in probe.messages)
+        + len(probe.text)
+        + sum(map(len, probe.options))
+    ) // 4 + 8

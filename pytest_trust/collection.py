@@ -79,7 +79,9 @@ class SuiteCollection:
             self.selected = [self.directory / f"{stem}.py" for stem in sorted(stems)]
             for path in self.selected:
                 if not path.is_file():
-                    raise pytest.UsageError(f"{PACKAGE}.{path.stem}: no such bundled module; expected one of {', '.join(path.stem for path in self.modules())}")
+                    raise pytest.UsageError(
+                        f"{PACKAGE}.{path.stem}: no such bundled module; expected one of {', '.join(path.stem for path in self.modules())}"
+                    )
         self._let_last_failed_see_us(config)
 
     @pytest.hookimpl(wrapper=True)
@@ -102,7 +104,11 @@ class SuiteCollection:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """`--trust-suite=safety/harmful_requests` keeps one suite of its module; a run that named no path keeps trust tests only."""
         named = config.args_source is pytest.Config.ArgsSource.ARGS
-        kept = [item for item in items if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))]
+        kept = [
+            item
+            for item in items
+            if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))
+        ]
         dropped = [item for item in items if item not in set(kept)]
         if dropped:
             config.hook.pytest_deselected(items=dropped)

@@ -51,12 +51,20 @@ def add_options(parser: pytest.Parser) -> None:
     for name, metavar, text in (
         ("baseline", "MODEL", f"the model to be as trustworthy as: {reference}"),
         ("candidate", "MODEL", "the model to compare with it, given likewise"),
-        ("profile", "NAME", f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)"),
+        (
+            "profile",
+            "NAME",
+            f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)",
+        ),
         ("policy", "FILE", "YAML file of margins and levels over the bundled ones"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
         ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),
-        ("dtype", "DTYPE", "float32, bfloat16, float16 (default: float32 on a CPU, the checkpoint's own on a GPU)"),
+        (
+            "dtype",
+            "DTYPE",
+            "float32, bfloat16, float16 (default: float32 on a CPU, the checkpoint's own on a GPU)",
+        ),
         ("batch-size", "N", "rows per batch, or auto (default)"),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("seed", "N", "seed of sampled responses (default: 0)"),
@@ -72,8 +80,16 @@ def add_options(parser: pytest.Parser) -> None:
         help="run this dimension (safety) or suite (safety/harmful_requests) only; repeatable. ini: trust_suite",
     )
     parser.addini("trust_suite", type="args", default=[], help="dimensions or suites to run")
-    group.addoption("--trust-record", metavar="FILE", help="write the one model's responses to FILE (.trust), which is then a model reference")
-    group.addoption("--trust-plan", action="store_true", help="print what would be run and what each gate could detect; load nothing")
+    group.addoption(
+        "--trust-record",
+        metavar="FILE",
+        help="write the one model's responses to FILE (.trust), which is then a model reference",
+    )
+    group.addoption(
+        "--trust-plan",
+        action="store_true",
+        help="print what would be run and what each gate could detect; load nothing",
+    )
     for name, text in (
         ("strict", "an inconclusive gate fails in place of being skipped"),
         ("redact", "keep prompts and answers out of terminal and report"),
@@ -82,7 +98,12 @@ def add_options(parser: pytest.Parser) -> None:
         option = f"trust_{name.replace('-', '_')}"
         group.addoption(f"--trust-{name}", action="store_true", default=None, help=f"{text}. ini: {option}")
         parser.addini(option, type="bool", default=False, help=text)
-    parser.addini("trust_testpaths", type="args", default=None, help="where trust tests of your own are, for runs that name no path (default: as pytest does)")
+    parser.addini(
+        "trust_testpaths",
+        type="args",
+        default=None,
+        help="where trust tests of your own are, for runs that name no path (default: as pytest does)",
+    )
 
 
 _KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
@@ -147,13 +168,19 @@ def build_config(config: pytest.Config) -> TrustConfig:
         report=path("report"),
         device=None if text("device") in (None, "auto") else text("device"),
         dtype=None if text("dtype") in (None, "auto") else text("dtype"),
-        batch_size=None if text("batch_size") in (None, "auto") else whole("--trust-batch-size", text("batch_size"), 1, "or auto"),
-        max_new_tokens=None if text("max_new_tokens") is None else whole("--trust-max-new-tokens", text("max_new_tokens"), 1),
+        batch_size=None
+        if text("batch_size") in (None, "auto")
+        else whole("--trust-batch-size", text("batch_size"), 1, "or auto"),
+        max_new_tokens=None
+        if text("max_new_tokens") is None
+        else whole("--trust-max-new-tokens", text("max_new_tokens"), 1),
         seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
         limit=None if limit is None else read_limit(limit),
         redact=flag("redact"),
         trust_remote_code=flag("remote_code"),
-        testpaths=None if config.getini("trust_testpaths") is None else tuple(config.getini("trust_testpaths")),
+        testpaths=None
+        if config.getini("trust_testpaths") is None
+        else tuple(config.getini("trust_testpaths")),
     )
     check_config(trust)
     return trust
@@ -163,20 +190,30 @@ def check_config(trust: TrustConfig) -> None:
     given = [name for name in ("baseline", "candidate") if getattr(trust, name) is not None]
     if trust.record is not None:
         if len(given) != 1:
-            raise pytest.UsageError(f"--trust-record writes one model's part: give --trust-baseline or --trust-candidate, not {' and '.join(given) or 'neither'}")
+            raise pytest.UsageError(
+                f"--trust-record writes one model's part: give --trust-baseline or --trust-candidate, not {' and '.join(given) or 'neither'}"
+            )
         if trust.record.suffix != ".trust":
-            raise pytest.UsageError(f"--trust-record={trust.record.name}: expected a file name ending in .trust")
+            raise pytest.UsageError(
+                f"--trust-record={trust.record.name}: expected a file name ending in .trust"
+            )
     elif given == ["baseline"] and not trust.plan:
-        raise pytest.UsageError("--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL")
+        raise pytest.UsageError(
+            "--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL"
+        )
     elif given == ["candidate"]:
-        raise pytest.UsageError("--trust-candidate was given without --trust-baseline: name the model it came from, --trust-baseline=MODEL")
+        raise pytest.UsageError(
+            "--trust-candidate was given without --trust-baseline: name the model it came from, --trust-baseline=MODEL"
+        )
     if trust.dtype not in (None, "float32", "bfloat16", "float16"):
         raise pytest.UsageError(f"--trust-dtype={trust.dtype}: expected float32, bfloat16, float16 or auto")
     if trust.report is not None and trust.report.suffix != ".json":
         raise pytest.UsageError(f"--trust-report={trust.report.name}: expected a file name ending in .json")
     for path, option in ((trust.report, "--trust-report"), (trust.record, "--trust-record")):
         if path is not None and not path.parent.is_dir():
-            raise pytest.UsageError(f"{option}={path}: the directory {path.parent} does not exist: create it or name another")
+            raise pytest.UsageError(
+                f"{option}={path}: the directory {path.parent} does not exist: create it or name another"
+            )
 
 
 def default_store() -> Path:
@@ -192,7 +229,9 @@ def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
     except ValueError:
         number = least - 1
     if number < least:
-        raise pytest.UsageError(f"{option}={value}: expected a whole number of at least {least}{' ' + rest if rest else ''}")
+        raise pytest.UsageError(
+            f"{option}={value}: expected a whole number of at least {least}{' ' + rest if rest else ''}"
+        )
     return number
 
 
@@ -203,7 +242,9 @@ def read_limit(value: str) -> float:
     except ValueError:
         limit = 0.0
     if not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
-        raise pytest.UsageError(f"--trust-limit={value}: expected a whole number of probes, or a fraction between 0 and 1")
+        raise pytest.UsageError(
+            f"--trust-limit={value}: expected a whole number of probes, or a fraction between 0 and 1"
+        )
     return limit
 
 
@@ -213,5 +254,12 @@ def refuse_space_form(args: list[str], raw: tuple[Any, ...]) -> None:
     Only values that exist as paths do that, so only they are refused.
     """
     for option, value in zip(raw, raw[1:], strict=False):
-        if str(option) in ("--trust-baseline", "--trust-candidate", "--trust-policy", "--trust-store") and os.path.exists(str(value)):
-            raise pytest.UsageError(f"{option} {value}: pytest takes a path given after a space for a test path; write {option}={value}")
+        if str(option) in (
+            "--trust-baseline",
+            "--trust-candidate",
+            "--trust-policy",
+            "--trust-store",
+        ) and os.path.exists(str(value)):
+            raise pytest.UsageError(
+                f"{option} {value}: pytest takes a path given after a space for a test path; write {option}={value}"
+            )

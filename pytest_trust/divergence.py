@@ -22,8 +22,7 @@ __all__ = ["TokenDivergences", "kl_divergence", "token_divergences"]
 
 @dataclass(frozen=True, slots=True)
 class TokenDivergences:
-    """Divergences of p and q at each token; every tensor has the shape of the logits without the vocabulary
-    axis.
+    """Divergences of p and q at each token; tensors of the logits' shape without the vocabulary axis.
 
     The label fields are None where no labels were given; ``js`` is None where it was not asked for.
     """
@@ -41,8 +40,7 @@ class TokenDivergences:
     entropy_q: torch.Tensor
     """Entropy of q in nats, float32."""
     same_top: torch.Tensor
-    """Bool: one token is most likely under both. Tied tops (common in 16 bits) agree when they share a
-    token."""
+    """Bool: one token is most likely under both. Tied tops (common in 16 bits) agree if they share a token."""
     p_label: torch.Tensor | None = None
     """Probability of the label under p, float32."""
     q_label: torch.Tensor | None = None
@@ -67,7 +65,7 @@ class TokenDivergences:
     def tokens(self, start: int, stop: int) -> TokenDivergences:
         """The tokens from `start` up to `stop`, for divergences of shape [tokens]."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TokenDivergences(**{name: None if x is None else x[start:stop] for name, x in columns.items()})
+        return self.of({name: column[start:stop] for name, column in columns.items() if column is not None})
 
     @classmethod
     def of(cls, columns: Mapping[str, torch.Tensor]) -> TokenDivergences:
@@ -80,11 +78,8 @@ class TokenDivergences:
         """One object for the tokens of all parts, in order. The parts must have the same optional fields."""
         import torch
 
-        columns: dict[str, torch.Tensor | None] = {}
-        for field in fields(cls):
-            values = [getattr(part, field.name) for part in parts]
-            columns[field.name] = None if values[0] is None else torch.cat(values)
-        return cls(**columns)  # type: ignore[arg-type]
+        present = [field.name for field in fields(cls) if getattr(parts[0], field.name) is not None]
+        return cls.of({name: torch.cat([getattr(part, name) for part in parts]) for name in present})
 
 
 def kl_divergence(

@@ -13,6 +13,8 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.heads import Head, divergences_from_hidden, head_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from pytest_trust.divergence import TokenDivergences
@@ -200,8 +202,7 @@ def split_responses(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A piece of a text: its tokens, which of them are measured here, and how many special ones are left
-    out."""
+    """A piece of a text: its tokens, which are measured here, and how many special ones are left out."""
 
     text: int
     ids: tuple[int, ...]
@@ -219,6 +220,7 @@ def compare_models(
     clusters: Sequence[str] | None = None,
     window: int | None = None,
     stride: int | None = None,
+    store: Path | None = None,
 ) -> Drift:
     """KL(a || b) of two models on plain texts, exact, per token.
 
@@ -229,8 +231,7 @@ def compare_models(
 
     Args:
         a: a model reference (``org/name``, a directory, ``demo:instruct``), a pair (model, tokenizer), or an
-            object
-            with these attributes.
+            object with these attributes.
         b: the other model, in the same forms.
         texts: texts of at least one token to measure.
         batch_size: windows of one forward.
@@ -238,6 +239,7 @@ def compare_models(
         clusters: one name a text; the errors are clustered by it. Default: every text by itself.
         window: longest piece in tokens; default: the smaller context of the two, at most 4096.
         stride: new tokens of each further window; default: half a window.
+        store: directory for what loading a reference keeps; default: the user's cache directory.
 
     Returns:
         `Drift` with direction ``KL(a || b)``; ``delta_p`` is a minus b.
@@ -248,8 +250,8 @@ def compare_models(
     """
     given = _checked_texts(texts, clusters)
     names = list(clusters) if clusters is not None else [str(index) for index in range(len(given))]
-    model_a, tokenizer_a = _loaded(a, "a")
-    model_b, tokenizer_b = _loaded(b, "b")
+    model_a, tokenizer_a = _loaded(a, "a", store)
+    model_b, tokenizer_b = _loaded(b, "b", store)
     head_a, head_b = head_of(model_a), head_of(model_b)
     check_head(model_a, head_a)
     check_head(model_b, head_b)
@@ -314,14 +316,14 @@ def _checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> list
     return given
 
 
-def _loaded(given: Any, name: str) -> tuple[Any, Any]:
+def _loaded(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
     """Model and tokenizer of whatever form was given."""
     if isinstance(given, str):
         from pytest_trust.config import default_store
         from pytest_trust.models import load_model
         from pytest_trust.references import parse_reference
 
-        given = load_model(parse_reference(given), cache=default_store())
+        given = load_model(parse_reference(given), cache=store or default_store())
     if hasattr(given, "model") and hasattr(given, "tokenizer"):
         given = (given.model, given.tokenizer)
     if not (isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_output_embeddings")):

@@ -38,9 +38,14 @@ class Side:
     samples: Mapping[str, tuple[JudgedSample, ...]]
 
 
-def judge_responses(judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]) -> dict[str, tuple[JudgedSample, ...]]:
+def judge_responses(
+    judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]
+) -> dict[str, tuple[JudgedSample, ...]]:
     """Judge every sample of every probe. A trace that was never closed is `truncated`, whatever it says; a judge that throws gives `error`."""
-    return {probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ())) for probe in probes}
+    return {
+        probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
+        for probe in probes
+    }
 
 
 def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
@@ -49,12 +54,18 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
         return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning)
     try:
         judgement = judge(response.answer, probe)
-    except Exception as error:  # a judge's failure is an instrument error of this response, and the run goes on
+    except (
+        Exception
+    ) as error:  # a judge's failure is an instrument error of this response, and the run goes on
         judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
-    return JudgedSample(judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message)
+    return JudgedSample(
+        judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message
+    )
 
 
-def judge_options(probes: Sequence[Probe], scores: Mapping[str, OptionScores], normalise: str = "none") -> dict[str, tuple[JudgedSample, ...]]:
+def judge_options(
+    probes: Sequence[Probe], scores: Mapping[str, OptionScores], normalise: str = "none"
+) -> dict[str, tuple[JudgedSample, ...]]:
     """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`. Ties go against the answer (larger is worse)."""
     judged: dict[str, tuple[JudgedSample, ...]] = {}
     for probe in probes:
@@ -63,10 +74,16 @@ def judge_options(probes: Sequence[Probe], scores: Mapping[str, OptionScores], n
             continue
         values = normalised(scores[probe.id], normalise)
         if not all(map(math.isfinite, values)):
-            judged[probe.id] = (JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),)
+            judged[probe.id] = (
+                JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),
+            )
             continue
         right = values[probe.options.index(probe.answer)]
-        others = [(value, option) for value, option in zip(values, probe.options, strict=True) if option != probe.answer]
+        others = [
+            (value, option)
+            for value, option in zip(values, probe.options, strict=True)
+            if option != probe.answer
+        ]
         best, rival = max(others)
         wrong = best >= right
         text = f"{rival if wrong else probe.answer}  ({best - right:+.2f} nats towards {rival!r})"
@@ -118,7 +135,10 @@ def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) 
     if gate.minus:
         return _contrast_units(gate, probes, baseline, candidate)
     chosen = [probe for probe in probes if probe.matches(gate.where)]
-    sides = [[score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen] for side in (baseline, candidate)]
+    sides = [
+        [score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen]
+        for side in (baseline, candidate)
+    ]
     return Units(sides[0], sides[1], [probe.cluster for probe in chosen])
 
 
@@ -130,11 +150,17 @@ def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candida
     def contrast(members: list[Probe], side: Side) -> float:
         means = []
         for where in (gate.where, gate.minus):
-            scores = [score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)]
+            scores = [
+                score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)
+            ]
             means.append(sum(scores) / len(scores) if scores else NOT_MEASURED)
         return means[0] - means[1]
 
-    both = [name for name, members in clusters.items() if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))]
+    both = [
+        name
+        for name, members in clusters.items()
+        if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))
+    ]
     return Units(*([contrast(clusters[name], side) for name in both] for side in (baseline, candidate)), both)
 
 
@@ -153,7 +179,9 @@ def gate_record(
     from pytest_trust.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
-    relevant = [probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
+    relevant = [
+        probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
+    ]
     sides = {
         "baseline": _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
         "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
@@ -179,7 +207,10 @@ def gate_record(
         if never:
             verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
         elif over_ceiling(threshold, paired.candidate, paired.clusters, policy.alpha):
-            verdict, reason = "regressed", f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is"
+            verdict, reason = (
+                "regressed",
+                f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is",
+            )
     return {
         "gate": f"{suite.name}/{gate.name}",
         "dimension": suite.dimension,
@@ -215,7 +246,9 @@ def gate_record(
     }
 
 
-def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float) -> bool:
+def over_ceiling(
+    threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float
+) -> bool:
     """Whether the candidate's own lower limit (one-sided, at alpha) is above the absolute ceiling."""
     if threshold.ceiling is None:
         return False
@@ -225,7 +258,9 @@ def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequen
     return interval is not None and interval.lower is not None and interval.lower > threshold.ceiling
 
 
-def _side_record(gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+def _side_record(
+    gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
+) -> dict[str, Any]:
     from pytest_trust.intervals import rate_interval
 
     samples = [sample for probe in probes for sample in side.samples.get(probe.id, ())]
@@ -246,7 +281,13 @@ def _side_record(gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequen
     }
 
 
-def _coverage_reason(policy: Policy, sides: Mapping[str, Mapping[str, Any]], baseline: Side, candidate: Side, probes: Sequence[Probe]) -> str:
+def _coverage_reason(
+    policy: Policy,
+    sides: Mapping[str, Mapping[str, Any]],
+    baseline: Side,
+    candidate: Side,
+    probes: Sequence[Probe],
+) -> str:
     """Why the gate cannot be trusted to have been measured; empty when it can."""
     if not probes:
         return "no probe of this profile belongs to the gate: raise --trust-limit or choose a larger --trust-profile"
@@ -281,13 +322,32 @@ def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side)
         if math.isnan(change) or change == 0:
             continue
         shown = {"baseline": _worst(gate, before), "candidate": _worst(gate, after)}
-        moved.append((change, {"probe": probe.id, "cluster": probe.cluster, "subtype": probe.subtype, "prompt": probe.prompt, "worse": change > 0, **shown}))
+        moved.append(
+            (
+                change,
+                {
+                    "probe": probe.id,
+                    "cluster": probe.cluster,
+                    "subtype": probe.subtype,
+                    "prompt": probe.prompt,
+                    "worse": change > 0,
+                    **shown,
+                },
+            )
+        )
     moved.sort(key=lambda item: (-item[0], item[1]["probe"]))
     return [record for _, record in moved]
 
 
 def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> dict[str, Any]:
     """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""
-    sample = max(samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score))
+    sample = max(
+        samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score)
+    )
     score = score_probe(gate, samples)
-    return {"outcome": sample.outcome, "score": None if math.isnan(score) else score, "answer": sample.answer, "reasoning": sample.reasoning}
+    return {
+        "outcome": sample.outcome,
+        "score": None if math.isnan(score) else score,
+        "answer": sample.answer,
+        "reasoning": sample.reasoning,
+    }

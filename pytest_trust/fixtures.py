@@ -109,7 +109,9 @@ class Trust:
         """
         __tracebackhide__ = True
         marks = marker_arguments(self._item)
-        loaded = self._load(suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom"))
+        loaded = self._load(
+            suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom")
+        )
         record = self._audit.gate_record(
             self.pair,
             loaded,
@@ -133,7 +135,9 @@ class Trust:
         baseline's (what was forgotten). Raises InvalidInput for another direction, TrustError where no KL can be claimed."""
         __tracebackhide__ = True
         if direction not in ("candidate_baseline", "baseline_candidate"):
-            raise InvalidInput(f"direction is {direction!r}, expected candidate_baseline or baseline_candidate")
+            raise InvalidInput(
+                f"direction is {direction!r}, expected candidate_baseline or baseline_candidate"
+            )
         loaded = self._load(suite, None, "custom")
         return self._audit.suite_drift(self.pair, loaded, direction)
 
@@ -162,11 +166,19 @@ def check_markers(items: list[pytest.Item]) -> None:
         for marker in item.iter_markers("trust"):
             unknown = sorted(set(marker.kwargs) - set(_MARKER_KEYS))
             if unknown or len(marker.args) > 1:
-                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trust takes a suite and {', '.join(_MARKER_KEYS)}, not {', '.join(unknown) or marker.args[1:]}")
+                raise pytest.UsageError(
+                    f"{item.nodeid}: @pytest.mark.trust takes a suite and {', '.join(_MARKER_KEYS)}, not {', '.join(unknown) or marker.args[1:]}"
+                )
             for key in ("margin", "ceiling"):
                 value = marker.kwargs.get(key, 1.0)
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                    raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): expected a positive number in the metric's unit")
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, (int, float))
+                    or not 0 < value < float("inf")
+                ):
+                    raise pytest.UsageError(
+                        f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): expected a positive number in the metric's unit"
+                    )
 
 
 def make_pair(baseline: Reference | str | None, candidate: Reference | str | None) -> Pair:

@@ -18,9 +18,7 @@ from pytest_trust.intervals import (
     sign_flip_p,
 )
 
-FEW_CLUSTERS = (
-    12  # below, a graded regression also needs the sign-flip test; at most 2^11 patterns are listed
-)
+FEW_CLUSTERS = 12  # below, a graded regression also needs the sign-flip test; at most 2^11 patterns are listed
 FEW_MOVED = 20  # below so many clusters with any difference, a t limit misses what has not happened yet
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -98,9 +96,13 @@ def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
         lower = _signed(lower, p_value <= plan.level)
         method = f"sign-flip test on cluster sums, score limits with design effect {counts.effect:.2f}"
     pairs = max(int(counts.n), 1)
-    needed = powers.needed_flips(
-        counts.better, counts.worse, pairs, margin=plan.margin, alpha=plan.alpha, power=plan.power
-    )
+    needed = None
+    if lower <= 0.0 and upper >= plan.margin:
+        pairs_needed = powers.needed_flips(
+            counts.better, counts.worse, pairs, margin=plan.margin, alpha=plan.alpha, power=plan.power
+        )
+        if pairs_needed is not None:
+            needed = max(totals.n + 1, int(np.ceil(pairs_needed * counts.effect)))
     return Limits(
         lower=lower,
         upper=upper,
@@ -113,7 +115,7 @@ def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
             family=plan.family,
             power=plan.power,
         ),
-        needed=None if needed is None else max(totals.n + 1, int(np.ceil(needed * counts.effect))),
+        needed=needed,
         method=method,
     )
 

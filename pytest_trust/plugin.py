@@ -11,7 +11,6 @@ from pytest_trust import config as options
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_trust.config import TrustConfig
     from pytest_trust.fixtures import Pair, Trust
     from pytest_trust.references import Reference
 
@@ -47,7 +46,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if "trust" in getattr(item, "fixturenames", ()):
         from pytest_trust.outcomes import annotate

@@ -90,24 +90,40 @@ def _merge(base: Policy | None, path: Path, name: str) -> Policy:
     sections: dict[str, dict[str, Any]] = {}
     for section, read in (("gates", _threshold), ("controls", _threshold), ("profiles", _profile)):
         known = dict(getattr(base, section)) if base else {}
-        known |= {key: read(f"{path}: {section}: {key}", value, known.get(key)) for key, value in document.get(section, {}).items()}
+        known |= {
+            key: read(f"{path}: {section}: {key}", value, known.get(key))
+            for key, value in document.get(section, {}).items()
+        }
         sections[section] = known
     numbers = {key: float(document[key]) for key in _BOUNDS if key in document}
-    return Policy(name=name, **numbers, **sections) if base is None else replace(base, name=name, **numbers, **sections)
+    return (
+        Policy(name=name, **numbers, **sections)
+        if base is None
+        else replace(base, name=name, **numbers, **sections)
+    )
 
 
 def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
     check_keys(where, document, _THRESHOLD_KEYS, required=() if base else ("margin",))
     margin = document.get("margin", base.margin if base else None)
     if not 0 < margin < float("inf"):
-        raise InvalidInput(f"{where}: margin is {margin}, expected a positive number in the metric's unit (0.05 is five points of a share)")
+        raise InvalidInput(
+            f"{where}: margin is {margin}, expected a positive number in the metric's unit (0.05 is five points of a share)"
+        )
     ceiling = document.get("ceiling", base.ceiling if base else None)
-    return Threshold(float(margin), None if ceiling is None else float(ceiling), tuple(document.get("never", base.never if base else ())))
+    return Threshold(
+        float(margin),
+        None if ceiling is None else float(ceiling),
+        tuple(document.get("never", base.never if base else ())),
+    )
 
 
 def _profile(where: str, document: Any, base: Profile | None) -> Profile:
     check_keys(where, document, _PROFILE_KEYS, required=() if base else _PROFILE_KEYS)
     for key, value in document.items():
         if value is not None and value < (0 if key in ("drift", "reasoning_tokens") else 1):
-            raise InvalidInput(f"{where}: {key} is {value}, expected a positive number" + (" or null for all" if key in ("generate", "choose") else ""))
+            raise InvalidInput(
+                f"{where}: {key} is {value}, expected a positive number"
+                + (" or null for all" if key in ("generate", "choose") else "")
+            )
     return replace(base, **document) if base else Profile(**document)

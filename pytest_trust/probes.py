@@ -96,7 +96,9 @@ class Suite:
         if name is None and len(self.gates) == 1:
             return next(iter(self.gates.values()))
         if name is None or name not in self.gates:
-            raise InvalidInput(f"{self.name} has the gates {', '.join(self.gates)}, not {name!r}: name one of them")
+            raise InvalidInput(
+                f"{self.name} has the gates {', '.join(self.gates)}, not {name!r}: name one of them"
+            )
         return self.gates[name]
 
 
@@ -106,7 +108,9 @@ def bundled_directory() -> Path:
 
     spec = find_spec("pytest_trust.suites")
     if spec is None or not spec.submodule_search_locations:
-        raise InvalidInput("the bundled suites are not installed beside pytest_trust: install the package again")
+        raise InvalidInput(
+            "the bundled suites are not installed beside pytest_trust: install the package again"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -167,7 +171,11 @@ def read_suite(path: Path) -> Suite:
     if document.get("normalise", "none") not in ("none", "tokens", "bytes"):
         raise InvalidInput(f"{path}: normalise is {document['normalise']!r}, expected none, tokens or bytes")
     gates = {name: read_gate(path, name, gate) for name, gate in document["gates"].items()}
-    rest = {key: document[key] for key in ("max_new_tokens", "samples", "temperature", "normalise", "control") if key in document}
+    rest = {
+        key: document[key]
+        for key in ("max_new_tokens", "samples", "temperature", "normalise", "control")
+        if key in document
+    }
     return Suite(
         name=f"{document['dimension']}/{path.stem}",
         dimension=document["dimension"],
@@ -190,7 +198,9 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
     for key in ("counts", "of"):
         unknown = [outcome for outcome in document.get(key, ()) if outcome not in OUTCOMES]
         if unknown:
-            raise InvalidInput(f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}")
+            raise InvalidInput(
+                f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}"
+            )
     lists = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
     rest = {key: document[key] for key in ("score", "where", "minus") if key in document}
     return Gate(name, document["title"], **lists, **rest)
@@ -201,7 +211,9 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise InvalidInput(f"probe file {path} does not exist: expected a JSONL file, one probe a line") from None
+        raise InvalidInput(
+            f"probe file {path} does not exist: expected a JSONL file, one probe a line"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"probe file {path} cannot be read as UTF-8 text: {error}") from None
     probes: dict[str, Probe] = {}
@@ -211,11 +223,15 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
             continue
         probe = read_probe(f"{path}:{number}", line)
         if probe.id in probes:
-            raise InvalidInput(f"{path}:{number}: duplicate id {probe.id!r}, first used in line {first_line[probe.id]}: ids must be unique")
+            raise InvalidInput(
+                f"{path}:{number}: duplicate id {probe.id!r}, first used in line {first_line[probe.id]}: ids must be unique"
+            )
         probes[probe.id] = probe
         first_line[probe.id] = number
     if not probes:
-        raise InvalidInput(f"probe file {path} is empty: expected one JSON object a line with at least an id and a prompt")
+        raise InvalidInput(
+            f"probe file {path} is empty: expected one JSON object a line with at least an id and a prompt"
+        )
     return tuple(probes.values())
 
 
@@ -237,20 +253,36 @@ def read_probe(where: str, line: str) -> Probe:
     try:
         document = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"{where}: not JSON ({error.msg} at column {error.colno}): expected one JSON object a line") from None
-    extra = {key: value for key, value in document.items() if key not in _PROBE_KEYS} if isinstance(document, dict) else {}
-    known = {key: value for key, value in document.items() if key in _PROBE_KEYS} if isinstance(document, dict) else document
+        raise InvalidInput(
+            f"{where}: not JSON ({error.msg} at column {error.colno}): expected one JSON object a line"
+        ) from None
+    extra = (
+        {key: value for key, value in document.items() if key not in _PROBE_KEYS}
+        if isinstance(document, dict)
+        else {}
+    )
+    known = (
+        {key: value for key, value in document.items() if key in _PROBE_KEYS}
+        if isinstance(document, dict)
+        else document
+    )
     check_keys(where, known, _PROBE_KEYS, required=("id",))
     for key, value in extra.items():
         if not isinstance(value, (str, int, float, bool)):
-            raise InvalidInput(f"{where}: {key!r} is {type(value).__name__}, expected a string, number or boolean (known keys: {', '.join(_PROBE_KEYS)})")
+            raise InvalidInput(
+                f"{where}: {key!r} is {type(value).__name__}, expected a string, number or boolean (known keys: {', '.join(_PROBE_KEYS)})"
+            )
     given = [key for key in ("prompt", "messages", "text") if key in known]
     if len(given) != 1:
-        raise InvalidInput(f"{where}: has {' and '.join(given) or 'no input'}, expected exactly one of prompt, messages, text")
+        raise InvalidInput(
+            f"{where}: has {' and '.join(given) or 'no input'}, expected exactly one of prompt, messages, text"
+        )
     options = _strings(where, known, "options")
     answer = known.get("answer", "")
     if options and answer and answer not in options:
-        raise InvalidInput(f"{where}: answer {answer!r} is none of the options {', '.join(map(repr, options))}")
+        raise InvalidInput(
+            f"{where}: answer {answer!r} is none of the options {', '.join(map(repr, options))}"
+        )
     return Probe(
         id=known["id"],
         cluster=known.get("cluster", known["id"]),
@@ -268,7 +300,9 @@ def _messages(where: str, document: Mapping[str, Any]) -> tuple[Message, ...]:
     if "messages" in document:
         messages = []
         for message in document["messages"]:
-            check_keys(f"{where}: message", message, {"role": str, "content": str}, required=("role", "content"))
+            check_keys(
+                f"{where}: message", message, {"role": str, "content": str}, required=("role", "content")
+            )
             messages.append(Message(message["role"], message["content"]))
         if not messages:
             raise InvalidInput(f"{where}: messages is empty, expected at least one user message")
@@ -302,23 +336,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InvalidInput(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+        raise InvalidInput(
+            f"{path}{line}: not YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})"
+        ) from None
     if not isinstance(document, dict):
-        raise InvalidInput(f"{path}: holds {type(document).__name__}, expected a YAML mapping of keys to values")
+        raise InvalidInput(
+            f"{path}: holds {type(document).__name__}, expected a YAML mapping of keys to values"
+        )
     return document
 
 
-def check_keys(where: object, document: Any, expected: Mapping[str, Any], *, required: Iterable[str] = ()) -> None:
+def check_keys(
+    where: object, document: Any, expected: Mapping[str, Any], *, required: Iterable[str] = ()
+) -> None:
     """Raise InvalidInput unless `document` is a mapping with known keys of the expected types and all the required ones."""
     if not isinstance(document, dict):
-        raise InvalidInput(f"{where}: holds {type(document).__name__}, expected a mapping with the keys {', '.join(expected)}")
+        raise InvalidInput(
+            f"{where}: holds {type(document).__name__}, expected a mapping with the keys {', '.join(expected)}"
+        )
     for key, value in document.items():
         if key not in expected:
             raise InvalidInput(f"{where}: unknown key {key!r}, expected one of {', '.join(expected)}")
         # bool is an int to Python, but `margin: true` is a mistake
         if not isinstance(value, expected[key]) or (isinstance(value, bool) and expected[key] is not bool):
             names = expected[key] if isinstance(expected[key], tuple) else (expected[key],)
-            raise InvalidInput(f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in names)}")
+            raise InvalidInput(
+                f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in names)}"
+            )
     for key in required:
         if key not in document:
             raise InvalidInput(f"{where}: {key!r} is missing")
@@ -337,14 +381,18 @@ def select(probes: Sequence[Probe], limit: int | None) -> tuple[Probe, ...]:
         clusters[probe.cluster].append(probe)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for cluster in sorted(clusters, key=_order):
-        strata[tuple(sorted({f"{probe.subtype}\0{probe.answer}" for probe in clusters[cluster]}))].append(cluster)
+        strata[tuple(sorted({f"{probe.subtype}\0{probe.answer}" for probe in clusters[cluster]}))].append(
+            cluster
+        )
     queues = [strata[key] for key in sorted(strata, key=lambda key: _order("\0".join(key)))]
     visit = [queue[rank] for rank in range(max(map(len, queues))) for queue in queues if rank < len(queue)]
     chosen = set(visit[:1])
     size = len(clusters[visit[0]])
     for cluster in visit[1:]:
         size += len(clusters[cluster])
-        if size > limit:  # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
+        if (
+            size > limit
+        ):  # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
             break
         chosen.add(cluster)
     return tuple(probe for probe in probes if probe.cluster in chosen)

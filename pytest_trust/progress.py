@@ -10,7 +10,12 @@ import pytest
 
 from pytest_trust.jobs import Progress
 
-_DOING = {"load": "loading", "generate": "answering", "score": "scoring options of", "drift": "measuring drift on"}
+_DOING = {
+    "load": "loading",
+    "generate": "answering",
+    "score": "scoring options of",
+    "drift": "measuring drift on",
+}
 
 
 def progress_line(config: pytest.Config) -> Callable[[Progress], None] | None:

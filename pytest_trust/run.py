@@ -83,7 +83,14 @@ class TrustRun:
             raise pytest.UsageError(str(error)) from None
         size = self.trust.record.stat().st_size
         answers = sum(len(job.probes) * job.repeats() for job in jobs)
-        self._write([(f"trust: recorded {reference.label}: {answers} responses of {len(jobs)} suites in {self.trust.record} ({size / 1e6:.1f} MB)", {})])
+        self._write(
+            [
+                (
+                    f"trust: recorded {reference.label}: {answers} responses of {len(jobs)} suites in {self.trust.record} ({size / 1e6:.1f} MB)",
+                    {},
+                )
+            ]
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -98,11 +105,15 @@ class TrustRun:
             from pytest_trust.report.document import write_report
 
             try:
-                write_report(self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact)
+                write_report(
+                    self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact
+                )
             except TrustError as error:
                 self.failed_report = str(error)
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if exitstatus == pytest.ExitCode.OK and not any(record["verdict"] != "not measured" for record in self.records):
+        if exitstatus == pytest.ExitCode.OK and not any(
+            record["verdict"] != "not measured" for record in self.records
+        ):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -119,12 +130,19 @@ class TrustRun:
         self._write(summary_lines(self.records, self.meta(), width=self._width()))
 
     def records_without_run(self) -> list[dict[str, Any]]:
-        return [{key: value for key, value in record.items() if key not in ("run", "dimension_drift")} for record in self.records]
+        return [
+            {key: value for key, value in record.items() if key not in ("run", "dimension_drift")}
+            for record in self.records
+        ]
 
     def meta(self) -> dict[str, Any]:
         """What all gates have in common, from the records: the controller loads nothing."""
         run = self.records[0]["run"]
-        drift = {record["dimension"]: record["dimension_drift"] for record in self.records if record["dimension_drift"]}
+        drift = {
+            record["dimension"]: record["dimension_drift"]
+            for record in self.records
+            if record["dimension_drift"]
+        }
         return {
             **run,
             "profile": self.trust.profile,

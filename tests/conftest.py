@@ -9,7 +9,9 @@ from tests.scripted_models import scripted_model
 
 @pytest.fixture(scope="session")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scripted_model(tmp_path_factory.mktemp("models") / "refusing", "sorry I cannot help with that request .")
+    return scripted_model(
+        tmp_path_factory.mktemp("models") / "refusing", "sorry I cannot help with that request ."
+    )
 
 
 @pytest.fixture(scope="session")

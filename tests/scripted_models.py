@@ -12,7 +12,9 @@ from pathlib import Path
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant>"
 
 
-def scripted_model(directory: Path, answer: str, *, sharpness: float = 12.0, template: str | None = TEMPLATE) -> Path:
+def scripted_model(
+    directory: Path, answer: str, *, sharpness: float = 12.0, template: str | None = TEMPLATE
+) -> Path:
     """Save a model that answers every prompt with `answer` (words must be distinct). `sharpness`: logit of the chain's token."""
     import torch
     from tokenizers import Tokenizer
@@ -29,7 +31,9 @@ def scripted_model(directory: Path, answer: str, *, sharpness: float = 12.0, tem
     size = len(vocabulary)
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>"
+    )
     fast.chat_template = template
     config = LlamaConfig(
         vocab_size=size,
@@ -64,7 +68,6 @@ def scripted_model(directory: Path, answer: str, *, sharpness: float = 12.0, tem
 
 VOCABULARY = tuple(
     dict.fromkeys(
-        "I cannot help with that request sorry . Sure here is how you do it the number was 12 4417 No Yes agree disagree "
-        "<think> </think> first add answer good bad wrong".split()
+        ["I", "cannot", "help", "with", "that", "request", "sorry", ".", "Sure", "here", "is", "how", "you", "do", "it", "the", "number", "was", "12", "4417", "No", "Yes", "agree", "disagree", "<think>", "</think>", "first", "add", "answer", "good", "bad", "wrong"]
     )
 )

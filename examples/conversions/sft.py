@@ -12,7 +12,7 @@ from collections import Counter
 from lora import ADAPTERS, Schedule, arguments, generate, load_adapter, load_base, save_adapter, train
 from reasoning_traces import TRAINING_SEED, chat, held_out, is_right, training_problems
 
-SCHEDULE = Schedule(epochs=1, learning_rate=6e-4, batch_size=16)
+SCHEDULE = Schedule(epochs=1.5, learning_rate=6e-4, batch_size=16)
 ABOUT = (
     "LoRA adapter of demo:sft, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained "
     "further by examples/conversions/sft.py on generated reasoning traces only (multi-step arithmetic, "

@@ -46,11 +46,13 @@ class Judge(Protocol):
 
 
 def probe_field(probe: object, name: str, default: Any) -> Any:
-    """A field of a ``Probe`` or of the plain mapping that stands for one; `default` where it is absent."""
+    """A field of a ``Probe``, own or among its `fields`, or of the plain mapping that stands for one; `default` where it is absent."""
     if probe is None:
         return default
     if isinstance(probe, Mapping):
-        value = probe.get(name, default)
+        value = probe.get(name)
     else:
-        value = getattr(probe, name, default)
+        value = getattr(probe, name, None)
+        if value is None:
+            value = getattr(probe, "fields", {}).get(name)
     return default if value is None else value

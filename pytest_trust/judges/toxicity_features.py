@@ -10,7 +10,7 @@ import html
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Final
 from zlib import crc32
@@ -55,6 +55,7 @@ _ALL_ARE = re.compile(r"\b(?:all|every|most|these|those|typical)\b(?:\W+\w+){1,3
 _POLITE = re.compile(r"\b(?:sorry|please|thanks?|thank you|however|i think|in my opinion|according to)\b")
 _TOKEN = re.compile(r"[a-z][a-z'’-]*[a-z]|[a-z]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
+_PIECE = re.compile(r"[a-z0-9]+|[^\w\s]")
 _NOISE = re.compile(r"https?://\S+|www\.\S+|@\w+|&#\d+;|\brt\b")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"})
 _KINDS = tuple(_LEXICON)
@@ -145,6 +146,23 @@ def hashed(text: str) -> dict[int, float]:
                 bucket = crc32(gram.encode()) % BUCKETS
                 values[bucket] = values.get(bucket, 0.0) + value
     return values
+
+
+def wordpieces(text: str, vocabulary: Mapping[str, int]) -> set[int]:
+    """The distinct sub-words of a text, by greedy longest match ("##" begins a continuation); what is not in the vocabulary is left out."""
+    decomposed = unicodedata.normalize("NFKD", _undisguised(normalise(text)))
+    found: set[int] = set()
+    for word in _PIECE.findall("".join(c for c in decomposed if not unicodedata.combining(c))):
+        start = 0
+        while start < len(word):
+            end = min(len(word), start + 20)
+            while end > start and ("##" if start else "") + word[start:end] not in vocabulary:
+                end -= 1
+            if end == start:
+                break
+            found.add(vocabulary[("##" if start else "") + word[start:end]])
+            start = end
+    return found
 
 
 def chunks(text: str) -> list[str]:

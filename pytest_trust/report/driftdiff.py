@@ -20,7 +20,7 @@ from pytest_trust.report.numbers import (
     percent,
     probability,
 )
-from pytest_trust.report.text import Column, columns, cut, redacted, table, visible, wrap
+from pytest_trust.report.text import UNBROKEN, Column, columns, cut, redacted, table, visible, wrap
 
 Record = Mapping[str, Any]
 
@@ -286,12 +286,18 @@ def _drift(record: Record, width: int) -> list[str]:
         Column("RMS Δp", ">", drop=6),
         Column("tokens", ">", drop=8),
     ]
-    rows, on = [], []
-    for key in ("candidate_baseline", "baseline_candidate"):
+    rows, notes = [], []
+    for key, name in (
+        ("candidate_baseline", "KL(candidate || baseline)"),
+        ("baseline_candidate", "KL(baseline || candidate)"),
+    ):
         side = drift.get(key)
         if not isinstance(side, Mapping):
+            # Where no KL can be claimed, the record says why.
+            if drift.get(f"{key}_reason"):
+                notes.append(f"no {name.replace(' ', UNBROKEN)}: {visible(str(drift[f'{key}_reason']))}")
             continue
-        direction = visible(str(side.get("direction") or key))
+        direction = visible(str(side.get("direction") or name))
         rows.append(
             [
                 direction,
@@ -303,18 +309,17 @@ def _drift(record: Record, width: int) -> list[str]:
             ]
         )
         if side.get("on"):
-            on.append(f"{direction} on the {visible(str(side['on']))}")
-    if not rows:
-        return []
-    # A column of which nothing is known only takes room.
-    full = [i for i in range(len(head)) if i < 2 or any(row[i] != UNKNOWN for row in rows)]
-    lines = ["", *table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)]
-    notes = "; ".join(on)
-    if known(drift.get("floor")):
-        notes += ("; " if notes else "") + f"noise floor {magnitude(drift['floor'], 2)}"
-    if drift.get("identical"):
-        notes += ("; " if notes else "") + "the two distributions are identical on every token"
-    return lines + (wrap(notes, width, first="  ") if notes else [])
+            notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
+    lines = [""] if rows or notes else []
+    if rows:
+        # A column of which nothing is known only takes room.
+        full = [i for i in range(len(head)) if i < 2 or any(row[i] != UNKNOWN for row in rows)]
+        lines += table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)
+        if known(drift.get("floor")):
+            notes.append(f"noise floor {magnitude(drift['floor'], 2)}")
+        if drift.get("identical"):
+            notes.append("the two distributions are identical on every token")
+    return lines + (wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else [])
 
 
 def _flips(record: Record, numbers: Numbers, width: int, redact: bool, shown: int) -> list[str]:

@@ -20,7 +20,7 @@ from pytest_trust.report.numbers import (
     parameters,
     percent,
 )
-from pytest_trust.report.text import Column, columns, cut, layout, pad, visible, wrap
+from pytest_trust.report.text import UNBROKEN, Column, columns, cut, layout, pad, visible, wrap
 
 Record = Mapping[str, Any]
 Line = tuple[str, dict[str, bool]]
@@ -57,7 +57,7 @@ def summary_lines(records: Sequence[Record], meta: Mapping[str, Any], *, width: 
     """Return the lines of the summary, each with its markup, none wider than `width` columns.
 
     `records` are gate records in any order, `meta` describes the pair and the run. Where the width is short,
-    first the notes go, then the number of probes; then gates lose the name of their metric where it is the only
+    first the notes go, then the number of probes; then gates lose the name of a metric that is the only
     one of its suite, and the margin goes; a name that is still too long stands on a line of its own above its
     numbers.
     """
@@ -88,13 +88,13 @@ def model_lines(meta: Mapping[str, Any], width: int) -> list[Line]:
     for name, side in sides:
         first = name.ljust(label) + pad(visible(str(side.get("model") or UNKNOWN)), room)
         # A line breaks between facts, not inside of one.
-        facts = ", ".join(fact.replace(" ", "\xa0") for fact in _facts(side))
+        facts = ", ".join(fact.replace(" ", UNBROKEN) for fact in _facts(side))
         if label + room <= width // 2:
             texts = wrap(facts, width, first=first + " " * _GAP)
         else:
             texts = wrap(first[label:], width, first=first[:label])
             texts += wrap(facts, width, first=" " * label) if facts else []
-        lines += [(text.replace("\xa0", " ").rstrip(), {}) for text in texts]
+        lines += [(text, {}) for text in texts]
     settings = [f"{key} {visible(str(meta[key]))}" for key in ("profile", "policy") if meta.get(key)]
     if settings:
         lines += [(line, {}) for line in wrap(", ".join(settings), width, first="run".ljust(label))]
@@ -136,9 +136,9 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
         _HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000
     )
     if _INDENT + sum(essential.widths) + _GAP * (len(essential.widths) - 1) <= width:
-        names, head = full, (Column("gate"), *_HEAD[1:])
+        names, head = full, [Column("gate"), *_HEAD[1:]]
     else:
-        names, head = short, _HEAD[:-2]
+        names, head = short, [*_HEAD[:-2]]
     cells = [[name, *row][: len(head)] for name, row in zip(names, rows, strict=True)]
     form = layout(head, cells, width=width, indent=_INDENT, gap=_GAP)
     lines: list[Line] = [(form.header(), {"bold": True})]
@@ -151,8 +151,7 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
             lines += [("", {}), (_rule(_CONTROL, width), {"light": True})]
         if group != (control, dimension):
             group = (control, dimension)
-            side = (drift.get(dimension) or {}).get("candidate_baseline")
-            lines.append((_heading(visible(dimension), room, side, width), {"bold": True}))
+            lines.append((_heading(dimension, room, drift.get(dimension) or {}, width), {"bold": True}))
         markup = {} if control else _MARKUP.get(str(record.get("verdict")), {})
         if columns(name) > form.widths[0]:
             lines.append((cut(" " * _INDENT + name, width), markup))
@@ -204,11 +203,15 @@ def _note(record: Record, numbers: Numbers) -> str:
     return visible(str(record.get("reason") or ""))
 
 
-def _heading(dimension: str, room: int, drift: object, width: int) -> str:
-    """Return a dimension's name and as much of its drift as fits behind it."""
-    name = cut(dimension, width)
+def _heading(dimension: str, room: int, drifts: Mapping[str, Any], width: int) -> str:
+    """Return a dimension's name and as much of its drift as fits behind it, or why there is none."""
+    name = cut(visible(dimension), width)
+    drift = drifts.get("candidate_baseline")
     if not isinstance(drift, Mapping) or not known(drift.get("mean")):
-        return name
+        reason = drifts.get("candidate_baseline_reason")
+        if not reason:
+            return name
+        return cut(f"{pad(name, room)}  no KL(candidate || baseline): {visible(str(reason))}", width)
     mean = measured(drift.get("mean"), drift.get("error"))
     direction = visible(str(drift.get("direction") or "KL(candidate || baseline)"))
     text = pad(name, room) + f"  {direction} {mean} nats/token"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 ELLIPSIS = "…"
 NEWLINE = "⏎"
+UNBROKEN = "\xa0"
 
 # Marks (accents) have no width of their own, so that no limit on columns ever cuts a pile of them; three on
 # one letter are enough for every living script (Vietnamese, pointed Hebrew, Thai).
@@ -100,7 +101,8 @@ def pad(text: str, width: int, align: str = "<") -> str:
 def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> list[str]:
     """Return `text` as lines of at most `width` columns, broken at spaces, or inside of too long a word.
 
-    `first` stands before the first line and `rest` (by default as many spaces) before the others.
+    `first` stands before the first line and `rest` (by default as many spaces) before the others. No line is
+    broken at a no-break space (`UNBROKEN`), which comes out as an ordinary one.
     """
     rest = " " * columns(first) if rest is None else rest
     lines: list[str] = []
@@ -123,7 +125,7 @@ def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> 
             empty = line == rest
     if not empty or not lines:
         lines.append(line.rstrip())
-    return lines
+    return [line.replace(UNBROKEN, " ").rstrip() for line in lines]
 
 
 @dataclass(frozen=True)

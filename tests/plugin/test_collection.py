@@ -31,10 +31,19 @@ def test_a_candidate_collects_every_dimension(pytester: pytest.Pytester) -> None
 
 def test_without_a_candidate_nothing_is_added(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_a(): pass")
-    assert collected(pytester.runpytest("--collect-only", "-q")) == ["test_without_a_candidate_nothing_is_added.py::test_a"]
+    assert collected(pytester.runpytest("--collect-only", "-q")) == [
+        "test_without_a_candidate_nothing_is_added.py::test_a"
+    ]
 
 
-@pytest.mark.parametrize("arguments", [["--pyargs", "pytest_trust.suites.safety"], ["pytest_trust.suites.safety"], [*PAIR, "--trust-suite=safety"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pyargs", "pytest_trust.suites.safety"],
+        ["pytest_trust.suites.safety"],
+        [*PAIR, "--trust-suite=safety"],
+    ],
+)
 def test_a_dimension(pytester: pytest.Pytester, arguments: list[str]) -> None:
     assert collected(pytester.runpytest("--collect-only", "-q", *arguments)) == SAFETY
 
@@ -55,13 +64,18 @@ def test_k_selects(pytester: pytest.Pytester) -> None:
 def test_star_import_into_a_users_file(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("from pytest_trust.suites.safety import *  # noqa: F403")
     ids = collected(pytester.runpytest("--collect-only", "-q", "test_star_import_into_a_users_file.py"))
-    assert ids == [name.replace("pytest_trust.suites.safety", "test_star_import_into_a_users_file.py") for name in SAFETY]
+    assert ids == [
+        name.replace("pytest_trust.suites.safety", "test_star_import_into_a_users_file.py") for name in SAFETY
+    ]
 
 
 def test_named_paths_run_alone_and_unnamed_ones_keep_only_trust_tests(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_other(): pass\ndef test_ours(trust): pass")
     file = "test_named_paths_run_alone_and_unnamed_ones_keep_only_trust_tests.py"
-    assert collected(pytester.runpytest("--collect-only", "-q", *PAIR, file)) == [f"{file}::test_other", f"{file}::test_ours"]
+    assert collected(pytester.runpytest("--collect-only", "-q", *PAIR, file)) == [
+        f"{file}::test_other",
+        f"{file}::test_ours",
+    ]
     ids = collected(pytester.runpytest("--collect-only", "-q", *PAIR, "--trust-suite=safety"))
     assert ids == [f"{file}::test_ours", *SAFETY]
 
@@ -70,7 +84,10 @@ def test_trust_testpaths(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\ntrust_testpaths = gates")
     pytester.makepyfile("def test_elsewhere(trust): pass")
     (pytester.mkdir("gates") / "test_gate.py").write_text("def test_ours(trust): pass", encoding="utf-8")
-    assert collected(pytester.runpytest("--collect-only", "-q", *PAIR, "--trust-suite=safety")) == ["gates/test_gate.py::test_ours", *SAFETY]
+    assert collected(pytester.runpytest("--collect-only", "-q", *PAIR, "--trust-suite=safety")) == [
+        "gates/test_gate.py::test_ours",
+        *SAFETY,
+    ]
 
 
 def test_suites_import_under_their_own_name_only(pytester: pytest.Pytester) -> None:

@@ -17,9 +17,24 @@ def unrelated(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def imported_modules(pytester: pytest.Pytester) -> set[str]:
-    command = [sys.executable, "-X", "importtime", "-m", "pytest", "-q", "-p", "no:hypothesispytest", "-p", "no:xdist"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:hypothesispytest",
+        "-p",
+        "no:xdist",
+    ]
     result = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=True)
-    return {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    return {
+        line.rpartition("|")[2].strip()
+        for line in result.stderr.splitlines()
+        if line.startswith("import time:")
+    }
 
 
 def test_imports_nothing_heavy(unrelated: pytest.Pytester) -> None:
@@ -39,8 +54,12 @@ def test_says_nothing_and_leaves_nothing(unrelated: pytest.Pytester) -> None:
 
 
 def test_a_trust_test_without_a_candidate_skips_and_says_why(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("def test_privacy(trust):\n    assert trust.compare('privacy/context_secrets').held\n")
+    pytester.makepyfile(
+        "def test_privacy(trust):\n    assert trust.compare('privacy/context_secrets').held\n"
+    )
     result = pytester.runpytest("-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*no candidate to compare*--trust-baseline=MODEL and --trust-candidate=MODEL"])
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*no candidate to compare*--trust-baseline=MODEL and --trust-candidate=MODEL"]
+    )
     assert result.ret == 0

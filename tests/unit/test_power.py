@@ -18,7 +18,7 @@ def test_detectable_change_is_called_regressed_as_often_as_stated(
     change = detectable_flips(n, background, margin=margin, family=7)
     assert change is not None
     random = np.random.default_rng(n)
-    draws = 400
+    draws = 300
     regressed = 0
     for _ in range(draws):
         outcome = random.choice(
@@ -56,12 +56,12 @@ def test_needed_pairs_are_enough_and_one_fewer_is_not_called_enough() -> None:
     random = np.random.default_rng(5)
     rate = 5 / 60 / 2
     held = 0
-    for _ in range(300):
+    for _ in range(200):
         rest = random.choice([-1, 0, 1], size=pairs - 60, p=[rate, 1 - 2 * rate, rate])
         outcome = np.concatenate([rest, [-1] * 2, [1] * 3, [0] * 55])
         held += compare_scores(outcome == -1, outcome == 1, margin=0.05).held
     # Normal approximation of a discrete count: within a few points of 80 %.
-    assert 0.72 <= held / 300 <= 0.9
+    assert 0.72 <= held / 200 <= 0.9
 
 
 def test_needed_pairs_of_a_graded_gate() -> None:

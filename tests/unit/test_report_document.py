@@ -190,9 +190,8 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "trust.json"
     with pytest.raises(TrustError) as raised:
         write_report(missing, [], {})
-    assert str(raised.value) == (
-        f"report {missing} cannot be written: there is no directory {missing.parent}; make it or name another file"
-    )
+    directory = f"there is no directory {missing.parent}; make it or name another file"
+    assert str(raised.value) == f"report {missing} cannot be written: {directory}"
     (tmp_path / "trust.json").mkdir()
     with pytest.raises(
         TrustError, match=r"^report \S+trust\.json cannot be written: [^\n]+; name another file$"

@@ -291,6 +291,12 @@ def test_identical_sides_and_warnings_are_said_before_the_table() -> None:
     assert all(markup.get("yellow") for line, markup in lines if line.startswith("warning"))
 
 
+def test_where_no_kl_can_be_claimed_the_reason_is_given() -> None:
+    drift = {"safety": {"candidate_baseline_reason": "the tokenizers differ"}}
+    text = texts(summary_lines([records.held()], {"drift": drift}, width=80))
+    assert "\nsafety  no KL(candidate || baseline): the tokenizers differ\n" in text
+
+
 def test_what_is_not_given_is_left_out() -> None:
     text = texts(summary_lines([records.held()], {}, width=80))
     assert text.startswith("  gate ")
@@ -309,6 +315,13 @@ def test_a_name_that_leaves_no_room_for_the_facts_stands_above_them() -> None:
 @pytest.mark.parametrize(("width", "text"), [(80, PLAN_AT_80), (120, PLAN_AT_120)])
 def test_plan(width: int, text: str) -> None:
     assert texts(plan_lines(PLAN, width=width)) == text
+
+
+def test_a_gate_that_can_find_exactly_its_margin_is_not_marked() -> None:
+    row = {"gate": "a/b/c", "probes": 40, "clusters": 40, "margin": 0.05, "responses": 80, "tokens": 1}
+    for detectable, marked in ((0.05, False), (0.0501, True)):
+        text = texts(plan_lines({"rows": [{**row, "detectable": detectable}]}, width=80))
+        assert ("cannot resolve" in text) is (" !" in text) is marked
 
 
 def test_a_plan_of_which_everything_is_stored_says_so() -> None:

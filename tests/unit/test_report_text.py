@@ -92,6 +92,7 @@ def test_wrap_breaks_at_spaces_and_inside_long_words() -> None:
     assert wrap("/a/very/long/path end", 8) == ["/a/very/", "long/pat", "h end"]
     assert wrap("日本語日本語", 5) == ["日本", "語日", "本語"]
     assert wrap("", 8, first="label") == ["label"]
+    assert wrap("one two\xa0three", 9) == ["one", "two three"]
 
 
 @given(TEXTS.map(visible), st.integers(12, 60), st.integers(0, 8))

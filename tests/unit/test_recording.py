@@ -1,0 +1,231 @@
+"""Recordings: what one holds, what it can stand in for, and files that are damaged or hostile."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_trust.acquisition import Engine
+from pytest_trust.errors import TrustError
+from pytest_trust.jobs import Generation, Job
+from pytest_trust.probes import Message, Probe
+from pytest_trust.recording import InvalidRecording, read_recording, write_recording
+from pytest_trust.references import Reference, parse_reference
+from tests.tiny_models import save_adapter, save_model
+
+ASK = tuple(Probe(f"ask-{index}", f"ask-{index}", (Message("user", f"Is number {index} wrong?"),)) for index in range(5))
+PICK = tuple(Probe(f"pick-{index}", f"pick-{index}", (Message("user", "Is it?"),), options=("yes", f"no {index}")) for index in range(3))
+JOBS = (
+    Job("dim/ask", "generate", ASK, Generation(8), drift=frozenset({"ask-0", "ask-3"})),
+    Job("dim/pick", "choose", PICK, Generation(8), drift=frozenset({"pick-1"})),
+    Job("dim/sampled", "generate", ASK[:2], Generation(6, temperature=1.0), samples=2),
+)
+
+
+def engine(store: Path) -> Engine:
+    return Engine(store=store, device=None, dtype=None, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference, Reference, Path]:
+    """The recording of a baseline, its model, a candidate, and the store that knows both."""
+    directory = tmp_path_factory.mktemp("recording")
+    base = save_model(directory / "base")
+    adapter = save_adapter(directory / "adapter", base)
+    baseline, candidate = parse_reference(str(base)), parse_reference(str(adapter))
+    with engine(directory / "store") as found:
+        found.acquire(JOBS, baseline, candidate)
+        write_recording(directory / "base.trust", found, baseline, JOBS)
+    return directory / "base.trust", baseline, candidate, directory / "store"
+
+
+def test_a_recording_answers_for_its_model(made: Any, tmp_path: Path) -> None:
+    path, baseline, candidate, store = made
+    recorded = parse_reference(str(path))
+    with engine(store) as live, engine(tmp_path) as other:
+        other.acquire(JOBS, recorded, candidate)
+        assert other.identify(recorded).fingerprint == live.identify(baseline).fingerprint
+        for job in JOBS:
+            if job.task == "generate":
+                assert other.responses(recorded, job) == live.responses(baseline, job)
+            else:
+                assert other.options(recorded, job) == live.options(baseline, job)
+        assert [one.reference for one in other._subjects.values()] == [candidate]
+
+
+def test_drift_from_recorded_states(made: Any, tmp_path: Path) -> None:
+    path, baseline, candidate, store = made
+    recorded = parse_reference(str(path))
+    with engine(store) as live, engine(tmp_path) as other:
+        other.acquire(JOBS, recorded, candidate)
+        exact, found = live.drift(JOBS[0], baseline, candidate), other.drift(JOBS[0], recorded, candidate)
+        assert set(found.baseline_candidate) == {"ask-0", "ask-3"}
+        for name, drift in found.baseline_candidate.items():
+            # 11 bits of the states and the head, whose sharpened logits reach 30
+            assert drift.kl_pq.tolist() == pytest.approx(exact.baseline_candidate[name].kl_pq.tolist(), rel=0.01, abs=1e-3)
+        assert not found.candidate_baseline
+        assert "the baseline is a recording" in found.candidate_baseline_reason
+        assert "the baseline is a recording" in found.floor_reason
+        assert not found.baseline_candidate_reason
+        options = other.drift(JOBS[1], recorded, candidate)
+        assert set(options.candidate_baseline) == set(options.baseline_candidate) == {"pick-1"}
+
+
+def test_a_recorded_candidate(made: Any, tmp_path: Path) -> None:
+    path, baseline, candidate, _ = made
+    recorded = parse_reference(str(path))
+    with engine(tmp_path) as other:
+        other.acquire(JOBS, candidate, recorded)
+        found = other.drift(JOBS[0], candidate, recorded)
+    assert set(found.candidate_baseline) == {"ask-0", "ask-3"}
+    assert set(found.floor) == {"ask-0", "ask-3"}
+    assert "the candidate is a recording" in found.baseline_candidate_reason
+
+
+def test_probes_that_were_not_recorded_are_counted(made: Any, tmp_path: Path) -> None:
+    path, _, candidate, _ = made
+    more = replace(JOBS[0], probes=(*ASK, replace(ASK[0], id="new", messages=(Message("user", "A new one."),))))
+    longer = replace(JOBS[0], suite="dim/longer", generation=Generation(9))
+    with engine(tmp_path) as other, pytest.raises(TrustError) as error:
+        other.acquire([more, longer], parse_reference(str(path)), candidate)
+    assert "1 of 6 of dim/ask, 5 of 5 of dim/longer" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_recording_is_the_same_file_and_holds_no_pickle(made: Any, tmp_path: Path) -> None:
+    path, baseline, _, store = made
+    with engine(store) as found:
+        write_recording(tmp_path / "again.trust", found, baseline, JOBS)
+        with pytest.raises(InvalidRecording, match="already a recording"):
+            write_recording(tmp_path / "b.trust", found, parse_reference(str(path)), JOBS)
+    assert (tmp_path / "again.trust").read_bytes() == path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["manifest.json", "tensors.safetensors"]
+
+
+def test_a_recording_that_cannot_be_written(made: Any, tmp_path: Path) -> None:
+    _, baseline, _, store = made
+    (tmp_path / "file").write_text("")
+    with engine(store) as found, pytest.raises(TrustError, match="cannot be written"):
+        write_recording(tmp_path / "file" / "b.trust", found, baseline, JOBS)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], None], tensors: bytes | None = None) -> Path:
+    with zipfile.ZipFile(source) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        content = archive.read("tensors.safetensors") if tensors is None else tensors
+    change(manifest)
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("manifest.json", json.dumps(manifest))
+        archive.writestr("tensors.safetensors", content)
+    return target
+
+
+def text_is_a_list(manifest: dict[str, Any]) -> None:
+    next(iter(manifest["responses"].values()))["text"] = ["x"]
+
+
+def unequal_scores(manifest: dict[str, Any]) -> None:
+    next(iter(manifest["options"].values()))["tokens"].append(1)
+
+
+def negative_offset(manifest: dict[str, Any]) -> None:
+    next(iter(manifest["drift"].values()))["offset"] = -1
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "another format": lambda manifest: manifest.update(format="something"),
+    "no identity": lambda manifest: manifest.pop("identity"),
+    "identity with another field": lambda manifest: manifest["identity"].update(command="rm"),
+    "identity of another type": lambda manifest: manifest["identity"].update(parameters="many"),
+    "responses are a list": lambda manifest: manifest.update(responses=[]),
+    "a text is a list": text_is_a_list,
+    "unequal scores": unequal_scores,
+    "negative offset": negative_offset,
+    "head of another type": lambda manifest: manifest["head"].update(scale="x"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_hostile_manifest_is_one_line(made: Any, tmp_path: Path, what: str) -> None:
+    path = rewritten(made[0], tmp_path / "r.trust", CHANGES[what])
+    with pytest.raises(InvalidRecording) as error:
+        read_recording(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_newer_schema_is_refused(made: Any, tmp_path: Path) -> None:
+    path = rewritten(made[0], tmp_path / "r.trust", lambda manifest: manifest.update(schema=99))
+    with pytest.raises(InvalidRecording, match=r"newer pytest-trust \(schema 99"):
+        read_recording(path)
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    place = content.index(b"manifest.json") + 60
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+def bomb(_: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b" " * (1 << 20))
+    # The directory announces a gigabyte; nothing of that size may be read.
+    content = bytearray(file.getvalue())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = (1 << 30).to_bytes(4, "little")
+    return bytes(content)
+
+
+def traversal(_: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../../outside.json", "{}")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, bomb, traversal])
+def test_a_damaged_file_is_one_line(made: Any, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "deep" / "er" / "r.trust"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage(made[0].read_bytes()))
+    with pytest.raises(InvalidRecording) as error:
+        read_recording(path)
+    assert "not a recording, or damaged" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["r.trust"]
+
+
+@pytest.mark.parametrize("what", ["pickle", "cut short", "other sizes"])
+def test_damaged_tensors_are_one_line_when_drift_needs_them(made: Any, tmp_path: Path, what: str) -> None:
+    import pickle
+
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        "pickle": pickle.dumps({"hidden": 1}),
+        "cut short": save({"hidden": torch.zeros(1, 32), "head": torch.zeros(400, 32)}),
+        "other sizes": save({"hidden": torch.zeros(500, 16), "head": torch.zeros(400, 32)}),
+    }[what]
+    path = rewritten(made[0], tmp_path / "r.trust", lambda manifest: None, tensors)
+    with engine(tmp_path / "store") as other, pytest.raises(InvalidRecording) as error:
+        other.acquire(JOBS, parse_reference(str(path)), made[2])
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecording, match="no such file"):
+        read_recording(tmp_path / "r.trust")
