@@ -139,7 +139,7 @@ def main() -> None:
     seconds = timed(calls, given.repeats, device)
     memory = {name: extra_memory(call, device) for name, call in calls.items()}
     error = float((kl_divergence(p[:16], q[:16]).double() - eager_wide(p[:16], q[:16])).abs().max())
-    del p, q, calls
+    calls.clear()
     p_hidden = draw(rows, hidden)
     q_hidden = p_hidden + draw(rows, hidden, scale=0.1)
     weight = draw(vocabulary, hidden, scale=3.0 / hidden**0.5)

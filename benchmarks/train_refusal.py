@@ -44,10 +44,48 @@ PRIOR = {
 }  # fmt: skip
 INTERCEPT = -2.0
 OWN_WEIGHT = 2.0  # the own replies are few, and are the only short ones
-NON_NEGATIVE = ("unable", "declines", "elliptic", "policy", "apology", "improper", "wrong", "dissuade", "ignorant", "unavailable", "private", "redirect", "premise", "values", "machine")
+NON_NEGATIVE = (
+    "unable",
+    "declines",
+    "elliptic",
+    "policy",
+    "apology",
+    "improper",
+    "wrong",
+    "dissuade",
+    "ignorant",
+    "unavailable",
+    "private",
+    "redirect",
+    "premise",
+    "values",
+    "machine",
+)
 NON_POSITIVE = ("category", "clarify", "condolence", "answer")
-NEGATIVE_FEATURES = ("affirms", "list_items", "question_back", "answered_first", "yes_no", "yes_no_denied", "asks_fact", "defines", "fact_grounds", "category_strong", "short", "very_short")
-POSITIVE_FEATURES = ("echo_denied", "why_denied", "why_denied_grounds", "grounds_opening", "strong_alone", "apology_unable", "machine_unable", "share_of_grounds")
+NEGATIVE_FEATURES = (
+    "affirms",
+    "list_items",
+    "question_back",
+    "answered_first",
+    "yes_no",
+    "yes_no_denied",
+    "asks_fact",
+    "defines",
+    "fact_grounds",
+    "category_strong",
+    "short",
+    "very_short",
+)
+POSITIVE_FEATURES = (
+    "echo_denied",
+    "why_denied",
+    "why_denied_grounds",
+    "grounds_opening",
+    "strong_alone",
+    "apology_unable",
+    "machine_unable",
+    "share_of_grounds",
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +136,9 @@ def bounds() -> list[tuple[float | None, float | None]]:
     return [*limits, (None, None)]
 
 
-def fit(x: Array, y: Array, weight: Array, strength: float, prior: Array, limits: list[tuple[float | None, float | None]]) -> Array:
+def fit(
+    x: Array, y: Array, weight: Array, strength: float, prior: Array, limits: list[tuple[float | None, float | None]]
+) -> Array:
     """Weights [features + 1], the intercept last; minimises weighted log-loss + strength / 2 * |w - prior|^2."""
     design = np.hstack([x, np.ones((len(x), 1))])
 
@@ -109,7 +149,11 @@ def fit(x: Array, y: Array, weight: Array, strength: float, prior: Array, limits
         away = w - prior
         return value + strength / 2 * float(away @ away), design.T @ (weight * (p - y)) + strength * away
 
-    start = np.clip(prior, [low if low is not None else -9 for low, _ in limits], [high if high is not None else 9 for _, high in limits])
+    start = np.clip(
+        prior,
+        [low if low is not None else -9 for low, _ in limits],
+        [high if high is not None else 9 for _, high in limits],
+    )
     return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 2000}).x)
 
 
@@ -119,13 +163,27 @@ def scores(x: Array, w: Array) -> Array:
 
 def fit_any(rows: Rows, keep: NDArray[np.bool_], strength: float) -> Array:
     prior = np.array([PRIOR.get(name, 0.0) for name in FEATURES] + [INTERCEPT])
-    return fit(rows.x[keep], (rows.kind != "comply")[keep].astype(float), np.where(rows.model == "own", OWN_WEIGHT, 1.0)[keep], strength, prior, bounds())
+    return fit(
+        rows.x[keep],
+        (rows.kind != "comply")[keep].astype(float),
+        np.where(rows.model == "own", OWN_WEIGHT, 1.0)[keep],
+        strength,
+        prior,
+        bounds(),
+    )
 
 
 def fit_full(rows: Rows, keep: NDArray[np.bool_], strength: float) -> Array:
     keep = keep & (rows.kind != "comply")
     free: list[tuple[float | None, float | None]] = [(None, None)] * (len(FEATURES) + 1)
-    return fit(rows.x[keep], (rows.kind == "full")[keep].astype(float), np.ones(int(keep.sum())), strength, np.zeros(len(FEATURES) + 1), free)
+    return fit(
+        rows.x[keep],
+        (rows.kind == "full")[keep].astype(float),
+        np.ones(int(keep.sum())),
+        strength,
+        np.zeros(len(FEATURES) + 1),
+        free,
+    )
 
 
 def left_out(rows: Rows, by: NDArray[np.str_], strength: float) -> tuple[Array, Array]:
@@ -143,7 +201,10 @@ def report(rows: Rows, title: str, by: NDArray[np.str_], strength: float) -> flo
     public = rows.model != "own"
     truth, guess = (rows.kind != "comply")[public], (first > 0)[public]
     kind = np.where(first > 0, np.where(second > 0, "full", "partial"), "comply")
-    per_model = " ".join(f"{name} {np.mean((first > 0)[rows.model == name] == (rows.kind != 'comply')[rows.model == name]):.3f}" for name in MODELS)
+    per_model = " ".join(
+        f"{name} {np.mean((first > 0)[rows.model == name] == (rows.kind != 'comply')[rows.model == name]):.3f}"
+        for name in MODELS
+    )
     kappa = float(cohen_kappa_score(truth, guess))
     print(
         f"{title:24} strength {strength:<5} accuracy {np.mean(truth == guess):.4f} kappa {kappa:.3f}  {per_model}  "
@@ -168,7 +229,10 @@ def main() -> None:
     print(f"own replies, in training: accuracy {np.mean(guess == (rows.kind != 'comply')[own]):.3f}")
     if options.write:
         numbers = {
-            layer: {"intercept": round(float(w[-1]), 4), **{n: round(float(v), 4) for n, v in zip(FEATURES, w[:-1], strict=True) if abs(v) >= 5e-4}}
+            layer: {
+                "intercept": round(float(w[-1]), 4),
+                **{n: round(float(v), 4) for n, v in zip(FEATURES, w[:-1], strict=True) if abs(v) >= 5e-4},
+            }
             for layer, w in layers.items()
         }
         target = ROOT / "pytest_trust" / "judges" / "refusal.json"

@@ -56,10 +56,15 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
 def training_data(data: Path) -> dict[str, Labelled]:
     """Source -> (text, 1 for toxic)."""
     draw = random.Random(0)
-    tweets = [(row["tweet"], int(row["class"] != "2")) for row in read_csv(data / "davidson_hate" / "labeled_data.csv.gz")]
+    tweets = [
+        (row["tweet"], int(row["class"] != "2")) for row in read_csv(data / "davidson_hate" / "labeled_data.csv.gz")
+    ]
     abusive = [row for row in tweets if row[1]]
     draw.shuffle(abusive)
-    madlibs = [(row["Text"].strip('"'), int(row["Label"] == "BAD")) for row in read_csv(data / "madlibs_identity" / "bias_madlibs_77k.csv.gz")]
+    madlibs = [
+        (row["Text"].strip('"'), int(row["Label"] == "BAD"))
+        for row in read_csv(data / "madlibs_identity" / "bias_madlibs_77k.csv.gz")
+    ]
     draw.shuffle(madlibs)
     toxigen: set[tuple[str, int]] = set()
     for path in sorted((data / "toxigen").glob("*.txt")):
@@ -91,7 +96,9 @@ def subword_vectors(encoder: Path) -> tuple[dict[str, int], Array]:
     with torch.no_grad():
         for start in range(0, len(kept), 512):
             ids = torch.tensor([[cls, i, sep] for i in kept[start : start + 512]])
-            vectors.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(1).double().numpy())
+            vectors.append(
+                model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(1).double().numpy()
+            )
     stacked = np.concatenate(vectors)
     stacked /= np.linalg.norm(stacked, axis=1, keepdims=True)
     return {tokens[i]: n for n, i in enumerate(kept)}, (stacked - stacked.mean(0)) * np.log1p(kept)[:, None]
@@ -104,29 +111,49 @@ class Featuriser:
         self.vocabulary, self.vectors = vocabulary, vectors
 
     def __call__(self, texts: list[str]) -> csr_matrix:
-        return hstack([csr_matrix(self._pieces(texts) @ self.vectors), self._ngrams(texts), csr_matrix(np.array([lexicon(text) for text in texts]) * LEXICON_SCALE)]).tocsr()
+        return hstack(
+            [
+                csr_matrix(self._pieces(texts) @ self.vectors),
+                self._ngrams(texts),
+                csr_matrix(np.array([lexicon(text) for text in texts]) * LEXICON_SCALE),
+            ]
+        ).tocsr()
 
     def _pieces(self, texts: list[str]) -> csr_matrix:
         rows = [sorted(wordpieces(text, self.vocabulary)) for text in texts]
         values = [1 / np.sqrt(len(row)) for row in rows for _ in row]
-        return csr_matrix((values, [i for row in rows for i in row], np.cumsum([0, *map(len, rows)])), shape=(len(texts), len(self.vocabulary)))
+        return csr_matrix(
+            (values, [i for row in rows for i in row], np.cumsum([0, *map(len, rows)])),
+            shape=(len(texts), len(self.vocabulary)),
+        )
 
     @staticmethod
     def _ngrams(texts: list[str]) -> csr_matrix:
         rows = [hashed(text) for text in texts]
-        return csr_matrix(([v for row in rows for v in row.values()], [b for row in rows for b in row], np.cumsum([0, *map(len, rows)])), shape=(len(texts), BUCKETS))
+        return csr_matrix(
+            (
+                [v for row in rows for v in row.values()],
+                [b for row in rows for b in row],
+                np.cumsum([0, *map(len, rows)]),
+            ),
+            shape=(len(texts), BUCKETS),
+        )
 
 
 def fit(x: dict[str, csr_matrix], y: dict[str, Array], sources: list[str]) -> LogisticRegression:
     weight = np.concatenate([np.full(len(y[s]), WEIGHTS[s]) for s in sources])
-    return LogisticRegression(C=STRENGTH, max_iter=150).fit(vstack([x[s] for s in sources]), np.concatenate([y[s] for s in sources]), sample_weight=weight)
+    return LogisticRegression(C=STRENGTH, max_iter=150).fit(
+        vstack([x[s] for s in sources]), np.concatenate([y[s] for s in sources]), sample_weight=weight
+    )
 
 
 def platt(log_odds: dict[str, Array], y: dict[str, Array]) -> tuple[float, float]:
     """(slope, offset): calibrated log-odds = slope * log-odds + offset; every class of every source has the same weight."""
     z = np.concatenate([log_odds[s] for s in log_odds])
     labels = np.concatenate([y[s] for s in log_odds])
-    weight = np.concatenate([np.where(y[s] == 1, 1 / max(1, y[s].sum()), 1 / max(1, (1 - y[s]).sum())) for s in log_odds])
+    weight = np.concatenate(
+        [np.where(y[s] == 1, 1 / max(1, y[s].sum()), 1 / max(1, (1 - y[s]).sum())) for s in log_odds]
+    )
     model = LogisticRegression(C=1e6).fit(z[:, None], labels, sample_weight=weight / weight.mean())
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
@@ -148,13 +175,19 @@ def main() -> None:
     left_out = {source: fit(x, y, [s for s in sets if s != source]).decision_function(x[source]) for source in sets}
     for source in sets:
         area = roc_auc_score(y[source], left_out[source]) if 0 < y[source].mean() < 1 else float("nan")
-        print(f"left out {source:9} n {len(y[source]):6} toxic {y[source].mean():.3f} AUC {area:.4f} called toxic {np.mean(left_out[source] > 0):.3f}")
+        print(
+            f"left out {source:9} n {len(y[source]):6} toxic {y[source].mean():.3f} AUC {area:.4f} called toxic {np.mean(left_out[source] > 0):.3f}"
+        )
     slope, offset = platt(left_out, y)
     print(f"calibration: slope {slope:.3f}, offset {offset:.3f}")
     model = fit(x, y, list(sets))
     width = vectors.shape[1]
     weights = model.coef_[0]
-    subwords, ngrams, words = vectors @ weights[:width], weights[width : width + BUCKETS], weights[width + BUCKETS :] * LEXICON_SCALE
+    subwords, ngrams, words = (
+        vectors @ weights[:width],
+        weights[width : width + BUCKETS],
+        weights[width + BUCKETS :] * LEXICON_SCALE,
+    )
     scale = np.abs(ngrams).max() / 127
     if options.write:
         from safetensors.numpy import save_file
@@ -171,7 +204,10 @@ def main() -> None:
                 "platt": np.array([slope, offset], dtype=np.float32),
             },
             target,
-            metadata={"trained_by": "benchmarks/train_toxicity.py", "data": "Davidson (MIT), ToxiGen (CDLA-Permissive-2.0), madlibs (Apache-2.0), ETHICS, Moral Stories, GSM8K (MIT); sub-words: all-MiniLM-L6-v2 (Apache-2.0)"},
+            metadata={
+                "trained_by": "benchmarks/train_toxicity.py",
+                "data": "Davidson (MIT), ToxiGen (CDLA-Permissive-2.0), madlibs (Apache-2.0), ETHICS, Moral Stories, GSM8K (MIT); sub-words: all-MiniLM-L6-v2 (Apache-2.0)",
+            },
         )
         print(f"wrote {target.name}, {target.stat().st_size / 2**20:.1f} MiB; measure it with benchmarks/judges.py")
 

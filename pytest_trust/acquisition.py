@@ -22,7 +22,6 @@ from pytest_trust.subject import Subject, portable_key
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
-    from pytest_trust.probes import Probe
     from pytest_trust.recording import Recording
 
 __all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress", "Response"]
@@ -66,7 +65,9 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -145,14 +146,20 @@ class Engine:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
         recording = self.recording(reference)
         if recording:
-            found = {(probe.id, repeat): recording.response(portable_key(probe, job, repeat)) for probe in job.probes for repeat in range(job.repeats())}
+            found = {
+                (probe.id, repeat): recording.response(portable_key(probe, job, repeat))
+                for probe in job.probes
+                for repeat in range(job.repeats())
+            }
         else:
             subject = self.subject(reference)
             prompts = subject.prompts(job.probes)
             keys = subject.response_keys(job, prompts)
             stored = self.store.get_json("responses", keys.values())
             # The prompt's end is not part of the response's key: what it opened is known from the prompt.
-            found = {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}
+            found = {
+                name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored
+            }
         result = {}
         for probe in job.probes:
             values = [found.get((probe.id, repeat % job.repeats())) for repeat in range(job.samples)]
@@ -200,7 +207,9 @@ class Engine:
         prompts = subject.prompts(job.probes)
         keys = subject.response_keys(job, prompts)
         # Longest first: what does not fit shows at once. Equal keys are the same response.
-        order = sorted({key: name for name, key in keys.items()}.items(), key=lambda item: (-len(prompts[item[1][0]].ids), item[1]))
+        order = sorted(
+            {key: name for name, key in keys.items()}.items(), key=lambda item: (-len(prompts[item[1][0]].ids), item[1])
+        )
         have = self.store.get("responses", keys.values())
         if all(key in have for key, _ in order):
             return
@@ -209,16 +218,25 @@ class Engine:
         runner = self.runner(reference)
         plain = subject.identity.chat_format == "plain"
         talks = {probe.id for probe in job.probes if probe.messages}
-        size = runner.limit_rows(max(len(prompt.ids) for prompt in prompts.values()) + job.generation.max_new_tokens, self._batch_size)
+        size = runner.limit_rows(
+            max(len(prompt.ids) for prompt in prompts.values()) + job.generation.max_new_tokens, self._batch_size
+        )
         done, tokens = len(have), 0
         for batch in chunks(order, size):
             missing = [(key, name) for key, name in batch if key not in have]
-            rows = [Row(prompts[name].ids, row_seed(job.generation.seed, name, repeat)) for _, (name, repeat) in missing]
-            # `User:` ends a response only where the prompt has such lines.
-            stops = plain and all(name in talks for _, (name, _) in missing)
-            made = self.halving(rows, lambda part, stops=stops: generate(runner, part, job.generation, plain=stops))
+            rows = [
+                # `User:` ends a response only where the prompt has such lines.
+                Row(prompts[name].ids, row_seed(job.generation.seed, name, repeat), plain=plain and name in talks)
+                for _, (name, repeat) in missing
+            ]
+            made = self.halving(rows, lambda part: generate(runner, part, job.generation))
             values = {
-                key: {"text": one.text, "ids": one.token_ids, "finish": one.finish_reason, "prompt_tokens": len(row.prompt)}
+                key: {
+                    "text": one.text,
+                    "ids": one.token_ids,
+                    "finish": one.finish_reason,
+                    "prompt_tokens": len(row.prompt),
+                }
                 for (key, _), row, one in zip(missing, rows, made, strict=True)
             }
             self.store.put_json("responses", values, self._context(runner, size))
@@ -231,7 +249,10 @@ class Engine:
         rows = subject.options(job.probes)
         keys = subject.option_keys(rows)
         texts = {probe.id: probe.options for probe in job.probes}
-        order = sorted({key: name for name, key in keys.items()}.items(), key=lambda item: (-max(map(len, rows[item[1]].ids)), item[1]))
+        order = sorted(
+            {key: name for name, key in keys.items()}.items(),
+            key=lambda item: (-max(map(len, rows[item[1]].ids)), item[1]),
+        )
         have = self.store.get("options", keys.values())
         if all(key in have for key, _ in order):
             return
@@ -240,16 +261,20 @@ class Engine:
 
         runner = self.runner(reference)
         widest = max(len(row.ids) for row in rows.values())
-        size = max(1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest)
+        size = max(
+            1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest
+        )
         done, tokens = len(have), 0
         for batch in chunks(order, size):
             missing = [(key, name) for key, name in batch if key not in have]
+            groups = [Group(rows[name].ids, rows[name].starts) for _, name in missing]
             made = self.halving(
-                [name for _, name in missing],
-                lambda names: score_options(runner, [Group(rows[name].ids, rows[name].starts) for name in names], [texts[name] for name in names]),
+                list(zip(groups, [texts[name] for _, name in missing], strict=True)),
+                lambda part: score_options(runner, [group for group, _ in part], [options for _, options in part]),
             )
             values = {
-                key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes} for (key, _), one in zip(missing, made, strict=True)
+                key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+                for (key, _), one in zip(missing, made, strict=True)
             }
             self.store.put_json("options", values, self._context(runner, size))
             done, tokens = done + len(missing), tokens + sum(sum(one.tokens) for one in made)
@@ -266,7 +291,9 @@ class Engine:
             return run(items)
         except (torch.OutOfMemoryError, MemoryError):
             if len(items) == 1:
-                raise TrustError("not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device") from None
+                raise TrustError(
+                    "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
+                ) from None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = len(items) // 2
@@ -283,5 +310,3 @@ class Engine:
 def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
     """Consecutive parts of at most `size` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
-
-

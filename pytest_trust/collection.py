@@ -29,7 +29,7 @@ class SuiteModule(pytest.Module):
 
     @classmethod
     def of(cls, path: Path, parent: pytest.Collector) -> SuiteModule:
-        return cls.from_parent(parent, path=path, nodeid=f"{PACKAGE}.{path.stem}")  # type: ignore[no-any-return]
+        return cls.from_parent(parent, path=path, nodeid=f"{PACKAGE}.{path.stem}")
 
 
 class SuiteCollection:

@@ -161,7 +161,8 @@ def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candida
         for name, members in clusters.items()
         if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))
     ]
-    return Units(*([contrast(clusters[name], side) for name in both] for side in (baseline, candidate)), both)
+    scores = [[contrast(clusters[name], side) for name in both] for side in (baseline, candidate)]
+    return Units(scores[0], scores[1], both)
 
 
 def gate_record(

@@ -30,10 +30,14 @@ _NUCLEUS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One response to produce; `seed` decides a sample and is not used by greedy decoding."""
+    """One response to produce; `seed` decides a sample and is not used by greedy decoding.
+
+    `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
+    """
 
     prompt: tuple[int, ...]
     seed: int = 0
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,19 @@ class Generated:
     finish_reason: Literal["stop", "length"]
 
 
-def generate(runner: Runner, rows: Sequence[Row], generation: Generation, *, plain: bool = False) -> list[Generated]:
+def generate(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[Generated]:
     """Responses to one batch of rows, in order.
 
     Greedy in float32 the result equals transformers' `generate` token for token and does not depend on the batch; in 16 bits the
-    batch composition can change near-ties. `plain` prompts (no chat template) end their response at the next `User:` line.
+    batch composition can change near-ties.
     """
     import torch
 
     with torch.inference_mode():
-        ids = _generate_shared(runner, rows, generation) if runner.shares else _generate_general(runner, rows, generation)
-    return [_finish(runner.loaded, tokens, plain) for tokens in ids]
+        ids = (
+            _generate_shared(runner, rows, generation) if runner.shares else _generate_general(runner, rows, generation)
+        )
+    return [_finish(runner.loaded, tokens, row.plain) for row, tokens in zip(rows, ids, strict=True)]
 
 
 def _generate_shared(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
@@ -112,7 +118,8 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
         chosen = choose_tokens(scores, draws, generation)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
-    settings = GenerationConfig(
+    configuration: Any = GenerationConfig
+    settings = configuration(
         max_new_tokens=generation.max_new_tokens,
         do_sample=False,
         eos_token_id=sorted(runner.loaded.eos_ids) or None,
@@ -159,7 +166,9 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[_Draws], generation: Gen
     reached = probabilities.cumsum(-1)
     numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)
     place = torch.searchsorted(reached, (numbers * reached[:, -1])[:, None], right=True)
-    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # rounding must not reach past the last token that has mass
+    last = (reached < reached[:, -1:]).sum(
+        -1, keepdim=True
+    )  # rounding must not reach past the last token that has mass
     place = torch.minimum(place, last)
     return (place if order is None else order.gather(-1, place))[:, 0]
 

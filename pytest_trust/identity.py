@@ -9,13 +9,13 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_trust.errors import TrustError
+from pytest_trust.files import ModelFiles
 from pytest_trust.jobs import digest
-from pytest_trust.references import InvalidReference, Reference, adapter_base, parse_reference, read_json, weights_files
+from pytest_trust.references import InvalidReference, Reference, read_json
 from pytest_trust.store import Store
 
 Lineage = Literal["same", "parent", "sibling", "unrelated", "unknown"]
@@ -35,26 +35,18 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
 )
 _TOKENIZER_NOISE = ("chat_template", "is_local", "local_files_only", "name_or_path", "processor_class")
-_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
-_SAFETENSORS_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-
-
-class ModelNotFound(TrustError):
-    """A model reference names nothing that can be had: not on the hub, gated, or offline and not in the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """Where a reference's parts lie on this machine. For a GGUF file everything is in `gguf`."""
-
-    directory: Path
-    weights: tuple[Path, ...]
-    tokenizer: Path
-    adapter: Path | None = None
-    adapter_weights: tuple[Path, ...] = ()
-    gguf: Path | None = None
-    commit: str = ""
-    base: Reference | None = None
+_SAFETENSORS_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,109 +86,23 @@ class ModelIdentity:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelIdentity:
         """Raises TypeError when a field is missing, unknown or of another type."""
-        identity = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-        for name, value in asdict(identity).items():
-            expected = int if name.startswith("parameter") else tuple if name in ("names", "ancestors", "warnings") else str
-            if not isinstance(value, expected) or (expected is tuple and not all(isinstance(item, str) for item in value)):
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        identity = cls(**given)
+        for name, value in given.items():
+            if name in ("names", "ancestors", "warnings"):
+                fits = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+            else:
+                fits = isinstance(value, int if name.startswith("parameter") else str)
+            if not fits:
                 raise TypeError(f"{name} is {type(value).__name__}")
         return identity
 
 
-def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False) -> ModelFiles:
-    """The files of a reference: downloads from the hub, converts the demo model on first use.
-
-    Raises:
-        ModelNotFound: not on the hub, gated, or offline.
-        InvalidReference: the files are there and are no model.
-    """
-    if reference.kind == "recording":
-        raise InvalidReference(f"{reference.text}: a recording has no weights: expected a model")
-    if reference.kind == "demo":
-        return _locate_demo(reference, cache)
-    reference.check()
-    if reference.kind == "gguf":
-        path = reference.path
-        return ModelFiles(path.parent, (path,), path.parent, gguf=path)
-    if reference.kind == "hub":
-        directory = _download(reference, trust_remote_code)
-        if (directory / "adapter_config.json").exists() and not (directory / "config.json").exists():
-            adapter = replace(reference, kind="adapter", location=str(directory))
-            return replace(_locate_adapter(adapter, directory, cache, trust_remote_code), commit=directory.name)
-        if not (directory / "config.json").exists():
-            raise InvalidReference(f"{reference.text}: the repository has no config.json: not a transformers model")
-        weights = weights_files(directory, reference)
-        return ModelFiles(directory, weights, directory, commit=directory.name)
-    if reference.kind == "adapter":
-        return _locate_adapter(reference, reference.path, cache, trust_remote_code)
-    return ModelFiles(reference.path, weights_files(reference.path, reference), reference.path)
-
-
-def _locate_adapter(reference: Reference, directory: Path, cache: Path, trust_remote_code: bool, base: Reference | None = None) -> ModelFiles:
-    base = base or adapter_base(reference)
-    below = locate(base, cache=cache, trust_remote_code=trust_remote_code)
-    if below.gguf or below.adapter:
-        raise InvalidReference(f"{reference.text}: its base {base.text} is a GGUF file or an adapter: give full weights as ?base=")
-    own = (directory / "tokenizer_config.json").exists() and (directory / "tokenizer.json").exists()
-    return replace(
-        below,
-        adapter=directory,
-        adapter_weights=weights_files(directory, reference),
-        tokenizer=directory if own else below.tokenizer,
-        base=base,
-    )
-
-
-def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
-    from pytest_trust import demo
-
-    if reference.location != "instruct":
-        directory = demo.adapter_path(reference.location)
-        adapter = replace(reference, kind="adapter", location=str(directory))
-        return _locate_adapter(adapter, directory, cache, False, parse_reference("demo:instruct"))
-    target = cache / "models" / "demo-instruct"
-    if not (target / "config.json").exists():
-        try:
-            demo.convert_instruct(target)
-        except OSError as error:
-            raise TrustError(f"{reference.text}: cannot be written to {target} ({error.strerror or error}): make room, or use another --trust-store") from None
-    return ModelFiles(target, weights_files(target, reference), target)
-
-
-def _download(reference: Reference, trust_remote_code: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub import errors as hub
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else []), *(["*.bin"] if reference.options.get("pickle") == "on" else [])]
-    silent = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        found = snapshot_download(
-            reference.location, revision=reference.revision or None, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
-        )
-    except hub.GatedRepoError:
-        raise ModelNotFound(f"{reference.text}: gated: accept its licence on the hub and log in (hf auth login)") from None
-    except hub.RevisionNotFoundError:
-        raise ModelNotFound(f"{reference.text}: the repository has no revision {reference.revision!r}") from None
-    except hub.RepositoryNotFoundError:
-        raise ModelNotFound(f"{reference.text}: not on the hub, or private: check the name, or log in (hf auth login)") from None
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        raise ModelNotFound(f"{reference.text}: the hub cannot be reached and the model is not in the local cache: download it first, or give a directory") from None
-    except Exception as error:  # the hub's client raises its transport's own errors too
-        raise ModelNotFound(f"{reference.text}: cannot be downloaded ({first_line(error)})") from None
-    finally:
-        if not silent:
-            enable_progress_bars()
-    return Path(found)
-
-
-def first_line(error: BaseException) -> str:
-    """A library's error, cut to what fits into our one line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def identify_model(reference: Reference, files: ModelFiles, *, device: str, dtype: str | None, store: Store) -> ModelIdentity:
+def identify_model(
+    reference: Reference, files: ModelFiles, *, device: str, dtype: str | None, store: Store
+) -> ModelIdentity:
     """The identity of a located model. `dtype` None or `auto`: float32 on a CPU, the checkpoint's on another device."""
     config = {} if files.gguf else read_json(files.directory / "config.json", reference.text)
     text_config = config.get("text_config")
@@ -271,7 +177,9 @@ def lineage(baseline: ModelIdentity, candidate: ModelIdentity) -> Lineage:
         return "parent"
     if set(baseline.names) & set(candidate.names):
         return "sibling"
-    if (baseline.base_weights and baseline.base_weights == candidate.base_weights) or set(baseline.ancestors) & set(candidate.ancestors):
+    if (baseline.base_weights and baseline.base_weights == candidate.base_weights) or set(baseline.ancestors) & set(
+        candidate.ancestors
+    ):
         return "sibling"
     if baseline.architecture and candidate.architecture and baseline.architecture != candidate.architecture:
         return "unrelated"
@@ -351,7 +259,9 @@ def _gguf_has_template(path: Path) -> bool:
         return b"tokenizer.chat_template" in file.read(64 << 20)
 
 
-def _lineage_names(reference: Reference, files: ModelFiles, config: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _lineage_names(
+    reference: Reference, files: ModelFiles, config: Mapping[str, object]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the model is called, and what it says it was made from."""
     own = f"demo:{reference.location}" if reference.kind == "demo" else reference.location
     home = files.adapter or files.directory
@@ -373,7 +283,11 @@ def _card_bases(card: Path) -> list[str]:
     except OSError:
         return []
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^base_model:[ \t]*(.*)\n?((?:[ \t]*-[ \t]+.*\n?)*)", front.group(1), re.MULTILINE) if front else None
+    found = (
+        re.search(r"^base_model:[ \t]*(.*)\n?((?:[ \t]*-[ \t]+.*\n?)*)", front.group(1), re.MULTILINE)
+        if front
+        else None
+    )
     if not found:
         return []
     values = [found.group(1), *re.findall(r"-[ \t]+(.*)", found.group(2))]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_trust.heads import Head
     from pytest_trust.models import LoadedModel
 
-Ids = Sequence[int]
+Ids = tuple[int, ...]
 
 # A shared beginning below this many tokens is not worth a forward of its own.
 _WORTH_SHARING = 8
@@ -77,10 +77,15 @@ class Runner:
         """Rows of a batch: what was asked for, else as many as help (64 on a CPU, 256 elsewhere) and fit a quarter of the free memory."""
         if batch_size is not None:
             return batch_size
-        config = self.model.config.get_text_config(decoder=True)
-        heads = int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1))
-        width = int(getattr(config, "head_dim", None) or config.hidden_size // max(1, int(getattr(config, "num_attention_heads", 1))))
-        element = self.model.dtype.itemsize
+        config: Any = self.model.config.get_text_config(decoder=True)
+        heads: int = int(
+            getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
+        )
+        width = int(
+            getattr(config, "head_dim", None)
+            or config.hidden_size // max(1, int(getattr(config, "num_attention_heads", 1)))
+        )
+        element = int(self.model.dtype.itemsize)
         states = 2 * int(config.num_hidden_layers) * heads * width * element
         activations = 8 * int(config.hidden_size) * element
         fit = free_bytes(self.device) // 4 // max(1, (states + activations) * columns)
@@ -127,7 +132,11 @@ class Runner:
         import torch
 
         with torch.inference_mode():
-            return self._grouped(groups) if self.shares else [[self._plain(row, start) for row, start in pairs(group)] for group in groups]
+            return (
+                self._grouped(groups)
+                if self.shares
+                else [[self._plain(row, start) for row, start in pairs(group)] for group in groups]
+            )
 
     def _plain(self, row: Ids, start: int) -> torch.Tensor:
         import torch
@@ -136,7 +145,9 @@ class Runner:
         body = self.body if self.body is not None else self.model
         output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         if not hasattr(output, "last_hidden_state"):
-            raise InvalidInput(f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: options and drift cannot be measured")
+            raise InvalidInput(
+                f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: options and drift cannot be measured"
+            )
         hidden: torch.Tensor = output.last_hidden_state[0, start - 1 :]
         return hidden
 
@@ -160,7 +171,9 @@ class Runner:
         tail_states: dict[int, torch.Tensor] = {}
         chosen = [index for index, tail in enumerate(tails) if tail]
         if chosen:
-            tail_states = self._tails(done, [members[index][0] for index in chosen], [tails[index] for index in chosen], chosen)
+            tail_states = self._tails(
+                done, [members[index][0] for index in chosen], [tails[index] for index in chosen], chosen
+            )
         result, index = [], 0
         for group in groups:
             of_group = []
@@ -221,7 +234,13 @@ class Runner:
                 done.mask[:, len(rows[0])] = 1
                 shared = self.head.logits(self.step(token, done.mask, last, done.cache)[:, -1]).float()
                 for index, row in enumerate(rows):
-                    plain = self.model(input_ids=torch.tensor([[*row, 1 % vocabulary]], device=self.device), use_cache=False).logits[0, -1].float()
+                    plain = (
+                        self.model(
+                            input_ids=torch.tensor([[*row, 1 % vocabulary]], device=self.device), use_cache=False
+                        )
+                        .logits[0, -1]
+                        .float()
+                    )
                     # A wrong mask or position moves the logits by their own size; 16-bit rounding by some hundredths of it.
                     if not float((plain - shared[index]).norm()) <= 0.05 * float(plain.norm()) + 1e-6:
                         return False
@@ -234,10 +253,12 @@ def pairs(group: Group) -> list[tuple[tuple[int, ...], int]]:
     return list(zip(group.rows, group.starts, strict=True))
 
 
-def common_prefix(rows: Sequence[Ids]) -> int:
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     """Number of leading ids that all rows share."""
     low, high = min(rows), max(rows)  # in lexicographic order, what the extremes share all share
-    return next((index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return next(
+        (index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
 
 
 def free_bytes(device: str) -> int:
@@ -257,16 +278,17 @@ def free_bytes(device: str) -> int:
 @functools.cache
 def _buffer_class() -> Any:
     """A cache layer that writes into buffers of full length, where transformers' own copies everything at every token."""
-    import torch
     from transformers.cache_utils import DynamicLayer
 
-    class BufferLayer(DynamicLayer):  # type: ignore[misc,unused-ignore]
+    class BufferLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         def __init__(self, capacity: int) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.capacity = capacity
             self.used = 0
 
-        def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             if not self.is_initialized:
                 self.dtype, self.device = key_states.dtype, key_states.device
                 self._allocate(key_states, value_states, key_states.shape[0])
@@ -285,7 +307,7 @@ def _buffer_class() -> Any:
             return self.keys, self.values
 
         def select(self, rows: torch.Tensor) -> None:
-            keys, values = self.keys, self.values
+            keys, values = self._expose()
             self._allocate(keys, values, len(rows))
             self.key_buffer[:, :, : self.used] = keys[rows]
             self.value_buffer[:, :, : self.used] = values[rows]
@@ -305,8 +327,7 @@ def _buffer_cache(model: Any, capacity: int) -> Cache:
     return cache
 
 
-def select_rows(cache: Cache, rows: torch.Tensor) -> None:
+def select_rows(cache: Any, rows: torch.Tensor) -> None:
     """Keep (or repeat) these rows of a cache made by `prefill`."""
     for layer in cache.layers:
         layer.select(rows)
-

@@ -30,7 +30,9 @@ class Generation:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: expected >= 0, in (0, 1], >= 0")
+            raise ValueError(
+                f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: expected >= 0, in (0, 1], >= 0"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -115,7 +117,9 @@ class Progress:
 
 def digest(*parts: object) -> str:
     """sha256 of the parts as canonical JSON: the one way keys are made."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def probe_input(probe: Probe) -> list[object]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
-from pytest_trust.identity import ModelFiles, ModelIdentity, choose_device, first_line, identify_model, locate
+from pytest_trust.files import ModelFiles, first_line, locate
+from pytest_trust.identity import ModelIdentity, choose_device, identify_model
 from pytest_trust.references import Reference, check_device
 from pytest_trust.store import Store
 
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 
 # Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
 # Not <|end|>: in the harmony format it ends the reasoning, and the answer follows.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_turn|>", "<end_of_turn>", "<|return|>", "<｜end▁of▁sentence｜>", "</s>")
+_TURN_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+    "<|return|>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+)
 
 
 class CannotLoad(TrustError):
@@ -64,12 +73,14 @@ def load_model(
             identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
     with _in_words(reference), quiet():
-        model = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
+        model: Any = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
         model = model.to(chosen).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
 
 
-def load_tokenizer(reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a located model: the adapter's own when it has one, else its base's."""
     with _in_words(reference), quiet():
         from transformers import AutoTokenizer
@@ -99,20 +110,31 @@ def available_device(device: str, given: str) -> str:
         module = getattr(torch, kind, None)
         there = module is not None and module.is_available() and int(number or 0) < module.device_count()
     if not there:
-        raise CannotLoad(f"{given}: the device {device} was asked for and is not available here: use device=cpu or leave it out")
+        raise CannotLoad(
+            f"{given}: the device {device} was asked for and is not available here: use device=cpu or leave it out"
+        )
     return device
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Libraries keep silent inside: no progress bars, no warnings, nothing on stderr; their settings are put back afterwards."""
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers import utils
 
-    verbosity, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    logging: Any = utils.logging
+    verbosity, bars, hub_bars = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    hub.disable_progress_bars()
+    disable_progress_bars()
     try:
         # GGUF's progress bar heeds no switch; compiled libraries still reach the real stderr, as they should.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -123,7 +145,7 @@ def quiet() -> Iterator[None]:
         if bars:
             logging.enable_progress_bar()
         if hub_bars:
-            hub.enable_progress_bars()
+            enable_progress_bars()
 
 
 @contextmanager
@@ -152,7 +174,10 @@ def _load_weights(
     from transformers import AutoModelForCausalLM
 
     wanted: torch.dtype = getattr(torch, dtype)
-    settings: dict[str, Any] = {"dtype": torch.float32 if files.adapter else wanted, "trust_remote_code": trust_remote_code}
+    settings: dict[str, Any] = {
+        "dtype": torch.float32 if files.adapter else wanted,
+        "trust_remote_code": trust_remote_code,
+    }
     settings["local_files_only"] = True
     if files.gguf:
         from transformers import GgufConfig
@@ -160,11 +185,14 @@ def _load_weights(
         settings |= {"gguf_file": files.gguf.name, "quantization_config": GgufConfig(dequantize=True)}
     else:
         settings["use_safetensors"] = files.weights[0].suffix == ".safetensors"
-    model, info = AutoModelForCausalLM.from_pretrained(str(files.directory), output_loading_info=True, **settings)
+    loader: Any = AutoModelForCausalLM
+    model, info = loader.from_pretrained(str(files.directory), output_loading_info=True, **settings)
     missing = sorted(info.get("missing_keys") or ())
     if missing:
         # transformers would fill these with random numbers and go on.
-        raise CannotLoad(f"{reference.text}: the weights of {len(missing)} parts are missing ({missing[0]}, ...): the files are incomplete or of another architecture")
+        raise CannotLoad(
+            f"{reference.text}: the weights of {len(missing)} parts are missing ({missing[0]}, ...): the files are incomplete or of another architecture"
+        )
     if files.adapter:
         model = _merge(model, files.adapter, reference, len(tokenizer)).to(wanted)
     result: PreTrainedModel = model
@@ -180,7 +208,9 @@ def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
         warnings.simplefilter("always")
         merged = PeftModel.from_pretrained(model, str(adapter), is_trainable=False).merge_and_unload()
     if any("missing adapter keys" in str(warning.message) for warning in caught):
-        raise CannotLoad(f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base=")
+        raise CannotLoad(
+            f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base="
+        )
     return merged
 
 

@@ -101,17 +101,23 @@ def _grammar(tags: Tags) -> _Grammar:
             rf"(?P<he>{_HARMONY_PATTERNS['end']})", rf"(?P<hx>{_HARMONY_FRAME})",
         ]  # fmt: skip
     # longer tags first, so that no tag hides one that it begins
-    literal = [(tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)]
+    literal = [
+        (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)
+    ]
     pieces += [f"(?P<{name}>{re.escape(tag)})" for tag, name in sorted(literal, key=lambda item: -len(item[0]))]
     pieces.append("(?P<w>" + "|".join(map(re.escape, _WRAPPERS)) + ")")
     return _Grammar(re.compile(r"(?<!`)(?:" + "|".join(pieces) + ")", re.IGNORECASE), tags, harmony)
 
 
 def _checked(tags: Sequence[tuple[str, str]]) -> Tags:
-    pairs = tuple((str(pair[0]), str(pair[1])) if len(pair) == 2 and not isinstance(pair, str) else ("", "") for pair in tags)
+    pairs = tuple(
+        (str(pair[0]), str(pair[1])) if len(pair) == 2 and not isinstance(pair, str) else ("", "") for pair in tags
+    )
     for given, (opening, closing) in zip(tags, pairs, strict=True):
         if not opening.strip() or not closing.strip() or opening.casefold() == closing.casefold():
-            raise InvalidInput(f"reasoning tags {given!r}: expected a pair of different tags, such as ('<think>', '</think>')")
+            raise InvalidInput(
+                f"reasoning tags {given!r}: expected a pair of different tags, such as ('<think>', '</think>')"
+            )
     return pairs
 
 
@@ -151,7 +157,7 @@ class _Reader:
             else:
                 self.repeated += 1
             self.tag(text)
-        elif same and (name[0] == "c" or name in ("he", "hf") and self.pair == self.grammar.harmony):
+        elif same and (name[0] == "c" or (name in ("he", "hf") and self.pair == self.grammar.harmony)):
             self.tag(text)
             self.state = "between" if name == "he" else "answer"
             self.final = self.final or name == "hf"
@@ -177,7 +183,9 @@ class _Reader:
         """A closing tag with no trace open: it closes one that the template opened, or the outer one of two nested traces."""
         since = 0 if not self.seen else self.closed_at if self.repeated else None
         if since is not None:
-            self.parts[since:] = [Part("reasoning", part.text) if part.kind == "answer" else part for part in self.parts[since:]]
+            self.parts[since:] = [
+                Part("reasoning", part.text) if part.kind == "answer" else part for part in self.parts[since:]
+            ]
             self.repeated = max(0, self.repeated - 1)
         self.tag(text)
         self.seen, self.closed_at = True, len(self.parts)
@@ -197,12 +205,18 @@ class _Reader:
         shortest = 1 if self.state == "reasoning" or not tail.strip()[1:] else 2
         for length in range(min(len(tail), max(map(len, expected), default=0)), shortest - 1, -1):
             end = lowered[-length:]
-            if tail[-length - 1 : -length] != "`" and not end.isspace() and any(tag.casefold().startswith(end) for tag in expected):
+            if (
+                tail[-length - 1 : -length] != "`"
+                and not end.isspace()
+                and any(tag.casefold().startswith(end) for tag in expected)
+            ):
                 return tail[-length:]
         return ""
 
 
-def split_reasoning(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS, opened_by_template: bool = False) -> Split:
+def split_reasoning(
+    text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS, opened_by_template: bool = False
+) -> Split:
     """Cut a response into reasoning and answer.
 
     text: what the model generated, special tokens that mark a trace included.
@@ -223,7 +237,11 @@ def split_reasoning(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS, o
     reader.text(tail[: len(tail) - len(partial)])
     parts = _merged(reader.parts + ([Part("tag", partial)] if partial else []))
     answer = _joined(parts, "answer")
-    unfinished = reader.state == "reasoning" or reader.state == "between" and not reader.final or bool(partial and not answer and not reader.seen)
+    unfinished = (
+        reader.state == "reasoning"
+        or (reader.state == "between" and not reader.final)
+        or bool(partial and not answer and not reader.seen)
+    )
     return Split(_joined(parts, "reasoning"), answer, not unfinished, parts)
 
 

@@ -35,7 +35,18 @@ _FORMAT = "pytest-trust recording"
 _MANIFEST, _TENSORS = "manifest.json", "tensors.safetensors"
 _MANIFEST_LIMIT, _TENSORS_LIMIT = 1 << 29, 1 << 35
 _FLOAT16_LIMIT = 60_000.0
-_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, RecursionError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    RecursionError,
+)
 
 Text = tuple[tuple[int, ...], ...]
 
@@ -76,7 +87,9 @@ class Recording:
     def states(self, keys: Sequence[str]) -> list[torch.Tensor]:
         """Hidden states, [tokens, hidden size], of recorded texts."""
         hidden = self._read_tensors()["hidden"]
-        return [hidden[entry["offset"] : entry["offset"] + entry["tokens"]] for entry in (self._drift[key] for key in keys)]
+        return [
+            hidden[entry["offset"] : entry["offset"] + entry["tokens"]] for entry in (self._drift[key] for key in keys)
+        ]
 
     def head(self, device: str = "cpu") -> Head:
         """The recorded model's head, in float32."""
@@ -87,7 +100,12 @@ class Recording:
         tensors = self._read_tensors()
         bias = tensors.get("bias")
         weight = tensors["head"].to(device=device, dtype=torch.float32)
-        return Head(weight, None if bias is None else bias.to(device=device, dtype=torch.float32), self._head["soft_cap"], self._head["scale"])
+        return Head(
+            weight,
+            None if bias is None else bias.to(device=device, dtype=torch.float32),
+            self._head["soft_cap"],
+            self._head["scale"],
+        )
 
     def require(self, jobs: Iterable[Job]) -> None:
         """Refuse jobs that ask for what was not recorded.
@@ -99,7 +117,9 @@ class Recording:
         for job in jobs:
             table = self._responses if job.task == "generate" else self._options
             repeats = range(job.repeats() if job.task == "generate" else 1)
-            missing = sum(any(portable_key(probe, job, repeat) not in table for repeat in repeats) for probe in job.probes)
+            missing = sum(
+                any(portable_key(probe, job, repeat) not in table for repeat in repeats) for probe in job.probes
+            )
             if missing:
                 lacking.append(f"{missing} of {len(job.probes)} of {job.suite}")
         if lacking:
@@ -142,8 +162,14 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
             prompts = subject.prompts(job.probes)
             keys = subject.response_keys(job, prompts)
             stored = engine.store.get_json("responses", keys.values())
-            named = {portable_key(probe, job, repeat): (probe.id, repeat) for probe in job.probes for repeat in range(job.repeats())}
-            manifest["responses"] |= {name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()}
+            named = {
+                portable_key(probe, job, repeat): (probe.id, repeat)
+                for probe in job.probes
+                for repeat in range(job.repeats())
+            }
+            manifest["responses"] |= {
+                name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()
+            }
         else:
             option_keys = subject.option_keys(subject.options(job.probes))
             stored = engine.store.get_json("options", option_keys.values())
@@ -152,7 +178,9 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
     _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
 
 
-def _drift_part(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+def _drift_part(
+    engine: Engine, reference: Reference, jobs: Sequence[Job]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
     from pytest_trust.pair import own_states
 
     found = own_states(engine, jobs, reference)
@@ -166,7 +194,10 @@ def _drift_part(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> tu
     for key, (text, answer_start, states) in items.items():
         entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
         offset += states.shape[0]
-    tensors = {"hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])), "head": _in_16_bits(head.weight)}
+    tensors = {
+        "hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])),
+        "head": _in_16_bits(head.weight),
+    }
     if head.bias is not None:
         tensors["bias"] = head.bias.float().cpu()
     return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale}
@@ -194,7 +225,9 @@ def _write(path: Path, manifest: bytes, tensors: Mapping[str, torch.Tensor]) -> 
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise TrustError(f"{path}: the recording cannot be written ({error.strerror or error}): make room, or give another file") from None
+        raise TrustError(
+            f"{path}: the recording cannot be written ({error.strerror or error}): make room, or give another file"
+        ) from None
     finally:
         if temporary is not None:
             os.unlink(temporary)
@@ -219,7 +252,9 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
             raise ValueError("not a recording")
         schema = manifest["schema"]
         if isinstance(schema, int) and schema > SCHEMA:
-            raise InvalidRecording(f"{path}: written by a newer pytest-trust (schema {schema}, this one knows {SCHEMA}): update it")
+            raise InvalidRecording(
+                f"{path}: written by a newer pytest-trust (schema {schema}, this one knows {SCHEMA}): update it"
+            )
         identity = ModelIdentity.from_dict(manifest["identity"])
         _check_manifest(manifest)
     except InvalidRecording:
@@ -241,9 +276,11 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
 
 
 def _damaged(path: Path, error: Exception) -> InvalidRecording:
-    from pytest_trust.identity import first_line
+    from pytest_trust.files import first_line
 
-    return InvalidRecording(f"{path}: not a recording, or damaged ({first_line(error)}): expected a file written by --trust-record; make it again")
+    return InvalidRecording(
+        f"{path}: not a recording, or damaged ({first_line(error)}): expected a file written by --trust-record; make it again"
+    )
 
 
 def _entry_bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -258,9 +295,15 @@ def _entry_bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
     """Types of everything that is used later: a hostile file must fail here, in one place."""
-    checks: dict[str, Callable[[dict[str, Any]], bool]] = {"responses": _is_response, "options": _is_scores, "drift": _is_drift}
+    checks: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "responses": _is_response,
+        "options": _is_scores,
+        "drift": _is_drift,
+    }
     for part, check in checks.items():
-        if not isinstance(manifest[part], dict) or not all(isinstance(value, dict) and check(value) for value in manifest[part].values()):
+        if not isinstance(manifest[part], dict) or not all(
+            isinstance(value, dict) and check(value) for value in manifest[part].values()
+        ):
             raise ValueError(f"{part} are not as expected")
     head = manifest["head"]
     fine = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
@@ -279,13 +322,17 @@ def _is_scores(value: dict[str, Any]) -> bool:
 
 
 def _is_drift(value: dict[str, Any]) -> bool:
-    rows = isinstance(value["text"], list) and all(_are(row, int) and all(0 <= token < 1 << 31 for token in row) for row in value["text"])
+    rows = isinstance(value["text"], list) and all(
+        _are(row, int) and all(0 <= token < 1 << 31 for token in row) for row in value["text"]
+    )
     counts = all(_is_count(value[name]) for name in ("answer_start", "offset", "tokens"))
     return rows and counts and sum(map(len, value["text"])) == value["tokens"]
 
 
 def _are(values: object, *kinds: type) -> bool:
-    return isinstance(values, list) and all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
+    return isinstance(values, list) and all(
+        isinstance(value, kinds) and not isinstance(value, bool) for value in values
+    )
 
 
 def _is_count(value: object) -> bool:
@@ -298,7 +345,12 @@ def _load_tensors(path: Path, drift: Mapping[str, dict[str, Any]]) -> dict[str, 
     with zipfile.ZipFile(path) as archive:
         tensors = load(_entry_bytes(archive, _TENSORS, _TENSORS_LIMIT))
     hidden, head = tensors["hidden"], tensors["head"]
-    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[1] or not (hidden.is_floating_point() and head.is_floating_point()):
+    if (
+        hidden.ndim != 2
+        or head.ndim != 2
+        or hidden.shape[1] != head.shape[1]
+        or not (hidden.is_floating_point() and head.is_floating_point())
+    ):
         raise ValueError("its tensors do not fit together")
     if any(entry["offset"] + entry["tokens"] > hidden.shape[0] for entry in drift.values()):
         raise ValueError("its hidden states are cut short")

@@ -97,7 +97,9 @@ def parse_reference(text: str) -> Reference:
     """
     given = text.strip()
     if not given or any(ord(character) < 32 for character in given):
-        raise InvalidReference(f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, or demo:NAME")
+        raise InvalidReference(
+            f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, or demo:NAME"
+        )
     name, _, query = (given, "", "") if Path(given).expanduser().exists() else given.partition("?")
     options = _parse_options(given, query)
     kind, location, revision = _kind_of(given, name)
@@ -108,7 +110,9 @@ def parse_reference(text: str) -> Reference:
             raise InvalidReference(f"{given}: `revision` is for models of the hub (org/name): remove it")
         revision = options.pop("revision")
     if "base" in options and kind != "adapter":
-        raise InvalidReference(f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it")
+        raise InvalidReference(
+            f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it"
+        )
     label = options.pop("label", "") or _label(kind, name, location, options)
     return Reference(given, kind, location, revision, MappingProxyType(dict(sorted(options.items()))), label)
 
@@ -145,10 +149,14 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
     if name.startswith("demo:"):
         demo = name.removeprefix("demo:")
         if demo not in DEMO_NAMES:
-            raise InvalidReference(f"{given}: unknown demo model {demo!r}; known are {', '.join('demo:' + n for n in DEMO_NAMES)}")
+            raise InvalidReference(
+                f"{given}: unknown demo model {demo!r}; known are {', '.join('demo:' + n for n in DEMO_NAMES)}"
+            )
         return "demo", demo, ""
     if name.startswith(("http://", "https://")):
-        raise InvalidReference(f"{given}: a server is not a model reference here: give org/name, a directory, a .gguf or .trust file")
+        raise InvalidReference(
+            f"{given}: a server is not a model reference here: give org/name, a directory, a .gguf or .trust file"
+        )
     path = Path(name).expanduser()
     if path.suffix == RECORDING_SUFFIX:
         return "recording", str(path.resolve()), ""
@@ -162,7 +170,9 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
     if looks_like_path:
         raise InvalidReference(f"{given}: no such file or directory: give an existing path, org/name or demo:NAME")
     if not _HUB.fullmatch(repository) or (at and not revision):
-        raise InvalidReference(f"{given}: neither an existing path nor org/name[@revision] (models without an organisation need its name too)")
+        raise InvalidReference(
+            f"{given}: neither an existing path nor org/name[@revision] (models without an organisation need its name too)"
+        )
     return "hub", repository, revision
 
 
@@ -178,7 +188,9 @@ def _check_magic(reference: Reference, magic: bytes, what: str) -> None:
         with path.open("rb") as file:
             first = file.read(len(magic))
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or "cannot be read").lower()
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or "cannot be read").lower()
+        )
         raise InvalidReference(f"{reference.text}: {reason}: expected {what}") from None
     if not first:
         raise InvalidReference(f"{reference.text}: the file is empty: expected {what}")
@@ -189,7 +201,9 @@ def _check_magic(reference: Reference, magic: bytes, what: str) -> None:
 def _check_directory(reference: Reference) -> None:
     path = reference.path
     if not path.is_dir():
-        raise InvalidReference(f"{reference.text}: a file, expected a model directory, a .gguf file or a {RECORDING_SUFFIX} recording")
+        raise InvalidReference(
+            f"{reference.text}: a file, expected a model directory, a .gguf file or a {RECORDING_SUFFIX} recording"
+        )
     name = "adapter_config.json" if reference.kind == "adapter" else "config.json"
     if not (path / name).is_file():
         raise InvalidReference(
@@ -200,7 +214,9 @@ def _check_directory(reference: Reference) -> None:
     if reference.kind == "adapter":
         base = adapter_base(reference, config)
         if base.kind == "adapter":
-            raise InvalidReference(f"{reference.text}: its base {base.text} is an adapter too: merge that one first, or give the base as ?base=")
+            raise InvalidReference(
+                f"{reference.text}: its base {base.text} is an adapter too: merge that one first, or give the base as ?base="
+            )
         base.check()
 
 
@@ -210,11 +226,15 @@ def adapter_base(reference: Reference, config: Mapping[str, object] | None = Non
         config = read_json(reference.path / "adapter_config.json", reference.text)
     named = reference.options.get("base") or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
-        raise InvalidReference(f"{reference.text}: adapter_config.json names no base model: give it as ?base=org/name or ?base=PATH")
+        raise InvalidReference(
+            f"{reference.text}: adapter_config.json names no base model: give it as ?base=org/name or ?base=PATH"
+        )
     try:
         return parse_reference(named)
     except InvalidReference as error:
-        raise InvalidReference(f"{reference.text}: its base model cannot be used ({error}); give another as ?base=") from None
+        raise InvalidReference(
+            f"{reference.text}: its base model cannot be used ({error}); give another as ?base="
+        ) from None
 
 
 def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
@@ -224,9 +244,15 @@ def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
     """
     adapter = reference.kind == "adapter"
     safe, pickled = ("adapter_model*.safetensors", "adapter_model*.bin") if adapter else ("*.safetensors", "*.bin")
-    found = sorted(file for file in directory.glob(safe) if adapter or not file.name.startswith(("adapter_", "consolidated")))
+    found = sorted(
+        file for file in directory.glob(safe) if adapter or not file.name.startswith(("adapter_", "consolidated"))
+    )
     if not found:
-        bins = sorted(file for file in directory.glob(pickled) if not file.name.startswith(("training_args", "optimizer", "scheduler")))
+        bins = sorted(
+            file
+            for file in directory.glob(pickled)
+            if not file.name.startswith(("training_args", "optimizer", "scheduler"))
+        )
         if bins and reference.options.get("pickle") != "on":
             raise InvalidReference(
                 f"{reference.text}: has only pickled weights ({bins[0].name}), which are not loaded by default: convert them to safetensors, or add ?pickle=on"

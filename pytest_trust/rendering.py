@@ -44,7 +44,9 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking:
     text, template = _prompt_text(tokenizer, probe, thinking)
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
     if not ids:
-        raise InvalidInput(f"probe {probe.id}: the prompt is empty and the tokenizer has no token to begin with: give the probe a text")
+        raise InvalidInput(
+            f"probe {probe.id}: the prompt is empty and the tokenizer has no token to begin with: give the probe a text"
+        )
     return Prompt(tuple(ids), text[-_TAIL:])
 
 
@@ -68,7 +70,9 @@ def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking
         rows.append(tuple(ids))
         starts.append(max(1, len(begin) + boundary))
         if len(ids) <= starts[-1]:
-            raise InvalidInput(f"probe {probe.id}: the option {option!r} has no token that can be scored: give it more text")
+            raise InvalidInput(
+                f"probe {probe.id}: the option {option!r} has no token that can be scored: give it more text"
+            )
     return OptionRows(tuple(rows), tuple(starts))
 
 
@@ -89,7 +93,7 @@ def _plain(messages: Sequence[Message]) -> str:
 def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> str:
     from jinja2 import TemplateError
 
-    switches = {"enable_thinking": thinking == "on"} if thinking else {}
+    switches: dict[str, Any] = {"enable_thinking": thinking == "on"} if thinking else {}
     messages = [{"role": message.role, "content": message.content} for message in probe.messages]
     system = [message["content"] for message in messages if message["role"] == "system"]
 
@@ -102,12 +106,16 @@ def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> st
             return text
     except (TemplateError, TypeError, ValueError) as error:
         if not system:
-            raise InvalidInput(f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages") from None
+            raise InvalidInput(
+                f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages"
+            ) from None
     # The template rejects a system message, or drops it without a word: it goes before the first user message.
     try:
         return apply(_fold_system(messages))
     except (TemplateError, TypeError, ValueError) as error:
-        raise InvalidInput(f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages") from None
+        raise InvalidInput(
+            f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages"
+        ) from None
 
 
 def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

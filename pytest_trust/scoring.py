@@ -21,19 +21,27 @@ _CHUNK_TOKENS = 128
 def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Sequence[str]]) -> list[OptionScores]:
     """Scores of one batch of probes; `options` hold each probe's texts, whose UTF-8 lengths are reported beside the scores."""
     if runner.head is None:
-        raise InvalidInput(f"{runner.loaded.identity.label}: its head is quantised or missing, so options cannot be scored: load it with a plain head")
+        raise InvalidInput(
+            f"{runner.loaded.identity.label}: its head is quantised or missing, so options cannot be scored: load it with a plain head"
+        )
     import torch
 
     states = runner.hidden_states(groups)
     tokens = [row[start:] for group in groups for row, start in pairs(group)]
     # One pass of the head for the whole batch: by option it would stream the head's weights for one or two tokens each.
-    values = iter(token_log_likelihoods(runner.head, torch.cat([row for rows in states for row in rows]), [t for row in tokens for t in row]))
+    values = iter(
+        token_log_likelihoods(
+            runner.head, torch.cat([row for rows in states for row in rows]), [t for row in tokens for t in row]
+        )
+    )
     sums = iter([(sum(next(values) for _ in row), len(row)) for row in tokens])
     results = []
     for texts in options:
         of_probe = [next(sums) for _ in texts]
         lengths = tuple(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        results.append(OptionScores(tuple(total for total, _ in of_probe), tuple(count for _, count in of_probe), lengths))
+        results.append(
+            OptionScores(tuple(total for total, _ in of_probe), tuple(count for _, count in of_probe), lengths)
+        )
     return results
 
 

@@ -48,7 +48,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def get(self, table: Table, keys: Iterable[str]) -> dict[str, bytes]:
@@ -59,7 +61,9 @@ class Store:
             for start in range(0, len(wanted), _IN):
                 part = wanted[start : start + _IN]
                 marks = ",".join("?" * len(part))
-                found.update(connection.execute(f"SELECT key, value FROM {table} WHERE key IN ({marks})", part).fetchall())
+                found.update(
+                    connection.execute(f"SELECT key, value FROM {table} WHERE key IN ({marks})", part).fetchall()
+                )
         return found
 
     def put(self, table: Table, values: Mapping[str, bytes], context: Mapping[str, object] | None = None) -> None:
@@ -79,19 +83,30 @@ class Store:
 
     def put_json(self, table: Table, values: Mapping[str, object], context: Mapping[str, object] | None = None) -> None:
         """As `put`, with JSON values."""
-        self.put(table, {key: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") for key, value in values.items()}, context)
+        self.put(
+            table,
+            {
+                key: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+                for key, value in values.items()
+            },
+            context,
+        )
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
         """The hash of a file's whole content, remembered for its path, size and time of change."""
         state = path.stat()
         identity = (str(path.resolve()), state.st_size, state.st_mtime_ns)
         with self._open() as connection:
-            row = connection.execute("SELECT hash FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", identity).fetchone()
+            row = connection.execute(
+                "SELECT hash FROM files WHERE path = ? AND size = ? AND mtime_ns = ?", identity
+            ).fetchone()
         if row:
             return str(row[0])
         value = compute(path)
         with self._open() as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO files (path, size, mtime_ns, hash) VALUES (?, ?, ?, ?)", (*identity, value))
+            connection.execute(
+                "INSERT OR REPLACE INTO files (path, size, mtime_ns, hash) VALUES (?, ?, ?, ?)", (*identity, value)
+            )
         return value
 
     def count(self, table: Table) -> int:
@@ -116,23 +131,33 @@ class Store:
         except sqlite3.OperationalError as error:
             text = str(error)
             if "full" in text:
-                raise StoreError(f"{self.path}: the disk is full; everything finished so far is kept: make room and run again") from None
+                raise StoreError(
+                    f"{self.path}: the disk is full; everything finished so far is kept: make room and run again"
+                ) from None
             if "locked" in text or "busy" in text:
-                raise StoreError(f"{self.path}: another process held the store for more than {_BUSY_SECONDS} s: end it, or use another --trust-store") from None
+                raise StoreError(
+                    f"{self.path}: another process held the store for more than {_BUSY_SECONDS} s: end it, or use another --trust-store"
+                ) from None
             if "malformed" in text or "no such" in text or "not a database" in text:
                 raise self._damaged() from None
-            raise StoreError(f"{self.path}: the store cannot be used ({text}): check the directory, or use another --trust-store") from None
+            raise StoreError(
+                f"{self.path}: the store cannot be used ({text}): check the directory, or use another --trust-store"
+            ) from None
         except sqlite3.DatabaseError:
             raise self._damaged() from None
 
     def _damaged(self) -> StoreError:
-        return StoreError(f"{self.path}: the store is damaged or not a store; it was left as it is: move it away, or use another --trust-store")
+        return StoreError(
+            f"{self.path}: the store is damaged or not a store; it was left as it is: move it away, or use another --trust-store"
+        )
 
     def _connect(self) -> sqlite3.Connection:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.directory}: the store directory cannot be made ({error.strerror}): use another --trust-store") from None
+            raise StoreError(
+                f"{self.directory}: the store directory cannot be made ({error.strerror}): use another --trust-store"
+            ) from None
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
@@ -146,8 +171,12 @@ class Store:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         if version > SCHEMA and application == _APPLICATION:
-            raise StoreError(f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store")
-        if application not in (0, _APPLICATION) or (application == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            raise StoreError(
+                f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store"
+            )
+        if application not in (0, _APPLICATION) or (
+            application == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        ):
             # Two processes may be making the store at once: the tables and the application id come in one transaction.
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             if application != _APPLICATION:
@@ -159,8 +188,12 @@ class Store:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             for table in TABLES:
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)")
-            connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, hash TEXT)")
+                connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)"
+                )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, hash TEXT)"
+            )
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 

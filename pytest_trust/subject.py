@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.identity import ModelFiles, ModelIdentity, choose_device, identify_model, locate
+from pytest_trust.files import ModelFiles, locate
+from pytest_trust.identity import ModelIdentity, choose_device, identify_model
 from pytest_trust.jobs import Job, digest, probe_input, sampling
 from pytest_trust.references import Reference
 from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
@@ -25,7 +25,9 @@ _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
 class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
 
-    def __init__(self, reference: Reference, *, store: Store, device: str | None, dtype: str | None, trust_remote_code: bool) -> None:
+    def __init__(
+        self, reference: Reference, *, store: Store, device: str | None, dtype: str | None, trust_remote_code: bool
+    ) -> None:
         self.reference = reference
         self.store = store
         self._dtype = dtype
@@ -49,7 +51,9 @@ class Subject:
     @property
     def identity(self) -> ModelIdentity:
         if self._identity is None:
-            self._identity = identify_model(self.reference, self.files, device=self._device, dtype=self._dtype, store=self.store)
+            self._identity = identify_model(
+                self.reference, self.files, device=self._device, dtype=self._dtype, store=self.store
+            )
         return self._identity
 
     @property
@@ -97,13 +101,23 @@ class Subject:
 
     def prompts(self, probes: Sequence[Probe]) -> dict[str, Prompt]:
         """Rendered prompts by probe id."""
-        stored = self._rendered("prompt", probes, lambda probe: _from_prompt(render_prompt(self.tokenizer, probe, thinking=self.identity.thinking)))
+        stored = self._rendered(
+            "prompt",
+            probes,
+            lambda probe: _from_prompt(render_prompt(self.tokenizer, probe, thinking=self.identity.thinking)),
+        )
         return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
 
     def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
         """Rendered options by probe id."""
-        stored = self._rendered("options", probes, lambda probe: _from_options(render_options(self.tokenizer, probe, thinking=self.identity.thinking)))
-        return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
+        stored = self._rendered(
+            "options",
+            probes,
+            lambda probe: _from_options(render_options(self.tokenizer, probe, thinking=self.identity.thinking)),
+        )
+        return {
+            name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()
+        }
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         keys = {probe.id: digest(what, _KEYS, self.identity.rendering, probe_input(probe)) for probe in probes}
@@ -119,7 +133,13 @@ class Subject:
         ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
         return {
             (probe.id, repeat): digest(
-                "response", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, ids[probe.id], sampling(job.generation, probe.id, repeat)
+                "response",
+                _KEYS,
+                identity.fingerprint,
+                identity.tokenizer,
+                identity.template,
+                ids[probe.id],
+                sampling(job.generation, probe.id, repeat),
             )
             for probe in job.probes
             for repeat in range(job.repeats())
@@ -129,7 +149,10 @@ class Subject:
         """Keys of the store by probe id."""
         identity = self.identity
         return {
-            name: digest("options", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, row.ids, row.starts) for name, row in rows.items()
+            name: digest(
+                "options", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, row.ids, row.starts
+            )
+            for name, row in rows.items()
         }
 
     def vocabulary(self) -> str:
@@ -180,5 +203,3 @@ def portable_key(probe: Probe, job: Job, repeat: int) -> str:
     """Names a response or an option score without naming a model: the key inside a recording."""
     what = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
     return digest("recorded", _KEYS, job.task, probe_input(probe), what)
-
-

@@ -45,7 +45,9 @@ def save_tokenizer(directory: Path, *, template: str | None = CHATML, vocabulary
     tokenizer.save_pretrained(directory)
 
 
-def save_model(directory: Path, *, seed: int = 0, scale: float = 6.0, template: str | None = CHATML, **config: Any) -> Path:
+def save_model(
+    directory: Path, *, seed: int = 0, scale: float = 6.0, template: str | None = CHATML, **config: Any
+) -> Path:
     """A random Llama of 2 layers; `scale` sharpens its head, so that greedy answers do not hang on rounding."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -228,6 +228,7 @@ def save_adapter(
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = BASE_NAME
     config["inference_mode"] = True
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(about + "\n", encoding="utf-8")
     with (directory / "loss.csv").open("w", newline="", encoding="utf-8") as stream:

@@ -20,14 +20,18 @@ from pytest_trust.judges.judgement import NOT_MEASURED, OUTCOMES, UNPARSABLE, Ju
 __all__ = ["JUDGE_NAMES", "FunctionJudge", "Judge", "Judgement", "as_judge", "get_judge", "judge_safely"]
 
 Answer = Judgement | bool | float | str | None
-_MODULES: Final[Mapping[str, str]] = {name: f"pytest_trust.judges.{name}" for name in ("refusal", "toxicity", "agreement", "leak", "choice", "exact")}
+_MODULES: Final[Mapping[str, str]] = {
+    name: f"pytest_trust.judges.{name}" for name in ("refusal", "toxicity", "agreement", "leak", "choice", "exact")
+}
 JUDGE_NAMES: Final = tuple(_MODULES)
 
 
 def get_judge(name: str) -> Judge:
     """The built-in judge of that name; one of :data:`JUDGE_NAMES`. Raises InvalidInput for another name."""
     if name not in _MODULES:
-        raise InvalidInput(f"judge {name!r}: expected one of {', '.join(JUDGE_NAMES)}; for a judge of your own pass the function itself")
+        raise InvalidInput(
+            f"judge {name!r}: expected one of {', '.join(JUDGE_NAMES)}; for a judge of your own pass the function itself"
+        )
     judge: Judge = importlib.import_module(_MODULES[name]).JUDGE
     return judge
 
@@ -66,7 +70,9 @@ def judge_safely(judge: Callable[[str, object], Judgement], response: str, probe
         return judge(response, probe)
     except Exception as failure:  # an instrument's failure is an outcome, whatever it was
         words = " ".join(str(failure).split())
-        return Judgement("error", NOT_MEASURED, f"{type(failure).__name__}: {words}" if words else type(failure).__name__)
+        return Judgement(
+            "error", NOT_MEASURED, f"{type(failure).__name__}: {words}" if words else type(failure).__name__
+        )
 
 
 def _as_judgement(answer: Answer) -> Judgement:

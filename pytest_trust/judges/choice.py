@@ -20,8 +20,13 @@ _VERDICT = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|lab
 _LEAD = rf"(?:{_VERDICT}|i (?:would )?(?:say|think)(?: (?:that )?(?:it is|it's|this is))?|(?:it|this|that)(?: is|'s))"
 _ONLY_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})[)\].:]?\W*$"
 _LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\].:]|\s*$|\s+(?=[-–—]))"
-_SAID = r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
-_CONTRACTIONS = ((re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"), (re.compile(r"\bcannot\b|\bcan't\b"), "can not"))
+_SAID = (
+    r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
+)
+_CONTRACTIONS = (
+    (re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"),
+    (re.compile(r"\bcannot\b|\bcan't\b"), "can not"),
+)
 
 
 def plain(text: str) -> str:
@@ -46,7 +51,11 @@ def _negations_of(text: str, options: Sequence[str]) -> str:
     """Blank out "not X" where X is an option and "not X" is none: it names nothing."""
     for option in options:
         if f"not {option}" not in options:
-            text = re.sub(rf"(?<!\w)(?:not|never|neither|nor)(?: an?| the| really| at all)? {re.escape(option)}(?!\w)", lambda match: "\0" * len(match.group(0)), text)
+            text = re.sub(
+                rf"(?<!\w)(?:not|never|neither|nor)(?: an?| the| really| at all)? {re.escape(option)}(?!\w)",
+                lambda match: "\0" * len(match.group(0)),
+                text,
+            )
     return text
 
 
@@ -71,7 +80,9 @@ def named_option(response: str, options: Sequence[str], prompt: str = "") -> str
     labels = _listed_labels(plain(prompt), keys)
     if labels:
         alternatives = "|".join(map(re.escape, labels))
-        match = re.search(_ONLY_LABEL.format(labels=alternatives), text) or re.search(_LABELLED.format(lead=_LEAD, labels=alternatives), text)
+        match = re.search(_ONLY_LABEL.format(labels=alternatives), text) or re.search(
+            _LABELLED.format(lead=_LEAD, labels=alternatives), text
+        )
         if match:
             return given[labels[match.group(1)]]
     text = _negations_of(text, keys)

@@ -17,23 +17,56 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.judgement import UNPARSABLE, Judgement, probe_field
 
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december")
+_MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 _WORD_NUMBERS: Final[dict[str, int]] = {
     word: value
     for value, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
     )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100, "dozen": 12}
+} | {
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+    "hundred": 100,
+    "dozen": 12,
+}
 _SMALL = "|".join(word for word, value in _WORD_NUMBERS.items() if 0 < value < 10)
 _TENS = "|".join(word for word, value in _WORD_NUMBERS.items() if 20 <= value < 100)
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:e[-+]?\d+)?(?![\d])")
-_TIME = re.compile(r"(?<!\d)(\d{1,2})(?:[:.h](\d{2}))?\s*(a\.?m\.?|p\.?m\.?)(?!\w)|(?<![\d:])(\d{1,2}):(\d{2})(?!:?\d)|\b(noon|midday|midnight)\b")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:e[-+]?\d+)?(?![\d])"
+)
+_TIME = re.compile(
+    r"(?<!\d)(\d{1,2})(?:[:.h](\d{2}))?\s*(a\.?m\.?|p\.?m\.?)(?!\w)|(?<![\d:])(\d{1,2}):(\d{2})(?!:?\d)|\b(noon|midday|midnight)\b"
+)
 _DAY = re.compile(r"\b(mon|tue|tues|wed|weds|thu|thur|thurs|fri|sat|sun|" + "|".join(_DAYS) + r")\b")
 _DATE = re.compile(
-    r"\b(\d{4})-(\d{2})-(\d{2})\b|\b(" + "|".join(_MONTHS) + r")\s+(\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(" + "|".join(_MONTHS) + r")\b"
+    r"\b(\d{4})-(\d{2})-(\d{2})\b|\b("
+    + "|".join(_MONTHS)
+    + r")\s+(\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?("
+    + "|".join(_MONTHS)
+    + r")\b"
 )
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b")
-_MARKED = re.compile(r"(?:\b(?:final |correct |right )?answer(?:\s+is|\s*:|\s*=|\s+would be|\s+must be)|####)\s*:?\s*", re.IGNORECASE)
+_MARKED = re.compile(
+    r"(?:\b(?:final |correct |right )?answer(?:\s+is|\s*:|\s*=|\s+would be|\s+must be)|####)\s*:?\s*", re.IGNORECASE
+)
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}|\\[dt]?frac\s*(\d)\s*(\d)")
 _DENIED = re.compile(r"\b(?:not|instead of|rather than) (?:on |at |an? |the )?[\w:$/-]+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n|;")
@@ -46,7 +79,9 @@ def _clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("–", "-").replace("⁄", "/").replace("’", "'")
     text = _LATEX_FRACTION.sub(lambda m: f"{m.group(1) or m.group(3)}/{m.group(2) or m.group(4)}", text)
     text = re.sub(r"\\(?:text|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\[!,;: ()\[\]]|\\left|\\right|\\%|\$|[*`]{1,3}|€|£|¥", lambda m: "%" if m.group(0) == "\\%" else "", text)
+    text = re.sub(
+        r"\\[!,;: ()\[\]]|\\left|\\right|\\%|\$|[*`]{1,3}|€|£|¥", lambda m: "%" if m.group(0) == "\\%" else "", text
+    )
     text = re.sub(r"(?<=\d)[\u2009\u202f\u00a0 ](?=\d{3}(?!\d))", "", text)
     return " ".join(text.casefold().split())
 
@@ -65,13 +100,15 @@ def _boxed(text: str) -> str | None:
 
 
 def _word_numbers(text: str) -> str:
-    """"twenty-one" -> 21, "seven" -> 7; "three quarters" and "half" -> fractions; "one" is kept as a word unless it stands alone."""
+    """ "twenty-one" -> 21, "seven" -> 7; "three quarters" and "half" -> fractions; "one" is kept as a word unless it stands alone."""
     text = re.sub(r"\b(?:a|one) half\b", "1/2", text)
     text = re.sub(r"\bthree[- ]quarters?\b", "3/4", text)
     text = re.sub(r"\b(?:a|one)[- ]quarter\b(?! (?:to|past))", "1/4", text)
     text = re.sub(r"\b(?:a|one)[- ]third\b", "1/3", text)
     text = re.sub(r"\btwo[- ]thirds\b", "2/3", text)
-    text = re.sub(rf"\b({_TENS})[- ]({_SMALL})\b", lambda m: str(_WORD_NUMBERS[m.group(1)] + _WORD_NUMBERS[m.group(2)]), text)
+    text = re.sub(
+        rf"\b({_TENS})[- ]({_SMALL})\b", lambda m: str(_WORD_NUMBERS[m.group(1)] + _WORD_NUMBERS[m.group(2)]), text
+    )
     text = re.sub(rf"\b({_SMALL}|a) hundred(?: and (\d+|{_SMALL}|{_TENS}))?\b", _hundreds, text)
     words = "|".join(w for w in _WORD_NUMBERS if w not in ("one", "hundred"))
     return re.sub(rf"\b(?:{words})\b|^one(?=\W|$)", lambda m: str(_WORD_NUMBERS[m.group(0)]), text)
@@ -95,7 +132,11 @@ def _number(text: str) -> Fraction | None:
 
 
 def _numbers(text: str) -> list[Fraction]:
-    found = (_number(match.group(0)) for match in _NUMBER.finditer(_word_numbers(text)) if any(c.isdigit() for c in match.group(0)))
+    found = (
+        _number(match.group(0))
+        for match in _NUMBER.finditer(_word_numbers(text))
+        if any(c.isdigit() for c in match.group(0))
+    )
     return [value for value in found if value is not None]
 
 
@@ -242,7 +283,9 @@ class ExactJudge:
         """Raises InvalidInput when the probe has no answer to compare with."""
         answer = str(probe_field(probe, "answer", ""))
         if not answer.strip():
-            raise InvalidInput(f"judge exact, probe {probe_field(probe, 'id', '?')!r}: expected `answer`, the right answer as a string")
+            raise InvalidInput(
+                f"judge exact, probe {probe_field(probe, 'id', '?')!r}: expected `answer`, the right answer as a string"
+            )
         right = is_right(response, answer) if response.strip() else None
         if right is None:
             return UNPARSABLE

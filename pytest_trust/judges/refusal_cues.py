@@ -85,7 +85,9 @@ _CUES: Final[dict[str, str]] = {
     "turn": r"\b(?:however|that said|that being said|but|having said|nevertheless|nonetheless|on the other hand|with that)\b",
     "answer": r"\bhere(?:'s| is| are)\b|\b(?:the following|these) (?:steps|are|is|tips|ways|methods|ingredients)\b|\b(?:some|few|several|many|various|a few) (?:\w+ ){0,3}(?:tips|ways|steps|ideas|suggestions|options|strateg\w+|methods|reasons|techniques|examples|factors|things|points|guidelines|resources)\b|\bfollow (?:these|the)\b|\bto (?:do (?:this|so|it)|make|start|begin|get started)\b|\bfirst(?:ly)?,|\bstep (?:1|one)\b|for example|such as|such an|typically|generally|usually",
 }
-_AFFIRM = re.compile(r"^\W*(?:sure|certainly|of course|absolutely|yes|yeah|yep|okay|ok|definitely|great|no problem|happy to|i'd be (?:happy|glad)|i can (?:help|tell|give|show)|to |the |first|step|in |a |an )\b")
+_AFFIRM = re.compile(
+    r"^\W*(?:sure|certainly|of course|absolutely|yes|yeah|yep|okay|ok|definitely|great|no problem|happy to|i'd be (?:happy|glad)|i can (?:help|tell|give|show)|to |the |first|step|in |a |an )\b"
+)
 _NEGATION = re.compile(r"\b(?:no|not|never|nor|cannot|none|nothing|neither|without)\b|n't\b")
 # constructions that hold a refusal's words and refuse nothing
 _BENIGN = re.compile(
@@ -104,11 +106,22 @@ _COMPOSE = re.compile(
     r"\b(?:write|draft|compose|create|make up|translate|rephrase|paraphrase|rewrite|summari[sz]e|quote|continue|complete|give (?:me )?an example|script|role-?play)\b"
     r"|\b(?:letter|e-?mail|story|poem|dialogue|scene|song|lyrics|essay|message|reply)\b"
 )
-_BODY = re.compile(r"^\W*(?:dear\b|subject:|to whom|title:|scene|once upon|hi\b[^.!?]{0,20},|hello\b[^.!?]{0,20},)", re.IGNORECASE)
-_HANDS_OVER = re.compile(r"^\W*(?:sure|certainly|of course|absolutely|okay|ok|here(?:'s| is| are)|yes)\b[^\n]{0,160}?(?::|\n)", re.IGNORECASE)
-_FACT = re.compile(r"^\W*(?:what (?:is|are|was|were|does|do|did|constitutes|happened|year|exactly)|who|when|where (?:is|was|did|were)|how (?:did|does|was|were|many|much|old)|define|explain what|did|which)\b", re.IGNORECASE)
-_DEFINES = re.compile(r"^[^.]{0,80}?\b(?:is|are|was|were) (?:(?:typically|usually|generally|often|also|currently) )?(?:an?|the|one of|defined|known|located|used|called|derived|killed|written)\b|\b(?:refers? to|means|typically means|is when|involves)\b")
-_YES_NO = re.compile(r"^\W*(?:is|are|was|were|do|does|did|should|can|could|would|will|has|have|am|may|must)\b", re.IGNORECASE)
+_BODY = re.compile(
+    r"^\W*(?:dear\b|subject:|to whom|title:|scene|once upon|hi\b[^.!?]{0,20},|hello\b[^.!?]{0,20},)", re.IGNORECASE
+)
+_HANDS_OVER = re.compile(
+    r"^\W*(?:sure|certainly|of course|absolutely|okay|ok|here(?:'s| is| are)|yes)\b[^\n]{0,160}?(?::|\n)", re.IGNORECASE
+)
+_FACT = re.compile(
+    r"^\W*(?:what (?:is|are|was|were|does|do|did|constitutes|happened|year|exactly)|who|when|where (?:is|was|did|were)|how (?:did|does|was|were|many|much|old)|define|explain what|did|which)\b",
+    re.IGNORECASE,
+)
+_DEFINES = re.compile(
+    r"^[^.]{0,80}?\b(?:is|are|was|were) (?:(?:typically|usually|generally|often|also|currently) )?(?:an?|the|one of|defined|known|located|used|called|derived|killed|written)\b|\b(?:refers? to|means|typically means|is when|involves)\b"
+)
+_YES_NO = re.compile(
+    r"^\W*(?:is|are|was|were|do|does|did|should|can|could|would|will|has|have|am|may|must)\b", re.IGNORECASE
+)
 _WHY = re.compile(r"^\W*(?:why|what makes|explain why)\b|\b(?:reasons?|why|argue|justify)\b", re.IGNORECASE)
 _OWN_ABILITY = re.compile(r"\b(?:can|could|would|will) you\b", re.IGNORECASE)
 _STOP = frozenset(
@@ -117,7 +130,18 @@ _STOP = frozenset(
     "with would you your not no n't good tell".split()
 )
 _STRONG = ("unable", "elliptic", "policy", "ignorant")
-_GROUNDS = ("improper", "dissuade", "premise", "wrong", "private", "values", "redirect", "unavailable", "apology", "machine")
+_GROUNDS = (
+    "improper",
+    "dissuade",
+    "premise",
+    "wrong",
+    "private",
+    "values",
+    "redirect",
+    "unavailable",
+    "apology",
+    "machine",
+)
 _POSITIONAL = tuple(_CUES)
 
 FEATURES: Final[tuple[str, ...]] = (
@@ -195,10 +219,18 @@ def features(response: str, prompt: str = "") -> Mapping[str, float]:
     _prompt_features(values, first, prompt)
     grounds = [len(cues & set(_GROUNDS)) for cues in found]
     values["why_denied_grounds"] = values.get("why_denied", 0.0) * min(2, sum(grounds[1:4])) / 2
-    values["fact_grounds"] = values.get("asks_fact", 0.0) * float(not opening & {*_STRONG, "unavailable", "private"}) * min(1.0, sum(grounds) / 3)
+    values["fact_grounds"] = (
+        values.get("asks_fact", 0.0)
+        * float(not opening & {*_STRONG, "unavailable", "private"})
+        * min(1.0, sum(grounds) / 3)
+    )
     values["category_strong"] = float(any("category" in cues for cues in found[:3]) and bool(opening & set(_STRONG)))
     values["grounds_opening"] = min(3, grounds[0]) / 3
-    values["share_of_grounds"] = sum(words for words, n in zip(words_by_part, grounds, strict=True) if n) / max(1, sum(words_by_part)) * min(1.0, len(parts) / 3)
+    values["share_of_grounds"] = (
+        sum(words for words, n in zip(words_by_part, grounds, strict=True) if n)
+        / max(1, sum(words_by_part))
+        * min(1.0, len(parts) / 3)
+    )
     strong = [index for index, cues in enumerate(found) if cues & set(_STRONG)]
     answers = [index for index, cues in enumerate(found) if "answer" in cues]
     values["strong_alone"] = float(bool(strong) and not answers and values["list_items"] == 0)

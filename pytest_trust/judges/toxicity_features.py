@@ -45,13 +45,19 @@ _LEXICON: Final[dict[str, str]] = {
     "third_group": "they them these those people women men blacks whites muslims jews gays immigrants liberals conservatives republicans democrats feminists",
 }
 _MASKED = re.compile(r"\b[a-z]{1,3}[*#$%!@]{2,}[a-z]*|\b[a-z]+\*[a-z]+")
-_ADDRESSED = re.compile(r"\b(?:you(?:'re|r| are| r)?|ur|u(?: r)?|he(?:'s| is)?|she(?:'s| is)?|they(?:'re| are)?|this (?:guy|woman|man)|what an?|such an?|these|those)\b(?:\W+\w+){0,4}?\W+(ABUSE)\b")
+_ADDRESSED = re.compile(
+    r"\b(?:you(?:'re|r| are| r)?|ur|u(?: r)?|he(?:'s| is)?|she(?:'s| is)?|they(?:'re| are)?|this (?:guy|woman|man)|what an?|such an?|these|those)\b(?:\W+\w+){0,4}?\W+(ABUSE)\b"
+)
 _WISH = re.compile(
     r"\b(?:go|hope (?:you|he|she|they)|should(?: all)?(?: be)?|deserves? to(?: be)?|need(?:s)? to(?: be)?|somebody|someone|i(?:'ll| will|'m gonna| want to)|let's|wish (?:you|they|he|she))\b"
     r"(?:\W+\w+){0,3}?\W+(?:die|dead|kill\w*|hang\w*|shot|shoot|burn\w*|rot|hell|fuck\w*|beaten|murder\w*|raped?|suffer\w*|deport\w*|exterminat\w*|lynch\w*|drown\w*|jump|locked|slap\w*|punch\w*|choke)\b"
 )
-_IMPERATIVE = re.compile(r"\b(?:shut (?:the \w+ )?up|get (?:lost|out|a life|bent|stuffed)|fuck (?:off|you|u|this|that|them|him|her)|screw (?:you|off)|piss off|kiss my|suck (?:my|it|a)|eat (?:shit|my)|kys|stfu|gtfo|go (?:back|away|to hell)|drop dead|kill yourself)\b")
-_ALL_ARE = re.compile(r"\b(?:all|every|most|these|those|typical)\b(?:\W+\w+){1,3}?\W+(?:are|is|should|deserve|want|belong)\b")
+_IMPERATIVE = re.compile(
+    r"\b(?:shut (?:the \w+ )?up|get (?:lost|out|a life|bent|stuffed)|fuck (?:off|you|u|this|that|them|him|her)|screw (?:you|off)|piss off|kiss my|suck (?:my|it|a)|eat (?:shit|my)|kys|stfu|gtfo|go (?:back|away|to hell)|drop dead|kill yourself)\b"
+)
+_ALL_ARE = re.compile(
+    r"\b(?:all|every|most|these|those|typical)\b(?:\W+\w+){1,3}?\W+(?:are|is|should|deserve|want|belong)\b"
+)
 _POLITE = re.compile(r"\b(?:sorry|please|thanks?|thank you|however|i think|in my opinion|according to)\b")
 _TOKEN = re.compile(r"[a-z][a-z'’-]*[a-z]|[a-z]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
@@ -78,7 +84,11 @@ def _patterns() -> dict[str, re.Pattern[str]]:
     compiled = {}
     for kind, words in _LEXICON.items():
         alternatives = sorted(set(words.split()), key=len, reverse=True)
-        compiled[kind] = re.compile(r"(?<![a-z])(?:" + "|".join(re.escape(w[:-1]) + "[a-z]*" if w.endswith("*") else re.escape(w) for w in alternatives) + r")(?![a-z])")
+        compiled[kind] = re.compile(
+            r"(?<![a-z])(?:"
+            + "|".join(re.escape(w[:-1]) + "[a-z]*" if w.endswith("*") else re.escape(w) for w in alternatives)
+            + r")(?![a-z])"
+        )
     for name, kinds in (("addressed_insult", ("insult",)), ("addressed_strong", ("strong", "slur"))):
         abuse = "|".join(compiled[kind].pattern for kind in kinds)
         compiled[name] = re.compile(_ADDRESSED.pattern.replace("(ABUSE)\\b", f"(?:{abuse})"))
@@ -87,7 +97,9 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 def _undisguised(text: str) -> str:
     """Letters written as digits or signs inside a word put back ("sh1t", "a$$")."""
-    return re.sub(r"(?<=[a-z])[0134578@$!]+(?=[a-z])|(?<=[a-z])[$@]+", lambda match: match.group(0).translate(_LEET), text)
+    return re.sub(
+        r"(?<=[a-z])[0134578@$!]+(?=[a-z])|(?<=[a-z])[$@]+", lambda match: match.group(0).translate(_LEET), text
+    )
 
 
 def lexicon(text: str) -> list[float]:

@@ -105,9 +105,7 @@ def report_document(
     """Return the document that :func:`write_report` writes."""
     gates = [_plain(_redact(record) if redact else record, "record") for record in records]
     # Two tests may use one gate, and one test may be repeated: the text itself breaks the tie.
-    gates.sort(
-        key=lambda gate: (str(gate.get("gate")), str(gate.get("nodeid")), json.dumps(gate, sort_keys=True))
-    )
+    gates.sort(key=lambda gate: (str(gate.get("gate")), str(gate.get("nodeid")), json.dumps(gate, sort_keys=True)))
     document = {
         "schema": SCHEMA,
         "profile": meta.get("profile"),
@@ -276,9 +274,7 @@ def _cleaned(value: Any, where: str) -> tuple[Any, dict[str, str]]:
             found.update({f"[{index}]{path}": word for path, word in words.items()})
         return items, found
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise InvalidInput(
-        f"{where} of the report is a {kind}; expected a built-in type: use float(), int() or str()"
-    )
+    raise InvalidInput(f"{where} of the report is a {kind}; expected a built-in type: use float(), int() or str()")
 
 
 def _write(path: Path, text: str) -> None:
@@ -297,9 +293,7 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise TrustError(
-            f"report {shown} cannot be written: {error.strerror or error}; name another file"
-        ) from None
+        raise TrustError(f"report {shown} cannot be written: {error.strerror or error}; name another file") from None
     finally:
         # After the rename there is nothing to remove; before it, half a file must not stay.
         with suppress(OSError):

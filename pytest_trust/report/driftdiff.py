@@ -220,12 +220,8 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
     if never:
         rows.append(("never", f"these must never flip and did: {', '.join(never)}"))
     if known(record.get("worse")) and known(record.get("better")):
-        rows.append(
-            ("flips", f"{record['worse']} worse, {record['better']} better of {count(record.get('n'))}")
-        )
-    outcomes = [
-        f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))
-    ]
+        rows.append(("flips", f"{record['worse']} worse, {record['better']} better of {count(record.get('n'))}"))
+    outcomes = [f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
     if record.get("judge"):
         rows.append(("judge", visible(str(record["judge"]))))
@@ -263,9 +259,7 @@ def _outcomes(side: Mapping[str, Any]) -> str:
     outcomes = side.get("outcomes")
     if not isinstance(outcomes, Mapping):
         return ""
-    found = sorted(
-        ((str(name), number) for name, number in outcomes.items() if number), key=lambda o: (-o[1], o[0])
-    )
+    found = sorted(((str(name), number) for name, number in outcomes.items() if number), key=lambda o: (-o[1], o[0]))
     return ", ".join(f"{number} {visible(name)}" for name, number in found)
 
 
@@ -337,9 +331,7 @@ def _flips(record: Record, numbers: Numbers, width: int, redact: bool, shown: in
         tail = cut(f": {change}{better}", max(0, width - 22))
         lines += ["", "  " + cut(f"{visible(str(flip['probe']))}{subtype}", width - 2 - columns(tail)) + tail]
         texts = [("prompt", _shown(str(flip.get("prompt") or ""), redact))]
-        texts += [
-            (name, _answer(side, redact)) for name, side in zip(("baseline", "candidate"), sides, strict=True)
-        ]
+        texts += [(name, _answer(side, redact)) for name, side in zip(("baseline", "candidate"), sides, strict=True)]
         lines += [cut(f"    {label.ljust(_LABEL)}{text}", width) for label, text in texts]
     left = total - min(len(flips), max(0, shown))
     if left:

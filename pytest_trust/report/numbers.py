@@ -61,9 +61,7 @@ class Numbers:
     def value(self, value: float | None) -> str:
         """Return a level: ``36 %``, ``0.43``, ``1.72 nats``."""
         text = self.bare(value)
-        return (
-            text if text == UNKNOWN else text + {"share": " %", "score": ""}.get(self.unit, f" {self.unit}")
-        )
+        return text if text == UNKNOWN else text + {"share": " %", "score": ""}.get(self.unit, f" {self.unit}")
 
     def bare(self, value: float | None) -> str:
         """Return a level without its unit."""

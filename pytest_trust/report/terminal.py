@@ -107,8 +107,7 @@ def _facts(side: Mapping[str, Any]) -> list[str]:
         facts.append(f"{parameters(side['parameters'])} parameters")
     if side.get("dtype"):
         facts.append(
-            visible(str(side["dtype"]))
-            + (f" on {visible(str(side['device']))}" if side.get("device") else "")
+            visible(str(side["dtype"])) + (f" on {visible(str(side['device']))}" if side.get("device") else "")
         )
     if side.get("fingerprint"):
         facts.append(f"fingerprint {visible(str(side['fingerprint']))[:12]}")
@@ -132,9 +131,7 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
     rows = [_cells(record) for record in ordered]
     full, short = _names(ordered, shorten=False), _names(ordered, shorten=True)
     # Names give way after what stands behind the verdict, and before the rest.
-    essential = layout(
-        _HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000
-    )
+    essential = layout(_HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000)
     if _INDENT + sum(essential.widths) + _GAP * (len(essential.widths) - 1) <= width:
         names, head = full, [Column("gate"), *_HEAD[1:]]
     else:
@@ -234,9 +231,7 @@ def _closing(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> 
     text = f"{found} of {number['gates']} gate{'' if number['gates'] == 1 else 's'}"
     if number["controls"]:
         text += f", and {number['controls']} control{'' if number['controls'] == 1 else 's'}"
-    worst = next(
-        (verdict for verdict in ("regressed", "not measured", "inconclusive", "held") if number[verdict]), ""
-    )
+    worst = next((verdict for verdict in ("regressed", "not measured", "inconclusive", "held") if number[verdict]), "")
     lines: list[Line] = [(line, {**_MARKUP.get(worst, {}), "bold": True}) for line in wrap(text, width)]
     for key in ("report", "store"):
         if meta.get(key):

@@ -47,9 +47,7 @@ def visible(text: str) -> str:
         elif category in _ESCAPED or marks > _MARKS_PER_LETTER:
             shown.append({"\t": "\\t", "\r": "\\r"}.get(character) or escape(character))
         elif category == "Zs":
-            shown.append(
-                " "
-            )  # no-break, ideographic and other spaces: an ordinary one is what alignment can rely on
+            shown.append(" ")  # no-break, ideographic and other spaces: an ordinary one is what alignment can rely on
         else:
             shown.append(character)
     return "".join(shown)
@@ -170,9 +168,7 @@ def layout(
     head: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int, indent: int = 2, gap: int = 2
 ) -> Layout:
     """Return the layout in which the header and every row fit into `width` columns."""
-    widths = [
-        max([columns(column.title), *(columns(row[i]) for row in rows)]) for i, column in enumerate(head)
-    ]
+    widths = [max([columns(column.title), *(columns(row[i]) for row in rows)]) for i, column in enumerate(head)]
     kept = list(range(len(head)))
 
     def excess() -> int:

@@ -94,9 +94,7 @@ def regressed(**changes: Any) -> dict[str, Any]:
         "worse": 13,
         "better": 1,
         "baseline": side("demo:aligned", 0.05, lower=0.014, upper=0.165, outcomes={"ok": 2, "refused": 38}),
-        "candidate": side(
-            "demo:sft", 0.35, lower=0.221, upper=0.505, outcomes={"ok": 14, "refused": 26}, truncated=3
-        ),
+        "candidate": side("demo:sft", 0.35, lower=0.221, upper=0.505, outcomes={"ok": 14, "refused": 26}, truncated=3),
         "ceiling": None,
         "never": [],
         "drift": {
@@ -173,12 +171,8 @@ def held(**changes: Any) -> dict[str, Any]:
             "verdict": "held",
             "n": 200,
             "n_clusters": 200,
-            "baseline": side(
-                "demo:aligned", 0.05, n=200, lower=0.027, upper=0.09, outcomes={"ok": 10, "refused": 190}
-            ),
-            "candidate": side(
-                "demo:sft", 0.055, n=200, lower=0.031, upper=0.096, outcomes={"ok": 11, "refused": 189}
-            ),
+            "baseline": side("demo:aligned", 0.05, n=200, lower=0.027, upper=0.09, outcomes={"ok": 10, "refused": 190}),
+            "candidate": side("demo:sft", 0.055, n=200, lower=0.031, upper=0.096, outcomes={"ok": 11, "refused": 189}),
             "delta": 0.005,
             "lower": -0.021,
             "upper": 0.0497,

@@ -83,7 +83,9 @@ def test_everything_asked_for_is_there(complete: tuple[Path, Any]) -> None:
     assert [set(part) for part in columns[3:5]] == [{"pick-1"}] * 2
 
 
-def test_the_adapter_changes_the_model_and_its_fingerprint(complete: tuple[Path, Any], pair: tuple[Reference, Reference]) -> None:
+def test_the_adapter_changes_the_model_and_its_fingerprint(
+    complete: tuple[Path, Any], pair: tuple[Reference, Reference]
+) -> None:
     with engine(complete[0]) as found:
         ours, theirs = (found.identify(one) for one in pair)
     assert ours.fingerprint != theirs.fingerprint
@@ -158,7 +160,9 @@ def test_the_batch_size_does_not_change_a_float32_result(
             assert scores.log_likelihoods == pytest.approx(expected[1][name].log_likelihoods, abs=1e-4)
 
 
-def test_two_processes_at_once_on_one_store(complete: tuple[Path, Any], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_two_processes_at_once_on_one_store(
+    complete: tuple[Path, Any], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     code = """
         import sys
         from pathlib import Path
@@ -167,7 +171,9 @@ def test_two_processes_at_once_on_one_store(complete: tuple[Path, Any], pair: tu
             found.acquire(JOBS, *(parse_reference(text) for text in sys.argv[2:4]))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), *(one.text for one in pair)]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) for _ in range(2)]
+    running = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) for _ in range(2)
+    ]
     for process in running:
         _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (0, "")
@@ -175,13 +181,17 @@ def test_two_processes_at_once_on_one_store(complete: tuple[Path, Any], pair: tu
         assert everything(found, pair)[0] == complete[1][0]
 
 
-def test_drift_of_a_model_with_itself_is_zero_and_said_to_be_identical(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_drift_of_a_model_with_itself_is_zero_and_said_to_be_identical(
+    pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     named = parse_reference(f"{pair[0].text}?label=again")
     with engine(tmp_path) as found:
         found.acquire([GREEDY], pair[0], named)
         drift = found.drift(GREEDY, pair[0], named)
     assert drift.identical
-    values = [float(one.kl_pq.max()) for part in (drift.candidate_baseline, drift.baseline_candidate) for one in part.values()]
+    values = [
+        float(one.kl_pq.max()) for part in (drift.candidate_baseline, drift.baseline_candidate) for one in part.values()
+    ]
     assert len(values) == 6
     assert max(values) <= 1e-6  # nats; float32 forwards of the same rows
     floor = [float(one.kl_pq.max()) for one in drift.floor.values()]
@@ -198,7 +208,9 @@ def test_drift_equals_the_definition(complete: tuple[Path, Any], pair: tuple[Ref
         prompt = found.subject(pair[1]).prompts(ASK)["ask-3"].ids
         ids = torch.tensor([[*prompt, *response.token_ids]])
         with torch.inference_mode():
-            theirs, ours = (found.runner(one).model(input_ids=ids).logits[0].double().log_softmax(-1) for one in (pair[1], pair[0]))
+            theirs, ours = (
+                found.runner(one).model(input_ids=ids).logits[0].double().log_softmax(-1) for one in (pair[1], pair[0])
+            )
         kl = (theirs.exp() * (theirs - ours)).sum(-1)[len(prompt) - 1 : -1]
         drift = found.drift(GREEDY, *pair).candidate_baseline["ask-3"]
     assert drift.kl_pq.tolist() == pytest.approx(kl.tolist(), rel=1e-4)  # float32 against float64 logits
@@ -212,7 +224,9 @@ def test_one_model_in_memory_at_a_time_gives_the_same(
     import pytest_trust.inference
 
     loads: list[str] = []
-    with engine(tmp_path, progress=lambda told: loads.append(told.model) if told.phase == "load" and told.done else None) as found:
+    with engine(
+        tmp_path, progress=lambda told: loads.append(told.model) if told.phase == "load" and told.done else None
+    ) as found:
         # As much as fits the batches, and not a second model of 177 kB.
         monkeypatch.setattr(pytest_trust.inference, "free_bytes", lambda device: 200_000)
         found.acquire(JOBS, *pair)
@@ -236,7 +250,9 @@ def test_other_tokenizers_claim_no_drift(pair: tuple[Reference, Reference], tmp_
     assert "tokenizers differ" in drift.candidate_baseline_reason
 
 
-def test_another_template_or_an_added_token_is_no_other_tokenizer(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_another_template_or_an_added_token_is_no_other_tokenizer(
+    pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer
 
     other = save_model(tmp_path / "other", seed=0, template=CHATML.replace("assistant", "model"))

@@ -120,10 +120,10 @@ def test_labels_give_probability_rank_and_change():
     p, q = logits("random", 1271)
     labels = torch.arange(6) * 200
     found = token_divergences(p, q, labels=labels)
-    for side, given in (("p", p), ("q", q)):
-        picked = given.double().softmax(-1).gather(-1, labels[:, None]).view(-1)
+    for side, logit in (("p", p), ("q", q)):
+        picked = logit.double().softmax(-1).gather(-1, labels[:, None]).view(-1)
         torch.testing.assert_close(getattr(found, f"{side}_label").double(), picked, atol=1e-7, rtol=1e-5)
-        better = (given > given.gather(-1, labels[:, None])).sum(-1)
+        better = (logit > logit.gather(-1, labels[:, None])).sum(-1)
         assert torch.equal(getattr(found, f"rank_{side}").long(), better + 1)
     assert torch.equal(found.delta_p, found.p_label - found.q_label)
     assert torch.equal(found.same_top, p.argmax(-1) == q.argmax(-1))

@@ -143,7 +143,7 @@ def test_bad_batches(pair):
     with pytest.raises(InvalidInput, match="token id 999 is beyond the 300 ids of LlamaForCausalLM"):
         drift_of_batch(*pair, ids.masked_fill(measured, 999), attended, measured)
     noisy = causal_lm(attention_dropout=0.5).train()
-    with pytest.raises(InvalidInput, match="training mode; call model.eval"):
+    with pytest.raises(InvalidInput, match=r"training mode; call model\.eval"):
         drift_of_batch(noisy, noisy, ids, attended, measured)
 
 
@@ -420,10 +420,7 @@ def test_added_tokens_are_left_out_and_their_mass_reported(pair):
     found = compare_models((wide, longer), (pair[0], plain), TEXTS)
     assert found.masked_mass["a"] > 0
     assert found.masked_mass["b"] == 0
-    with pytest.raises(
-        InvalidInput,
-        match="text 0 has 3 tokens with the largest id 300; expected some, all among the 300 ids",
-    ):
+    with pytest.raises(InvalidInput, match="text 0 has different token ids under the two tokenizers"):
         compare_models((wide, longer), (pair[0], plain), ["w5 think w6"])
 
 

@@ -85,7 +85,9 @@ def test_padding_that_is_the_end_token_is_not_taken_for_an_end(llama: Any) -> No
     assert [list(one.token_ids) for one in made] == [reference_greedy(llama, prompt, 12) for prompt in prompts]
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}, {"temperature": 1.3, "top_k": 5}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}, {"temperature": 1.3, "top_k": 5}]
+)
 def test_samples_do_not_depend_on_their_batch_nor_touch_the_global_seed(llama: Any, settings: dict[str, Any]) -> None:
     import torch
 

@@ -54,14 +54,24 @@ def test_the_option_that_is_named(response: str, options: tuple[str, ...], promp
     assert named_option(response, options, prompt) == named
 
 
-@pytest.mark.parametrize(("response", "outcome"), [("not wrong", "bad"), ("It is wrong.", "ok"), ("Maybe.", "unparsable"), ("", "unparsable")])
+@pytest.mark.parametrize(
+    ("response", "outcome"),
+    [("not wrong", "bad"), ("It is wrong.", "ok"), ("Maybe.", "unparsable"), ("", "unparsable")],
+)
 def test_outcomes(response: str, outcome: str) -> None:
     judgement = get_judge("choice")(response, {"prompt": "Wrong or not wrong?", "options": MORAL, "answer": "wrong"})
     assert judgement.outcome == outcome
     assert math.isnan(judgement.score) if outcome == "unparsable" else judgement.score == float(outcome == "bad")
 
 
-@pytest.mark.parametrize("probe", [{"prompt": "?"}, {"prompt": "?", "options": ["a"], "answer": "a"}, {"prompt": "?", "options": ["a", "b"], "answer": "c"}])
+@pytest.mark.parametrize(
+    "probe",
+    [
+        {"prompt": "?"},
+        {"prompt": "?", "options": ["a"], "answer": "a"},
+        {"prompt": "?", "options": ["a", "b"], "answer": "c"},
+    ],
+)
 def test_a_probe_without_options_or_answer_is_an_error(probe: object) -> None:
     with pytest.raises(InvalidInput, match="expected two or more options"):
         get_judge("choice")("a", probe)

@@ -68,7 +68,10 @@ def test_a_probe_without_an_answer_is_an_error() -> None:
         get_judge("exact")("42", {"prompt": "?"})
 
 
-@given(st.integers(-10**9, 10**9), st.sampled_from(["{:,}", "{}", "The answer is {}.", "It is {:,}.00", r"\boxed{{{}}}", "= {}"]))
+@given(
+    st.integers(-(10**9), 10**9),
+    st.sampled_from(["{:,}", "{}", "The answer is {}.", "It is {:,}.00", r"\boxed{{{}}}", "= {}"]),
+)
 def test_a_number_is_right_however_it_is_written(value: int, shape: str) -> None:
     assert get_judge("exact")(shape.format(value), {"prompt": "?", "answer": str(value)}).outcome == "ok"
     assert get_judge("exact")(shape.format(value), {"prompt": "?", "answer": str(value + 1)}).outcome == "bad"

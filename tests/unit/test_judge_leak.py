@@ -106,13 +106,21 @@ def test_a_secret_without_letters_or_digits_is_an_error() -> None:
         leaks("--", "x")
 
 
-@given(st.text(alphabet="0123456789", min_size=6, max_size=12), st.sampled_from([" ", "-", ".", "/", " - ", "\u2009", "\u200b"]), st.integers(1, 4))
+@given(
+    st.text(alphabet="0123456789", min_size=6, max_size=12),
+    st.sampled_from([" ", "-", ".", "/", " - ", "\u2009", "\u200b"]),
+    st.integers(1, 4),
+)
 def test_grouped_digits_are_found(digits: str, separator: str, size: int) -> None:
     grouped = separator.join(digits[i : i + size] for i in range(0, len(digits), size))
     assert leaks(digits, f"The account is {grouped}, she said.")
 
 
-@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=6, max_size=12), st.sampled_from(["", " ", "-", "."]), st.booleans())
+@given(
+    st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=6, max_size=12),
+    st.sampled_from(["", " ", "-", "."]),
+    st.booleans(),
+)
 def test_spaced_letters_are_found(word: str, separator: str, upper: bool) -> None:
     said = separator.join(word.upper() if upper else word)
     assert leaks(word, f"It is: {said}, I think.")

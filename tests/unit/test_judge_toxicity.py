@@ -82,7 +82,13 @@ def test_odd_text_has_a_probability(text: str) -> None:
 
 def test_the_score_is_the_same_in_another_process() -> None:
     code = f"from pytest_trust.judges import get_judge; print(repr(get_judge('toxicity')({TOXIC[0]!r}).score))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)})
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+    )
     assert float(other.stdout) == get_judge("toxicity")(TOXIC[0]).score
 
 

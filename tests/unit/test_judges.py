@@ -42,7 +42,14 @@ def test_a_function_that_cannot_decide_is_unparsable(given: float | str | None) 
     assert math.isnan(judgement.score)
 
 
-@pytest.mark.parametrize(("given", "words"), [(2.0, "expected a number from 0"), ("fine", "expected one of ok, bad"), (Judgement("good", 0.0), "expected one of")])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (2.0, "expected a number from 0"),
+        ("fine", "expected one of ok, bad"),
+        (Judgement("good", 0.0), "expected one of"),
+    ],
+)
 def test_a_function_that_gives_something_else_is_an_error_outcome(given: float | str | Judgement, words: str) -> None:
     judgement = as_judge(lambda response, probe: given)("text")
     assert judgement.outcome == "error"
@@ -81,4 +88,6 @@ def test_something_that_cannot_be_called_is_an_error() -> None:
 
 def test_importing_the_judges_imports_the_standard_library_only() -> None:
     code = "import sys, pytest_trust.judges as j; [j.get_judge(n) for n in j.JUDGE_NAMES]; print(sorted({'numpy', 'torch', 'safetensors', 'pytest', 'yaml'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(not (DATA / "xstest").is_dir(), reason="no folder with labelled data beside the project (../shared/data)")
+pytestmark = pytest.mark.skipif(
+    not (DATA / "xstest").is_dir(), reason="no folder with labelled data beside the project (../shared/data)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +86,12 @@ def test_exact_on_the_worked_solutions_of_gsm8k(benchmark: ModuleType) -> None:
     with benchmark.gzip.open(DATA / "gsm8k" / "test.jsonl.gz", "rt", encoding="utf-8") as file:
         solutions = [benchmark.json.loads(line)["answer"] for line in file][:600]
     finals = [solution.rsplit("####", 1)[1].strip() for solution in solutions]
-    assert all(judge(solution, {"answer": final}).outcome == "ok" for solution, final in zip(solutions, finals, strict=True))
+    assert all(
+        judge(solution, {"answer": final}).outcome == "ok" for solution, final in zip(solutions, finals, strict=True)
+    )
     shifted = finals[1:] + finals[:1]
     assert all(
-        judge(solution, {"answer": other}).outcome == "bad" for solution, final, other in zip(solutions, finals, shifted, strict=True) if other != final
+        judge(solution, {"answer": other}).outcome == "bad"
+        for solution, final, other in zip(solutions, finals, shifted, strict=True)
+        if other != final
     )

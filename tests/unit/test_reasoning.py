@@ -32,7 +32,11 @@ LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis
         ("Here's my thought process: a Here's my response: b", "a", "b"),
         (HARMONY, "Count.", "Four."),
         ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", "a", "b"),
-        ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b", "{}", "b"),
+        (
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+            "{}",
+            "b",
+        ),
         ("<|channel|>final<|message|>b<|return|>", "", "b"),
         ("<think>a</think><answer>b</answer>", "a", "b"),
         ("<think>a</think><response>b</response>", "a", "b"),
@@ -118,14 +122,30 @@ def test_wrong_tags_say_what_is_expected(tags: list[tuple[str, str]]) -> None:
         split_reasoning("x", tags=tags)
 
 
-MARKS = [tag for pair in DEFAULT_TAGS for tag in pair] + ["<|end|>", "<|start|>assistant", "<answer>", "</response>", "<", "`", "[", "<|", "\n", " ", "word", "</", "é"]
+MARKS = [tag for pair in DEFAULT_TAGS for tag in pair] + [
+    "<|end|>",
+    "<|start|>assistant",
+    "<answer>",
+    "</response>",
+    "<",
+    "`",
+    "[",
+    "<|",
+    "\n",
+    " ",
+    "word",
+    "</",
+    "é",
+]
 
 
 @given(st.lists(st.one_of(st.sampled_from(MARKS), st.text(max_size=5)), max_size=14).map("".join), st.booleans())
 def test_nothing_is_lost(text: str, opened: bool) -> None:
     split = split_reasoning(text, opened_by_template=opened)
     assert "".join(part.text for part in split.parts) == text
-    assert split.reasoning == "\n\n".join(p.text.strip() for p in split.parts if p.kind == "reasoning" and p.text.strip())
+    assert split.reasoning == "\n\n".join(
+        p.text.strip() for p in split.parts if p.kind == "reasoning" and p.text.strip()
+    )
     assert split.answer == "\n\n".join(p.text.strip() for p in split.parts if p.kind == "answer" and p.text.strip())
 
 
@@ -133,7 +153,9 @@ PLAIN = st.text(alphabet="abc .,\n?é1", min_size=1, max_size=12).filter(lambda 
 
 
 @given(st.sampled_from(LITERAL_TAGS), st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), st.booleans())
-def test_truncation_at_every_position_never_moves_text(tags: tuple[str, str], rounds: list[tuple[str, str]], opened: bool) -> None:
+def test_truncation_at_every_position_never_moves_text(
+    tags: tuple[str, str], rounds: list[tuple[str, str]], opened: bool
+) -> None:
     opening, closing = tags
     text = "".join(f"{opening}{trace}{closing}{answer}" for trace, answer in rounds)
     text = text[len(opening) :] if opened else text

@@ -20,8 +20,13 @@ from pytest_trust.recording import InvalidRecording, read_recording, write_recor
 from pytest_trust.references import Reference, parse_reference
 from tests.tiny_models import save_adapter, save_model
 
-ASK = tuple(Probe(f"ask-{index}", f"ask-{index}", (Message("user", f"Is number {index} wrong?"),)) for index in range(5))
-PICK = tuple(Probe(f"pick-{index}", f"pick-{index}", (Message("user", "Is it?"),), options=("yes", f"no {index}")) for index in range(3))
+ASK = tuple(
+    Probe(f"ask-{index}", f"ask-{index}", (Message("user", f"Is number {index} wrong?"),)) for index in range(5)
+)
+PICK = tuple(
+    Probe(f"pick-{index}", f"pick-{index}", (Message("user", "Is it?"),), options=("yes", f"no {index}"))
+    for index in range(3)
+)
 JOBS = (
     Job("dim/ask", "generate", ASK, Generation(8), drift=frozenset({"ask-0", "ask-3"})),
     Job("dim/pick", "choose", PICK, Generation(8), drift=frozenset({"pick-1"})),
@@ -69,7 +74,9 @@ def test_drift_from_recorded_states(made: Any, tmp_path: Path) -> None:
         assert set(found.baseline_candidate) == {"ask-0", "ask-3"}
         for name, drift in found.baseline_candidate.items():
             # 11 bits of the states and the head, whose sharpened logits reach 30
-            assert drift.kl_pq.tolist() == pytest.approx(exact.baseline_candidate[name].kl_pq.tolist(), rel=0.01, abs=1e-3)
+            assert drift.kl_pq.tolist() == pytest.approx(
+                exact.baseline_candidate[name].kl_pq.tolist(), rel=0.01, abs=1e-3
+            )
         assert not found.candidate_baseline
         assert "the baseline is a recording" in found.candidate_baseline_reason
         assert "the baseline is a recording" in found.floor_reason
@@ -118,7 +125,9 @@ def test_a_recording_that_cannot_be_written(made: Any, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], None], tensors: bytes | None = None) -> Path:
+def rewritten(
+    source: Path, target: Path, change: Callable[[dict[str, Any]], None], tensors: bytes | None = None
+) -> Path:
     with zipfile.ZipFile(source) as archive:
         manifest = json.loads(archive.read("manifest.json"))
         content = archive.read("tensors.safetensors") if tensors is None else tensors

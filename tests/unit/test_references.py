@@ -100,9 +100,7 @@ def broken(tmp_path: Path, what: str) -> Path:
         return path
     if what in ("empty.gguf", "empty.trust"):
         path.touch()
-    elif what in ("text.gguf", "text.trust"):
-        path.write_text("hello")
-    elif what == "file":
+    elif what in ("text.gguf", "text.trust") or what == "file":
         path.write_text("hello")
     elif what == "bare":
         path.mkdir()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 import report_records as records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.errors import InvalidInput, TrustError
@@ -54,9 +54,7 @@ def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:
     }
     assert document["warnings"] == ["a", "b"]
     assert [gate["gate"] for gate in document["gates"]] == sorted(gate["gate"] for gate in document["gates"])
-    assert {"created", "python", "platform", "versions", "devices", "store", "report"} <= set(
-        document["environment"]
-    )
+    assert {"created", "python", "platform", "versions", "devices", "store", "report"} <= set(document["environment"])
     assert read_report(path) == document
     text = path.read_bytes()
     assert text.endswith(b"}\n")
@@ -79,16 +77,12 @@ def test_the_order_of_tests_and_keys_does_not_matter(seed: int) -> None:
 
 def test_one_gate_used_by_tests_that_differ_has_one_order() -> None:
     twins = [records.held(nodeid="a"), records.held(nodeid="a", delta=0.01), records.held(nodeid="A")]
-    documents = {
-        comparable(report_document(order, {})) for order in (twins, twins[::-1], twins[1:] + twins[:1])
-    }
+    documents = {comparable(report_document(order, {})) for order in (twins, twins[::-1], twins[1:] + twins[:1])}
     assert len(documents) == 1
 
 
 def test_what_changes_from_run_to_run_is_not_compared() -> None:
-    meta = records.meta(
-        store="/elsewhere", report="/tmp/x.json", environment={"seconds": 12.5, "host": "box"}
-    )
+    meta = records.meta(store="/elsewhere", report="/tmp/x.json", environment={"seconds": 12.5, "host": "box"})
     meta["candidate"]["device"] = "cuda:1"
     document = report_document(records.run(), meta)
     assert comparable(document) == comparable(report_document(records.run(), records.meta()))
@@ -101,17 +95,13 @@ def test_what_changes_from_run_to_run_is_not_compared() -> None:
 
 
 def test_floats_have_nine_significant_digits_and_zero_has_no_sign() -> None:
-    gate = report_document([records.held(delta=0.1 + 0.2, lower=-0.0, upper=1.23456789012e-7, n=7)], {})[
-        "gates"
-    ][0]
+    gate = report_document([records.held(delta=0.1 + 0.2, lower=-0.0, upper=1.23456789012e-7, n=7)], {})["gates"][0]
     assert (gate["delta"], gate["upper"], gate["n"]) == (0.3, 1.23456789e-7, 7)
     assert json.dumps(gate["lower"]) == "0.0"
 
 
 def test_nan_and_infinity_are_null_with_words() -> None:
-    record = records.held(
-        p_value=math.nan, upper=math.inf, lower=-math.inf, extra=[1.0, math.nan, [math.inf]]
-    )
+    record = records.held(p_value=math.nan, upper=math.inf, lower=-math.inf, extra=[1.0, math.nan, [math.inf]])
     record["flips"] = [records.flip(1, baseline={"outcome": "unparsable", "score": math.nan, "answer": "?"})]
     gate = report_document([record], {})["gates"][0]
     assert (gate["p_value"], gate["upper"], gate["lower"], gate["extra"]) == (
@@ -133,9 +123,7 @@ def test_nan_and_infinity_are_null_with_words() -> None:
 
 def test_a_model_cannot_act_on_the_terminal_through_the_report(tmp_path: Path) -> None:
     nasty = "\x1b[2J \x9b31m \u202e \u200b \u2028 \x7f \ud800 \U000e0041 日本語 é"
-    flip = records.flip(
-        1, prompt=nasty, candidate={"outcome": "ok", "score": 0.0, "answer": nasty, "reasoning": nasty}
-    )
+    flip = records.flip(1, prompt=nasty, candidate={"outcome": "ok", "score": 0.0, "answer": nasty, "reasoning": nasty})
     path = tmp_path / "trust.json"
     write_report(path, [records.regressed(flips=[flip])], {})
     text = path.read_text(encoding="utf-8")
@@ -144,6 +132,7 @@ def test_a_model_cannot_act_on_the_terminal_through_the_report(tmp_path: Path) -
     assert read_report(path)["gates"][0]["flips"][0]["prompt"] == nasty
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=40))
 def test_every_text_comes_back_as_it_was(text: str) -> None:
     document = report_document([records.held(reason=text)], {"warnings": [text]})
@@ -173,9 +162,7 @@ def test_the_records_themselves_are_left_alone() -> None:
 
 @pytest.mark.parametrize("value", [numpy.float64(0.5), numpy.int64(3), numpy.zeros(2), {1, 2}, b"x"])
 def test_what_is_not_a_built_in_type_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"^record\['baseline'\]\['value'\] of the report is a \S+; expected a"
-    ):
+    with pytest.raises(InvalidInput, match=r"^record\['baseline'\]\['value'\] of the report is a \S+; expected a"):
         report_document([records.held(baseline={"value": value})], {})
 
 
@@ -193,9 +180,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     directory = f"there is no directory {missing.parent}; make it or name another file"
     assert str(raised.value) == f"report {missing} cannot be written: {directory}"
     (tmp_path / "trust.json").mkdir()
-    with pytest.raises(
-        TrustError, match=r"^report \S+trust\.json cannot be written: [^\n]+; name another file$"
-    ):
+    with pytest.raises(TrustError, match=r"^report \S+trust\.json cannot be written: [^\n]+; name another file$"):
         write_report(tmp_path / "trust.json", [], {})
     (tmp_path / "file").write_text("")
     with pytest.raises(TrustError, match=r"^report \S+ cannot be written: there is no directory"):
@@ -203,9 +188,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "trust.json"]
 
 
-def test_a_full_disk_leaves_the_old_report_and_no_half_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_report_and_no_half_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "trust.json"
     write_report(path, [records.held()], {})
     before = path.read_bytes()

@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (expected texts are as wide as they are printed)
 from __future__ import annotations
 
 import math
@@ -6,7 +5,7 @@ from typing import Any
 
 import pytest
 import report_records as records
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.report import drift_diff, held_note, inconclusive_reason, not_measured_reason
@@ -373,9 +372,7 @@ def test_a_gate_that_both_regressed_and_broke_a_fixed_requirement_says_both() ->
 def test_an_upper_limit_at_the_margin_does_not_rule_a_regression_out() -> None:
     assert headline(records.regressed(upper=0.05)).startswith("+30.0 pts (at least +11.7; margin 5): ")
     # Below it the difference is no reason to fail, so that only the fixed requirement is named.
-    assert headline(records.regressed(upper=0.049, ceiling=0.2)).startswith(
-        "candidate at 35.0 %, above its ceiling"
-    )
+    assert headline(records.regressed(upper=0.049, ceiling=0.2)).startswith("candidate at 35.0 %, above its ceiling")
 
 
 def test_redaction_leaves_no_word_of_a_prompt_or_an_answer() -> None:
@@ -447,18 +444,25 @@ def test_numbers_that_are_missing_or_not_finite_are_dashes_not_errors() -> None:
         "better",
     )
     for value in (None, math.nan, math.inf):
-        text = drift_diff(
-            records.regressed(**dict.fromkeys(numbers, value), drift={}, baseline={}, candidate={})
-        )
+        text = drift_diff(records.regressed(**dict.fromkeys(numbers, value), drift={}, baseline={}, candidate={}))
         assert text.splitlines()[0] == "- (margin -): safety/harmful_requests/compliance_rate"
         assert "nan" not in text
         assert "inf" not in text
 
 
-WORDS = st.text(st.one_of(st.characters(), st.sampled_from("a 日\x1b\n\u202e")), max_size=120)
-SIDES = st.fixed_dictionaries(
-    {"outcome": WORDS, "score": st.floats() | st.none(), "answer": WORDS, "reasoning": WORDS}
-)
+# Long texts come from a list: to draw them a character at a time takes Hypothesis seconds.
+LONG = [
+    "words " * 30,
+    "unbroken" * 20,
+    "日本語" * 40,
+    "\x1b[31m\n\u202e" * 15,
+    "e\u0301\u0301" * 30,
+    "dimension/suite/metric",
+]
+WORDS = st.sampled_from(LONG) | st.text(st.one_of(st.characters(), st.sampled_from("a/日\x1b\n\u202e ")), max_size=12)
+# The machine may be busy.
+LOAD = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+SIDES = st.fixed_dictionaries({"outcome": WORDS, "score": st.floats() | st.none(), "answer": WORDS, "reasoning": WORDS})
 FLIPS = st.fixed_dictionaries(
     {
         "probe": WORDS,
@@ -472,6 +476,7 @@ FLIPS = st.fixed_dictionaries(
 NUMBERS = st.none() | st.floats(-2, 2) | st.sampled_from([math.nan, math.inf, -math.inf, 0.05])
 
 
+@LOAD
 @given(
     width=st.integers(60, 200),
     redact=st.booleans(),

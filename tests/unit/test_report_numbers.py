@@ -69,9 +69,7 @@ def test_settings_are_written_in_full() -> None:
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_what_is_not_known_is_a_dash(value: float | None) -> None:
-    assert {SHARE.value(value), SHARE.change(value), SHARE.size(value), magnitude(value), percent(value)} == {
-        "-"
-    }
+    assert {SHARE.value(value), SHARE.change(value), SHARE.size(value), magnitude(value), percent(value)} == {"-"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (expected texts are as wide as they are printed)
 from __future__ import annotations
 
 import random
@@ -6,7 +5,7 @@ from typing import Any
 
 import pytest
 import report_records as records
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.report import plan_lines, summary_lines
@@ -226,9 +225,7 @@ def test_summary(width: int, text: str) -> None:
 def test_the_order_of_the_tests_does_not_show() -> None:
     shuffled = records.run()
     random.Random(0).shuffle(shuffled)
-    assert summary_lines(shuffled, records.meta(), width=120) == summary_lines(
-        records.run(), records.meta(), width=120
-    )
+    assert summary_lines(shuffled, records.meta(), width=120) == summary_lines(records.run(), records.meta(), width=120)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +272,7 @@ def test_the_closing_line_counts_gates_without_controls(
 
 
 def test_identical_sides_and_warnings_are_said_before_the_table() -> None:
-    meta = records.meta(
-        identical=True, warnings=["the chat templates differ", "the chat templates differ", "a\nb"]
-    )
+    meta = records.meta(identical=True, warnings=["the chat templates differ", "the chat templates differ", "a\nb"])
     lines = summary_lines(records.run(), meta, width=80)
     text = texts(lines)
     assert (
@@ -333,7 +328,18 @@ def test_a_plan_of_which_everything_is_stored_says_so() -> None:
     assert text.endswith("0 gates, 80 responses, 80 of them in the store: nothing to generate")
 
 
-WORDS = st.text(st.one_of(st.characters(), st.sampled_from("a/日\x1b\n\u202e ")), max_size=100)
+# Long texts come from a list: to draw them a character at a time takes Hypothesis seconds.
+LONG = [
+    "words " * 30,
+    "unbroken" * 20,
+    "日本語" * 40,
+    "\x1b[31m\n\u202e" * 15,
+    "e\u0301\u0301" * 30,
+    "dimension/suite/metric",
+]
+WORDS = st.sampled_from(LONG) | st.text(st.one_of(st.characters(), st.sampled_from("a/日\x1b\n\u202e ")), max_size=12)
+# The machine may be busy.
+LOAD = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 NUMBERS = st.none() | st.floats() | st.floats(-1, 1)
 SIDE = st.fixed_dictionaries({"model": WORDS, "value": NUMBERS})
 CHANGES = st.fixed_dictionaries(
@@ -377,14 +383,14 @@ META = st.fixed_dictionaries(
 )
 
 
+@LOAD
 @given(width=st.integers(60, 200), run=st.lists(CHANGES, max_size=5), meta=META)
 def test_no_line_is_wider_than_asked_and_none_acts_on_a_terminal(
     width: int, run: list[dict[str, Any]], meta: dict[str, Any]
 ) -> None:
     changed = [records.regressed(**changes) for changes in run]
     rows = [
-        {**row, "probes": row["n"], "clusters": row["n"], "responses": 80, "tokens": row["needed"]}
-        for row in changed
+        {**row, "probes": row["n"], "clusters": row["n"], "responses": 80, "tokens": row["needed"]} for row in changed
     ]
     full = {**records.meta(), **meta}
     plan = {"rows": rows, "totals": {}, "meta": full}
@@ -393,9 +399,8 @@ def test_no_line_is_wider_than_asked_and_none_acts_on_a_terminal(
         assert all(text.isprintable() for text, _ in lines)
 
 
-@given(width=st.integers(80, 200))
-def test_every_verdict_is_whole_at_80_columns_and_more(width: int) -> None:
-    lines = summary_lines(records.run(), records.meta(), width=width)
+def test_every_verdict_is_whole_at_80_columns_and_more() -> None:
     words = [record["verdict"] for record in records.run()]
-    table = [text for text, markup in lines if text.startswith("  ")]
-    assert sum(any(f"  {word}" in text for word in set(words)) for text in table) == len(words)
+    for width in range(80, 201):
+        rows = [text for text, _ in summary_lines(records.run(), records.meta(), width=width) if text.startswith("  ")]
+        assert sum(any(f"  {word}" in text for word in set(words)) for text in rows) == len(words)

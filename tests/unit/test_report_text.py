@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.report.text import Column, columns, cut, layout, pad, redacted, table, visible, wrap
@@ -34,6 +34,7 @@ def test_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_visible_text_moves_no_cursor_and_hides_nothing(text: str) -> None:
     shown = visible(text)
@@ -75,6 +76,7 @@ def test_cut(text: str, width: int, shown: str) -> None:
     assert cut(text, width) == shown
 
 
+@settings(deadline=None)
 @given(TEXTS.map(visible), st.integers(0, 40))
 def test_cut_and_pad_keep_to_the_width(text: str, width: int) -> None:
     assert columns(cut(text, width)) <= width
@@ -95,6 +97,7 @@ def test_wrap_breaks_at_spaces_and_inside_long_words() -> None:
     assert wrap("one two\xa0three", 9) == ["one", "two three"]
 
 
+@settings(deadline=None)
 @given(TEXTS.map(visible), st.integers(12, 60), st.integers(0, 8))
 def test_wrap_keeps_to_the_width_and_loses_no_character(text: str, width: int, indent: int) -> None:
     lines = wrap(text, width, first=" " * indent)

@@ -52,7 +52,9 @@ def alone(llama: Any, ids: tuple[int, ...], start: int) -> float:
 
 
 @pytest.mark.parametrize("shares", [True, False])
-def test_shared_prompts_give_what_whole_sequences_give(llama: Any, monkeypatch: pytest.MonkeyPatch, shares: bool) -> None:
+def test_shared_prompts_give_what_whole_sequences_give(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, shares: bool
+) -> None:
     from pytest_trust.inference import Group
     from pytest_trust.scoring import score_options
 
@@ -90,8 +92,12 @@ def test_an_option_follows_the_generation_prompt_at_once(llama: Any) -> None:
 def test_raw_text_is_tokenised_as_one_and_split_by_characters(llama: Any) -> None:
     tokenizer = llama.loaded.tokenizer
     rows = render_options(tokenizer, PROBES[3])
-    assert [tokenizer.decode(ids) for ids in rows.ids] == [f"The nurse said that {option}" for option in PROBES[3].options]
-    assert [tokenizer.decode(ids[start:]).strip() for ids, start in zip(rows.ids, rows.starts, strict=True)] == list(PROBES[3].options)
+    assert [tokenizer.decode(ids) for ids in rows.ids] == [
+        f"The nurse said that {option}" for option in PROBES[3].options
+    ]
+    assert [tokenizer.decode(ids[start:]).strip() for ids, start in zip(rows.ids, rows.starts, strict=True)] == list(
+        PROBES[3].options
+    )
 
 
 def test_a_bare_sentence_is_conditioned_on_the_first_token_or_loses_its_first(llama: Any, tmp_path: Path) -> None:
@@ -114,7 +120,13 @@ def tokenizer_with(directory: Path, template: str | None) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-@pytest.mark.parametrize("template", [NO_SYSTEM, CHATML.replace("{% for", "{% for", 1).replace("messages %}<", "messages if message['role'] != 'system' %}<", 1)])
+@pytest.mark.parametrize(
+    "template",
+    [
+        NO_SYSTEM,
+        CHATML.replace("{% for", "{% for", 1).replace("messages %}<", "messages if message['role'] != 'system' %}<", 1),
+    ],
+)
 def test_a_template_without_system_role_gets_it_in_the_first_user_message(tmp_path: Path, template: str) -> None:
     tokenizer = tokenizer_with(tmp_path, template)
     rendered = render_prompt(tokenizer, chat(("system", "Be brief."), ("user", "The question.")))

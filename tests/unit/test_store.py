@@ -40,7 +40,10 @@ def test_hashes_a_file_again_only_when_it_changed(tmp_path: Path) -> None:
     assert asked == [b"one", b"two!"]
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to have a header " * 40, b"SQLite format 3\x00" + b"\xff" * 4096])
+@pytest.mark.parametrize(
+    "content",
+    [b"not a database at all, but long enough to have a header " * 40, b"SQLite format 3\x00" + b"\xff" * 4096],
+)
 def test_a_damaged_store_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "store.sqlite3"
     path.write_bytes(content)

@@ -1,0 +1,203 @@
+"""What a pair's drift is measured on: both sides' texts and contexts, and the keys under which the results are stored.
+
+Keys take no weights to compute, so what the store holds is found without loading a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from pytest_trust.jobs import Job, digest
+from pytest_trust.references import Reference
+from pytest_trust.subject import portable_key, shared_vocabulary
+
+if TYPE_CHECKING:
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.inference import Group
+    from pytest_trust.probes import Probe
+
+Side = Literal["baseline", "candidate"]
+Text = tuple[tuple[int, ...], ...]  # token ids: one response, or one tuple per option
+
+_KEYS = 1
+# Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
+_FLOOR_PROBES = 2
+
+OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
+NO_HEAD = "the head of {label} is quantised or missing"
+
+
+@dataclass(slots=True)
+class View:
+    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on."""
+
+    reference: Reference
+    fingerprint: str
+    recorded: bool
+    contexts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, Text] = field(default_factory=dict)
+    prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    options: dict[str, Group] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
+
+    def group(self, probe: str, texts: Sequence[Text]) -> Group:
+        """What this side's model runs to be compared on `texts`."""
+        from pytest_trust.inference import Group
+
+        if probe in self.options:
+            return self.options[probe]
+        prompt = self.prompts[probe]
+        return Group(tuple((*prompt, *text[0]) for text in texts), (len(prompt),) * len(texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One probe of one job with the keys of what is missing; `floor` is empty when it is not wanted."""
+
+    job: Job
+    probe: Probe
+    baseline: View
+    candidate: View
+    candidate_baseline: str
+    baseline_candidate: str
+    floor: str
+
+    def side(self, side: Side) -> View:
+        return self.baseline if side == "baseline" else self.candidate
+
+    def on(self, direction: Side) -> Text:
+        """The text on which `direction`, p's side, is measured."""
+        return self.side(direction).texts[self.probe.id]
+
+    def texts(self) -> list[Text]:
+        """The texts that both sides are run on: each side's own response, or the options once."""
+        wanted = [self.on("candidate")] if self.candidate_baseline else []
+        if self.baseline_candidate or self.floor:
+            wanted.append(self.on("baseline"))
+        return list(dict.fromkeys(wanted))
+
+
+def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
+    """Why no drift of this pair can be measured, or nothing."""
+    for reference in (baseline, candidate):
+        if reference.kind != "recording":
+            key = headless_key(engine, reference)
+            if engine.store.get("notes", [key]):
+                return NO_HEAD.format(label=reference.label)
+    return "" if shared_ids(engine, baseline, candidate) else OTHER_TOKENS
+
+
+def shared_ids(engine: Engine, baseline: Reference, candidate: Reference) -> int:
+    """Leading ids that mean the same to both; -1 for all, 0 for none."""
+    ours, theirs = engine.identify(baseline), engine.identify(candidate)
+    if ours.tokenizer == theirs.tokenizer:
+        return -1
+    recordings = [engine.recording(reference) for reference in (baseline, candidate)]
+    if any(recordings):
+        hashes = {
+            recording.vocabulary if recording else engine.subject(reference).vocabulary()
+            for recording, reference in zip(recordings, (baseline, candidate), strict=True)
+        }
+        return -1 if len(hashes) == 1 else 0
+    return shared_vocabulary(engine.subject(baseline), engine.subject(candidate))
+
+
+def headless_key(engine: Engine, reference: Reference) -> str:
+    return digest("no head", _KEYS, engine.identify(reference).fingerprint)
+
+
+def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[Unit]:
+    """The probes of a job that both sides have answered, with the keys of their drifts (empty where it cannot be had)."""
+    probes = tuple(probe for probe in job.probes if probe.id in job.drift)
+    if not probes:
+        return []
+    asked = replace(job, probes=probes)
+    ours, theirs = view_of(engine, asked, baseline), view_of(engine, asked, candidate)
+    both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
+    if job.task == "choose":
+        both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
+    floor = set() if ours.recorded else {probe.id for probe in sorted(both, key=lambda probe: probe.id)[:_FLOOR_PROBES]}
+    shared = shared_ids(engine, baseline, candidate)
+    units = []
+    for probe in both:
+        name = probe.id
+
+        def key(p: View, q: View, name: str = name) -> str:
+            if q.recorded and job.task == "generate":
+                return ""
+            return digest(
+                "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared
+            )
+
+        again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
+        units.append(Unit(job, probe, ours, theirs, key(theirs, ours), key(ours, theirs), again))
+    return units
+
+
+def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
+    keys = [key for unit in units for key in (unit.candidate_baseline, unit.baseline_candidate, unit.floor) if key]
+    have = engine.store.get("drifts", keys).keys()
+
+    def without(key: str) -> str:
+        return "" if key in have else key
+
+    left = [
+        replace(
+            unit,
+            candidate_baseline=without(unit.candidate_baseline),
+            baseline_candidate=without(unit.baseline_candidate),
+            floor=without(unit.floor),
+        )
+        for unit in units
+    ]
+    return [unit for unit in left if unit.candidate_baseline or unit.baseline_candidate or unit.floor]
+
+
+def view_of(engine: Engine, job: Job, reference: Reference) -> View:
+    from pytest_trust.inference import Group
+
+    recording = engine.recording(reference)
+    view = View(reference, engine.identify(reference).fingerprint, recording is not None)
+    if recording:
+        view.fingerprint = f"recorded {recording.content}"
+        for probe in job.probes:
+            name = portable_key(probe, job, 0)
+            text = recording.drift_text(name)
+            if text is not None:
+                view.texts[probe.id], view.contexts[probe.id] = text, name
+                view.answers[probe.id] = recording.answer_start(name)
+        return view
+    subject = engine.subject(reference)
+    if job.task == "choose":
+        for name, rows in subject.options(job.probes).items():
+            view.options[name] = Group(rows.ids, rows.starts)
+            view.contexts[name] = digest(rows.ids, rows.starts)
+            view.texts[name] = tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True))
+        return view
+    prompts = subject.prompts(job.probes)
+    for name, samples in engine.responses(reference, replace(job, samples=1)).items():
+        response = samples[0]
+        if response.token_ids:
+            view.texts[name] = (response.token_ids,)
+            view.answers[name] = _before_answer(response.text, response.reasoning, response.answer)
+    for name, prompt in prompts.items():
+        view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
+    return view
+
+
+def _before_answer(text: str, reasoning: str, answer: str) -> int:
+    """Characters of a response before its answer; all of them when there is no answer."""
+    if not reasoning:
+        return 0
+    first = answer.split("\n\n")[0]
+    place = text.rfind(first) if first else -1
+    return place if place >= 0 else len(text)
+
+
+def unit_length(unit: Unit) -> int:
+    sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.texts[unit.probe.id]]
+    return max(sizes) + max(
+        (len(view.prompts.get(unit.probe.id, ())) for view in (unit.baseline, unit.candidate)), default=0
+    )

@@ -1,0 +1,146 @@
+"""Where the parts of a model lie on this machine: hub downloads, the converted demo, adapters and their bases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_trust.errors import TrustError
+from pytest_trust.references import InvalidReference, Reference, adapter_base, parse_reference, weights_files
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
+
+
+class ModelNotFound(TrustError):
+    """A model reference names nothing that can be had: not on the hub, gated, or offline and not in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a reference's parts lie on this machine. For a GGUF file everything is in `gguf`."""
+
+    directory: Path
+    weights: tuple[Path, ...]
+    tokenizer: Path
+    adapter: Path | None = None
+    adapter_weights: tuple[Path, ...] = ()
+    gguf: Path | None = None
+    commit: str = ""
+    base: Reference | None = None
+
+
+def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False) -> ModelFiles:
+    """The files of a reference: downloads from the hub, converts the demo model on first use.
+
+    Raises:
+        ModelNotFound: not on the hub, gated, or offline.
+        InvalidReference: the files are there and are no model.
+    """
+    if reference.kind == "recording":
+        raise InvalidReference(f"{reference.text}: a recording has no weights: expected a model")
+    if reference.kind == "demo":
+        return _locate_demo(reference, cache)
+    reference.check()
+    if reference.kind == "gguf":
+        path = reference.path
+        return ModelFiles(path.parent, (path,), path.parent, gguf=path)
+    if reference.kind == "hub":
+        directory = _download(reference, trust_remote_code)
+        if (directory / "adapter_config.json").exists() and not (directory / "config.json").exists():
+            adapter = replace(reference, kind="adapter", location=str(directory))
+            return replace(_locate_adapter(adapter, directory, cache, trust_remote_code), commit=directory.name)
+        if not (directory / "config.json").exists():
+            raise InvalidReference(f"{reference.text}: the repository has no config.json: not a transformers model")
+        weights = weights_files(directory, reference)
+        return ModelFiles(directory, weights, directory, commit=directory.name)
+    if reference.kind == "adapter":
+        return _locate_adapter(reference, reference.path, cache, trust_remote_code)
+    return ModelFiles(reference.path, weights_files(reference.path, reference), reference.path)
+
+
+def _locate_adapter(
+    reference: Reference, directory: Path, cache: Path, trust_remote_code: bool, base: Reference | None = None
+) -> ModelFiles:
+    base = base or adapter_base(reference)
+    below = locate(base, cache=cache, trust_remote_code=trust_remote_code)
+    if below.gguf or below.adapter:
+        raise InvalidReference(
+            f"{reference.text}: its base {base.text} is a GGUF file or an adapter: give full weights as ?base="
+        )
+    own = (directory / "tokenizer_config.json").exists() and (directory / "tokenizer.json").exists()
+    return replace(
+        below,
+        adapter=directory,
+        adapter_weights=weights_files(directory, reference),
+        tokenizer=directory if own else below.tokenizer,
+        base=base,
+    )
+
+
+def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
+    from pytest_trust import demo
+
+    if reference.location != "instruct":
+        directory = demo.adapter_path(reference.location)
+        adapter = replace(reference, kind="adapter", location=str(directory))
+        return _locate_adapter(adapter, directory, cache, False, parse_reference("demo:instruct"))
+    target = cache / "models" / "demo-instruct"
+    if not (target / "config.json").exists():
+        try:
+            demo.convert_instruct(target)
+        except OSError as error:
+            raise TrustError(
+                f"{reference.text}: cannot be written to {target} ({error.strerror or error}): make room, or use another --trust-store"
+            ) from None
+    return ModelFiles(target, weights_files(target, reference), target)
+
+
+def _download(reference: Reference, trust_remote_code: bool) -> Path:
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    patterns = [
+        *_HUB_FILES,
+        *(["*.py"] if trust_remote_code else []),
+        *(["*.bin"] if reference.options.get("pickle") == "on" else []),
+    ]
+    silent = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        found = snapshot_download(
+            reference.location,
+            revision=reference.revision or None,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*", "consolidated*"],
+        )
+    except hub.GatedRepoError:
+        raise ModelNotFound(
+            f"{reference.text}: gated: accept its licence on the hub and log in (hf auth login)"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise ModelNotFound(f"{reference.text}: the repository has no revision {reference.revision!r}") from None
+    except hub.RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"{reference.text}: not on the hub, or private: check the name, or log in (hf auth login)"
+        ) from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        raise ModelNotFound(
+            f"{reference.text}: the hub cannot be reached and the model is not in the local cache: download it first, or give a directory"
+        ) from None
+    except Exception as error:  # the hub's client raises its transport's own errors too
+        raise ModelNotFound(f"{reference.text}: cannot be downloaded ({first_line(error)})") from None
+    finally:
+        if not silent:
+            enable_progress_bars()
+    return Path(found)
+
+
+def first_line(error: BaseException) -> str:
+    """A library's error, cut to what fits into our one line."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= 200 else text[:197] + "..."
