@@ -33,7 +33,7 @@ def score_statistic(
 ) -> Floats:
     """Corrected score statistic for Δ = `difference`; a value below `-critical` rejects Δ >= `difference`.
 
-    Tango (1998, Statistics in Medicine 17, eq. 7-10): (worse - better - nΔ) / sqrt(n(2q̃ + Δ(1 - Δ))), q̃ the
+    Tango (1998, Statistics in Medicine 17): (worse - better - nΔ) / sqrt(n(2q̃ + Δ(1 - Δ))), q̃ the
     constrained maximum-likelihood estimate of the share of `better` pairs. Uncorrected, an upper limit at
     5 % wrongly excludes the truth in up to 6.9 % of samples (enumerated for n = 20 to 2000: few flips, all in
     one direction, or nearly every pair flipped). Hence a correction k in the numerator, from the first-order
@@ -92,7 +92,7 @@ def mcnemar_lower(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike,
 
     The sign is the test's; the size is the score limit's. Where the score limit disagrees in sign, it gives
     way: to 0 when the test does not reject, to the Clopper-Pearson limit of the discordant split, (2r - 1)(b
-    + c)/n, when it does (Fagerland, Lydersen and Laake 2014, section 4.6). That limit alone would be too
+    + c)/n, when it does (the transformed limit of Fagerland, Lydersen and Laake 2014). That limit alone would be too
     short for large Δ, since it takes the observed discordance as known.
     """
     b, w, n = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (better, worse, n)))
@@ -100,9 +100,7 @@ def mcnemar_lower(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike,
     split = special.betaincinv(np.maximum(w, 1.0), b + 1.0, level)
     exact = np.maximum((2 * split - 1) * (b + w) / n, np.finfo(np.float64).tiny)
     rejects = mcnemar_p(b, w) <= level
-    return np.asarray(
-        np.where(rejects, np.where(score > 0, score, exact), np.minimum(score, 0.0)), dtype=np.float64
-    )
+    return np.asarray(np.where(rejects, np.where(score > 0, score, exact), np.minimum(score, 0.0)), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,7 @@ def _integral_sign_flip_p(sums: npt.NDArray[np.int64]) -> float:
         spaced = np.zeros(magnitude * count + 1)
         spaced[::magnitude] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
         product = distribution.size * spaced.size
-        distribution = (
-            np.convolve(distribution, spaced) if product < 1e7 else signal.fftconvolve(distribution, spaced)
-        )
+        distribution = np.convolve(distribution, spaced) if product < 1e7 else signal.fftconvolve(distribution, spaced)
     positive = int(sums[sums > 0].sum())
     return float(np.clip(distribution[positive:].sum(), 0.0, 1.0))
 
@@ -264,9 +260,7 @@ def rate_interval(
     """
     values = score_array(scores, "scores")
     if not 0.0 < confidence < 1.0:
-        raise InvalidInput(
-            f"confidence={confidence!r} given, expected a number between 0 and 1, such as 0.95"
-        )
+        raise InvalidInput(f"confidence={confidence!r} given, expected a number between 0 and 1, such as 0.95")
     index = number_clusters(clusters, values.size)
     kept = ~np.isnan(values)
     if not kept.any():
@@ -317,13 +311,9 @@ def score_array(values: npt.ArrayLike, name: str) -> Floats:
             f"{name} has shape {array.shape}, expected a flat sequence of numbers: pass one score per probe"
         )
     if array.dtype.kind == "O":
-        wrong = next(
-            (v for v in array.tolist() if v is not None and not isinstance(v, int | float | np.number)), None
-        )
+        wrong = next((v for v in array.tolist() if v is not None and not isinstance(v, int | float | np.number)), None)
         if wrong is not None:
-            raise InvalidInput(
-                f"{name} has {wrong!r}, expected numbers: pass NaN for a score that was not measured"
-            )
+            raise InvalidInput(f"{name} has {wrong!r}, expected numbers: pass NaN for a score that was not measured")
     elif array.dtype.kind not in "biuf":
         raise InvalidInput(f"{name} has values of type {array.dtype}, expected numbers: convert them first")
     result = array.astype(np.float64)

@@ -56,3 +56,4 @@ class ProgressLine:
         else:
             self.terminal.ensure_newline()
             self.terminal.write_line(text)
+            self.terminal.flush()  # a log that is followed shows it now

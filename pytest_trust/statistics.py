@@ -40,18 +40,14 @@ def expected_maximum(scores: npt.ArrayLike, k: int) -> float:
 
 def _log_choose(n: npt.ArrayLike, k: float) -> Floats:
     n = np.asarray(n, dtype=np.float64)
-    return np.asarray(
-        special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1), dtype=np.float64
-    )
+    return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1), dtype=np.float64)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
     """Holm (1979) step-down adjusted p-values, in the order given, shape [gates]; at most 1."""
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1 or not bool(np.all((values >= 0) & (values <= 1))):
-        raise InvalidInput(
-            "p_values are not all numbers between 0 and 1, expected a flat sequence of p-values"
-        )
+        raise InvalidInput("p_values are not all numbers between 0 and 1, expected a flat sequence of p-values")
     order = np.argsort(values, kind="stable")
     stepped = values[order] * np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
@@ -84,17 +80,14 @@ def correct_rate(
 
     All are shares in [0, 1]; the result is cut to [0, 1]. Limits (two-sided) need `n`, the number of judged
     answers, and allow for the labels the judge was measured on when `n_sensitivity` positives and
-    `n_specificity` negatives are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113, section
-    2.2); without them sensitivity and specificity are taken as known. Raises InvalidInput for a judge no
+    `n_specificity` negatives are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113); without them sensitivity and specificity are taken as known. Raises InvalidInput for a judge no
     better than chance (their sum at most 1).
     """
     for name, share in (("rate", rate), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not 0.0 <= share <= 1.0:
             raise InvalidInput(f"{name}={share!r} given, expected a share between 0 and 1")
     if not 0.0 < confidence < 1.0:
-        raise InvalidInput(
-            f"confidence={confidence!r} given, expected a number between 0 and 1, such as 0.95"
-        )
+        raise InvalidInput(f"confidence={confidence!r} given, expected a number between 0 and 1, such as 0.95")
     if sensitivity + specificity <= 1.0:
         raise InvalidInput(
             f"sensitivity {sensitivity:g} + specificity {specificity:g} is not above 1: "
@@ -113,9 +106,7 @@ def correct_rate(
         return CorrectedRate(value, 0.0, 1.0)
     centre = (observed + spec - 1) / slope
     shift = 2 * z * z * (centre * sens_variance - (1 - centre) * spec_variance)
-    variance = (
-        observed * (1 - observed) / size + centre**2 * sens_variance + (1 - centre) ** 2 * spec_variance
-    )
+    variance = observed * (1 - observed) / size + centre**2 * sens_variance + (1 - centre) ** 2 * spec_variance
     half = z * float(np.sqrt(variance)) / slope
     lower, upper = (min(1.0, max(0.0, centre + shift + side * half)) for side in (-1, 1))
     return CorrectedRate(value, min(lower, value), max(upper, value))
@@ -174,9 +165,7 @@ def cluster_bootstrap(
     index = number_clusters(clusters, n)
     count = int(index.max()) + 1 if n else 0
     if count < 2:
-        raise InvalidInput(
-            f"{count} clusters given, expected at least 2: a bootstrap of one cluster says nothing"
-        )
+        raise InvalidInput(f"{count} clusters given, expected at least 2: a bootstrap of one cluster says nothing")
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
 
@@ -193,10 +182,7 @@ def cluster_bootstrap(
         raise InvalidInput(f"statistic is {estimate} on the data as given, expected a finite number")
     random = np.random.default_rng(seed)
     draws = np.array(
-        [
-            value(np.concatenate([members[c] for c in random.integers(count, size=count)]))
-            for _ in range(resamples)
-        ]
+        [value(np.concatenate([members[c] for c in random.integers(count, size=count)])) for _ in range(resamples)]
     )
     finite = draws[np.isfinite(draws)]
     undefined = resamples - finite.size
@@ -220,9 +206,7 @@ def cluster_bootstrap(
     )
 
 
-def _bca_levels(
-    estimate: float, draws: Floats, jackknife: Floats, low: float, high: float
-) -> tuple[float, float, str]:
+def _bca_levels(estimate: float, draws: Floats, jackknife: Floats, low: float, high: float) -> tuple[float, float, str]:
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / draws.size
     deviation = jackknife.mean() - jackknife
     spread = float((deviation**2).sum())

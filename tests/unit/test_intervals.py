@@ -47,7 +47,7 @@ def correction(better: int, worse: int, n: int, difference: float, critical: flo
 
 @pytest.mark.parametrize(
     ("better", "worse", "n", "lower", "upper"),
-    # Cavo et al. 2012 in Fagerland, Lydersen and Laake 2014: Tango -0.1240 to -0.0054 for 6 and 16 of 161.
+    # Cavo et al. 2012 (6 and 16 flips of 161), as in the tests of the R package contingencytables.
     [(16, 6, 161, -0.1240, -0.0054)],
 )
 def test_statistic_without_correction_gives_the_published_tango_limits(
