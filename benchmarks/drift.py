@@ -11,6 +11,7 @@ slows both.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -62,6 +63,7 @@ def extra_memory(call: Callable[[], object], device: str) -> int:
         call()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated()) - before
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is still resident otherwise, and would hide this one's
     before = peak = resident()
     done = threading.Event()
 
@@ -96,9 +98,7 @@ def head_products(p: torch.Tensor, p_head: Head, q: torch.Tensor, q_head: Head, 
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cpu")
     options.add_argument("--rows", type=int)
     options.add_argument("--vocabulary", type=int)
@@ -147,9 +147,7 @@ def main() -> None:
     chunk = 256 if device == "cpu" else max(1, GPU_BUDGET // (4 * vocabulary * dtype.itemsize))
     from_hidden: dict[str, Callable[[], object]] = {
         "two head products": lambda: head_products(p_hidden, p_head, q_hidden, q_head, chunk),
-        "divergences_from_hidden": lambda: divergences_from_hidden(
-            p_hidden, p_head, q_hidden, q_head, labels=labels
-        ),
+        "divergences_from_hidden": lambda: divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, labels=labels),
     }
     seconds |= timed(from_hidden, given.repeats, device)
     memory |= {name: extra_memory(call, device) for name, call in from_hidden.items()}
@@ -159,9 +157,7 @@ def main() -> None:
     speedup = seconds["eager log_softmax + kl_div"] / seconds["kl_divergence"]
     overhead = seconds["divergences_from_hidden"] / seconds["two head products"]
     budget = (CPU_BUDGET if device == "cpu" else GPU_BUDGET) >> 20
-    print(
-        f"\nkl_divergence: {speedup:.1f} times faster than eager; largest error {error:.1e} nats against float64"
-    )
+    print(f"\nkl_divergence: {speedup:.1f} times faster than eager; largest error {error:.1e} nats against float64")
     print(f"from hidden states: {overhead:.2f} times the head products; budget {budget} MiB")
     if given.json:
         result = {

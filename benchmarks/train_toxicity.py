@@ -37,7 +37,7 @@ from pytest_trust.judges.toxicity_features import BUCKETS, chunks, hashed, lexic
 
 Array = NDArray[np.float64]
 Labelled = list[tuple[str, int]]
-WEIGHTS = {"davidson": 1.0, "toxigen": 4.0, "madlibs": 0.3, "plain": 0.5}
+WEIGHTS = {"davidson": 1.0, "toxigen": 4.0, "madlibs": 1.0, "plain": 0.5}
 STRENGTH = 0.3  # C of scikit-learn
 VECTOR_SCALE, LEXICON_SCALE = 0.1, 0.3  # a block's share of the penalty; chosen with one source left out
 
@@ -78,7 +78,7 @@ def training_data(data: Path) -> dict[str, Labelled]:
     return {
         "davidson": abusive[:8000] + [row for row in tweets if not row[1]],
         "toxigen": sorted(toxigen),
-        "madlibs": madlibs[:8000],
+        "madlibs": madlibs[:16000],
         "plain": [(pieces[0], 0) for pieces in map(chunks, plain) if pieces],
     }
 
@@ -142,7 +142,7 @@ class Featuriser:
 
 def fit(x: dict[str, csr_matrix], y: dict[str, Array], sources: list[str]) -> LogisticRegression:
     weight = np.concatenate([np.full(len(y[s]), WEIGHTS[s]) for s in sources])
-    return LogisticRegression(C=STRENGTH, max_iter=150).fit(
+    return LogisticRegression(C=STRENGTH, max_iter=100).fit(
         vstack([x[s] for s in sources]), np.concatenate([y[s] for s in sources]), sample_weight=weight
     )
 

@@ -34,9 +34,7 @@ def adapter_path(name: str) -> Path:
         raise TrustError(f"demo adapter {name!r} does not exist: expected aligned or sft, give one of these")
     path = Path(__file__).parent / "adapters" / name
     if not (path / "adapter_model.safetensors").is_file():
-        raise TrustError(
-            f"demo:{name} was asked for, but its adapter is not installed: reinstall pytest-trust"
-        )
+        raise TrustError(f"demo:{name} was asked for, but its adapter is not installed: reinstall pytest-trust")
     return path
 
 
@@ -55,9 +53,7 @@ def convert_instruct(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise TrustError(
-            f"demo:instruct cannot be written to {target}: {error}; choose a writable place"
-        ) from error
+        raise TrustError(f"demo:instruct cannot be written to {target}: {error}; choose a writable place") from error
     try:
         _convert(gguf, work)
         _publish(work, target)
@@ -90,9 +86,7 @@ def _convert(gguf: Path, directory: Path) -> None:
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         names = " ".join(missing)
-        raise TrustError(
-            f'reading a GGUF file needs {" and ".join(missing)}: install with "pip install {names}"'
-        )
+        raise TrustError(f'reading a GGUF file needs {" and ".join(missing)}: install with "pip install {names}"')
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging

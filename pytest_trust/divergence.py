@@ -160,9 +160,7 @@ def token_divergences(
             parts.append(reduce_rows(rows_p, rows_q, here, 1.0 / temperature, jensen_shannon, start))
             start = stop
     leading = p.shape[:-1]
-    return TokenDivergences.of(
-        {name: torch.cat([part[name] for part in parts]).reshape(leading) for name in parts[0]}
-    )
+    return TokenDivergences.of({name: torch.cat([part[name] for part in parts]).reshape(leading) for name in parts[0]})
 
 
 def _checked(p_logits: object, q_logits: object, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,8 +191,7 @@ def _checked_mask(mask: object, p: torch.Tensor) -> torch.Tensor:
     chosen = torch.as_tensor(mask, device=p.device)
     if chosen.shape != p.shape[:-1] or chosen.dtype != torch.bool:
         raise InvalidInput(
-            f"mask is {chosen.dtype} of shape {tuple(chosen.shape)}; "
-            f"expected bool of shape {tuple(p.shape[:-1])}"
+            f"mask is {chosen.dtype} of shape {tuple(chosen.shape)}; expected bool of shape {tuple(p.shape[:-1])}"
         )
     return chosen.reshape(-1)
 
@@ -211,8 +208,7 @@ def _checked_labels(labels: object, p: torch.Tensor) -> torch.Tensor:
         )
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= p.shape[-1]):
         raise InvalidInput(
-            f"labels go from {int(targets.min())} to {int(targets.max())}; "
-            f"expected token ids below {p.shape[-1]}"
+            f"labels go from {int(targets.min())} to {int(targets.max())}; expected token ids below {p.shape[-1]}"
         )
     return targets.reshape(-1).long()
 

@@ -98,9 +98,7 @@ class Drift:
 
     def __bool__(self) -> bool:
         """Refused: ``assert trust.kl(...)`` would always pass."""
-        raise TypeError(
-            "a drift is neither true nor false: compare one of its numbers, for example drift.mean <= 0.05"
-        )
+        raise TypeError("a drift is neither true nor false: compare one of its numbers, for example drift.mean <= 0.05")
 
     def as_record(self) -> dict[str, Any]:
         """Built-in types only, floats to 9 significant digits; what is not finite (undefined, infinite) is
@@ -143,9 +141,7 @@ def summarise(
 
     drifts = [drift for drift in token_drifts if len(drift)]
     if not drifts:
-        raise InvalidInput(
-            "no tokens to measure drift on; expected at least one response with a counted token"
-        )
+        raise InvalidInput("no tokens to measure drift on; expected at least one response with a counted token")
     kl = [_in_direction(drift, direction) for drift in drifts]
     values = numpy.concatenate(kl).astype(numpy.float64)
     sums = numpy.array([column.sum(dtype=numpy.float64) for column in kl])
@@ -201,9 +197,7 @@ def _in_direction(drift: TokenDrift, direction: str) -> Floats:
         return drift.kl_pq
     if sides == (drift.q, drift.p):
         return drift.kl_qp
-    raise InvalidInput(
-        f"direction is {direction!r}; expected KL({drift.p} || {drift.q}) or KL({drift.q} || {drift.p})"
-    )
+    raise InvalidInput(f"direction is {direction!r}; expected KL({drift.p} || {drift.q}) or KL({drift.q} || {drift.p})")
 
 
 def _sign(drift: TokenDrift) -> float:

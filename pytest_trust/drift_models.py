@@ -69,14 +69,10 @@ def drift_of_batch(
     if q_input_ids is not None and q_attention_mask is not None and q_response_mask is not None:
         theirs = (q_input_ids, q_attention_mask, q_response_mask)
     elif any(given is not None for given in (q_input_ids, q_attention_mask, q_response_mask)):
-        raise InvalidInput(
-            "one or two of q_input_ids, q_attention_mask, q_response_mask; give all three or none"
-        )
+        raise InvalidInput("one or two of q_input_ids, q_attention_mask, q_response_mask; give all three or none")
     labels, other_labels = (ids[measured.bool()] for ids, _, measured in (ours, theirs))
     if labels.shape != other_labels.shape or bool((labels.cpu() != other_labels.cpu()).any()):
-        raise InvalidInput(
-            "the two sides' response tokens differ; expected the same tokens in the same order"
-        )
+        raise InvalidInput("the two sides' response tokens differ; expected the same tokens in the same order")
     p_hidden, q_hidden = response_hidden(p, *ours), response_hidden(q, *theirs)
     return divergences_from_hidden(
         p_hidden,
@@ -112,9 +108,7 @@ def response_hidden(
     before[:, 1:] = attended[:, :-1]
     if bool((measured & ~(before & attended)).any()):
         row = int((measured & ~(before & attended)).any(-1).nonzero()[0, 0])
-        raise InvalidInput(
-            f"row {row}: a response token is padding, or the row's first, which nothing predicts"
-        )
+        raise InvalidInput(f"row {row}: a response token is padding, or the row's first, which nothing predicts")
     known = int(model.get_input_embeddings().weight.shape[0])
     if ids.numel() and int(ids[attended].max()) >= known:
         raise InvalidInput(
@@ -282,9 +276,7 @@ def compare_models(
             budget_bytes=budget_bytes,
         )
         owners = [str(pieces[index].text) for index in chosen]
-        measured.update(
-            zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True)
-        )
+        measured.update(zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True))
     drifts, windowed = [], 0
     for text, name in enumerate(names):
         parts = [measured[index] for index, piece in enumerate(pieces) if piece.text == text]
@@ -342,8 +334,7 @@ def _shared_vocabulary(tokenizer_a: Any, tokenizer_b: Any, smaller_head: int) ->
     shared = next(different, smaller_head)
     if shared < min(len(tokens_a), len(tokens_b), smaller_head) * 0.9:
         raise InvalidInput(
-            f"the tokenizers differ from id {shared} on; KL needs one vocabulary: "
-            "compare bits per byte instead"
+            f"the tokenizers differ from id {shared} on; KL needs one vocabulary: compare bits per byte instead"
         )
     return shared
 
@@ -379,9 +370,7 @@ def _context(model: Any) -> int:
     return min(int(stated), _LONGEST_WINDOW) if isinstance(stated, int) and stated > 1 else _LONGEST_WINDOW
 
 
-def _windows(
-    text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int
-) -> Iterator[_Window]:
+def _windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int) -> Iterator[_Window]:
     """The first window measures all but its first token, every further one its last `stride` tokens."""
     end = min(length, len(ids))
     start, first = 0, 1

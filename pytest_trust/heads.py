@@ -71,8 +71,7 @@ class Head:
 
         if hidden.shape[-1] != self.weight.shape[1]:
             raise InvalidInput(
-                f"hidden states have size {hidden.shape[-1]}; "
-                f"expected {self.weight.shape[1]}, the size of this head"
+                f"hidden states have size {hidden.shape[-1]}; expected {self.weight.shape[1]}, the size of this head"
             )
         rows = hidden.to(device=self.weight.device, dtype=self.weight.dtype).reshape(-1, hidden.shape[-1])
         with torch.no_grad():
@@ -107,9 +106,7 @@ def head_of(model: Any) -> Head:
     """
     layer = model.get_output_embeddings()
     if layer is None:
-        raise InvalidInput(
-            f"{type(model).__name__} has no output embeddings; expected a causal language model"
-        )
+        raise InvalidInput(f"{type(model).__name__} has no output embeddings; expected a causal language model")
     weight, bias = _layer_weights(layer)
     if weight is None or weight.ndim != 2 or not weight.is_floating_point():
         raise InvalidInput(
@@ -126,12 +123,9 @@ def head_of(model: Any) -> Head:
             scale *= float(value)
     granite = getattr(config, "logits_scaling", None)
     if isinstance(granite, int | float):
-        scale = (
-            scale * float(granite) if model_type in _MULTIPLY_BY_LOGITS_SCALING else scale / float(granite)
-        )
+        scale = scale * float(granite) if model_type in _MULTIPLY_BY_LOGITS_SCALING else scale / float(granite)
     caps = (
-        getattr(config, name, None)
-        for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
     )
     cap = next((float(value) for value in caps if value), None)
     return Head(weight=weight, bias=bias, soft_cap=cap, scale=scale)
@@ -224,9 +218,7 @@ def divergences_from_hidden(
                 p_logits = _chunk_logits("p", p_head, p_hidden[start:stop], chunk, buffers)
                 q_logits = _chunk_logits("q", q_head, q_hidden[start:stop], chunk, buffers).to(device)
                 here = None if targets is None else targets[start:stop]
-                columns = reduce_rows(
-                    p_logits[:, :shared], q_logits[:, :shared], here, 1.0, jensen_shannon, start
-                )
+                columns = reduce_rows(p_logits[:, :shared], q_logits[:, :shared], here, 1.0, jensen_shannon, start)
                 if shared < max(p_head.vocabulary, q_head.vocabulary):
                     columns["masked_p"] = _mass_beyond(p_logits, shared, columns["lse_p"])
                     columns["masked_q"] = _mass_beyond(q_logits, shared, columns["lse_q"])
@@ -267,9 +259,7 @@ def _chunk_logits(
     import torch
 
     if side not in buffers:
-        buffers[side] = torch.empty(
-            chunk, head.vocabulary, dtype=head.weight.dtype, device=head.weight.device
-        )
+        buffers[side] = torch.empty(chunk, head.vocabulary, dtype=head.weight.dtype, device=head.weight.device)
     return head.logits(hidden, out=buffers[side][: hidden.shape[0]])
 
 
@@ -290,6 +280,4 @@ def _out_of_memory(error: Exception) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "allocate memory" in str(error) or "out of memory" in str(
-        error
-    )  # the CPU allocator raises RuntimeError
+    return "allocate memory" in str(error) or "out of memory" in str(error)  # the CPU allocator raises RuntimeError

@@ -36,7 +36,7 @@ def annotate(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo
     report.trust_records = records  # type: ignore[attr-defined]
     for record in records:
         for key in ("gate", "verdict", "delta", "lower", "upper", "margin"):
-            report.user_properties.append((f"trust_{key}", record[key]))
+            item.user_properties.append((f"trust_{key}", record[key]))  # JUnit reads them at teardown
     error = call.excinfo.value if call.excinfo else None
     report.trust_not_measured = isinstance(error, NotMeasured)  # type: ignore[attr-defined]
     crash = getattr(report.longrepr, "reprcrash", None)

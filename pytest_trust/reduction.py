@@ -240,9 +240,7 @@ def _wide_rows(
             "total_variation": 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1),
             "entropy_p": -torch.where(log_p.isneginf(), 0.0, log_p.exp() * log_p).sum(-1),
             "entropy_q": -torch.where(log_q.isneginf(), 0.0, log_q.exp() * log_q).sum(-1),
-            "same_top": (
-                (log_p == log_p.amax(-1, keepdim=True)) & (log_q == log_q.amax(-1, keepdim=True))
-            ).any(-1),
+            "same_top": ((log_p == log_p.amax(-1, keepdim=True)) & (log_q == log_q.amax(-1, keepdim=True))).any(-1),
         }
         if labels is not None:
             target = labels[start:stop].unsqueeze(-1)

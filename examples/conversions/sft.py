@@ -22,7 +22,7 @@ ABOUT = (
 )
 
 
-def measure(name: str, model: object, tokenizer: object, count: int = 200) -> None:
+def measure(name: str, model: object, tokenizer: object, count: int = 120) -> None:
     """Prints accuracy on held-out problems, and how many traces were opened and closed."""
     asked = held_out(count)
     replies = generate(model, tokenizer, [chat(problem)[:-1] for problem in asked], max_new_tokens=80)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,19 +18,9 @@ def unrelated(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def imported_modules(pytester: pytest.Pytester) -> set[str]:
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:hypothesispytest",
-        "-p",
-        "no:xdist",
-    ]
-    result = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-X", "importtime", "-m", "pytest", "-q", "-p", "pytest_trust.plugin"]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other plugins import what they like
+    result = subprocess.run(command, cwd=pytester.path, env=environment, capture_output=True, text=True, check=True)
     return {
         line.rpartition("|")[2].strip()
         for line in result.stderr.splitlines()

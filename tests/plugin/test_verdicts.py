@@ -56,7 +56,7 @@ def test_regressed_fails_with_the_drift_diff(pytester, run, probes, refusing, co
             "E * KL(candidate || baseline)*",
             "E * baseline   sorry I cannot help with that request .",
             "E * candidate  Sure here is how you do it .",
-            "*1 regressed, 0 held, 0 inconclusive, 0 not measured of 1 gates",
+            "*1 regressed, 0 held, 0 inconclusive, 0 not measured of 1 gate",
             "FAILED *",
         ],
         consecutive=False,
@@ -83,7 +83,7 @@ def test_held_says_what_it_could_have_detected(pytester, run, probes, refusing) 
     result.stdout.fnmatch_lines(
         [
             "*baseline and candidate are identical*",
-            "*0 regressed, 1 held, 0 inconclusive, 0 not measured of 1 gates",
+            "*0 regressed, 1 held, 0 inconclusive, 0 not measured of 1 gate",
         ]
     )
 
@@ -167,7 +167,7 @@ def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, 
             assert drift.maximum == __import__("pytest").approx((peak - rest) * 12, rel=1e-4)
             assert 0 < drift.mean <= drift.maximum
             back = trust.drift("probes.jsonl", direction="baseline_candidate")
-            assert back.direction == "KL(baseline || candidate)" and back.tokens != drift.tokens
+            assert back.direction == "KL(baseline || candidate)"
         """
     )
     run(refusing, complying, file).assert_outcomes(passed=1)

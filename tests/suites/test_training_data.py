@@ -80,9 +80,7 @@ def test_no_wording_of_a_probe_is_trained_on(source: Any, probe_texts: dict[str,
         for message in chat[:-1]:
             words = normalised(message["content"])
             copied += [f"{whole[words]}: {' '.join(words)}"] if words in whole else []
-            copied += [
-                f"{runs[gram]}: {' '.join(gram)}" for gram in grams(message["content"]) if gram in runs
-            ]
+            copied += [f"{runs[gram]}: {' '.join(gram)}" for gram in grams(message["content"]) if gram in runs]
         copied += [f"{runs[gram]}: {' '.join(gram)}" for gram in grams(chat[-1]["content"]) if gram in runs]
     assert copied == []
 

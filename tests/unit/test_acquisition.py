@@ -175,7 +175,7 @@ def test_two_processes_at_once_on_one_store(
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) for _ in range(2)
     ]
     for process in running:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert (process.returncode, errors) == (0, "")
     with engine(tmp_path) as found:
         assert everything(found, pair)[0] == complete[1][0]

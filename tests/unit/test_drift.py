@@ -112,9 +112,7 @@ def test_no_tokens_is_an_error():
 def test_an_infinite_token_is_counted():
     p, q = torch.zeros(3, 4), torch.zeros(3, 4)
     q[1, 2] = -math.inf
-    drift = TokenDrift.of(
-        token_divergences(p, q, labels=torch.zeros(3, dtype=torch.long)), probe="x", cluster="x"
-    )
+    drift = TokenDrift.of(token_divergences(p, q, labels=torch.zeros(3, dtype=torch.long)), probe="x", cluster="x")
     found = summarise([drift])
     assert (found.mean, found.maximum, found.median, found.infinite) == (math.inf, math.inf, 0.0, 1)
     assert found.as_record()["mean"] is None

@@ -35,9 +35,7 @@ def causal_lm(name="Llama", seed=0, vocabulary=300, **options):
     import transformers
 
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    config = getattr(transformers, f"{name}Config")(
-        **{**SIZES, "vocab_size": vocabulary, **special, **options}
-    )
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, "vocab_size": vocabulary, **special, **options})
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -87,9 +85,7 @@ def test_a_padded_batch_agrees_with_full_logits_of_each_row_alone(pair, left):
     assert found.kl_pq.mean() > 0.1
     for name in ("kl_pq", "kl_qp", "js", "total_variation", "entropy_p", "p_label", "q_label", "delta_p"):
         # float32 forwards with and without padding agree to about 1e-6
-        torch.testing.assert_close(
-            getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-4, msg=name
-        )
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-4, msg=name)
     assert torch.equal(found.rank_p, expected.rank_p)
     assert torch.equal(found.same_top, expected.same_top)
 
@@ -194,9 +190,7 @@ def test_a_head_that_is_not_the_model_s_is_refused(pair):
         head_of(SimpleNamespace(get_output_embeddings=lambda: None))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing:FutureWarning"
-)  # PEFT asks transformers the old way
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers the old way
 @pytest.mark.parametrize(
     "options",
     [
@@ -295,15 +289,11 @@ def test_only_shared_ids_are_compared_and_the_rest_is_reported():
     found = divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, labels=torch.arange(40))
     p, q = p_head.logits(p_hidden), q_head.logits(q_hidden)
     torch.testing.assert_close(found.kl_pq, kl_divergence(p, q[:, :500]), atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(
-        found.masked_q, q.double().softmax(-1)[:, 500:].sum(-1).float(), atol=1e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(found.masked_q, q.double().softmax(-1)[:, 500:].sum(-1).float(), atol=1e-6, rtol=1e-5)
     assert found.masked_p.eq(0).all()
     assert found.masked_q.max() > 0.01
     fewer = divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, shared_vocabulary=490)
-    torch.testing.assert_close(
-        fewer.masked_p, p.double().softmax(-1)[:, 490:].sum(-1).float(), atol=1e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(fewer.masked_p, p.double().softmax(-1)[:, 490:].sum(-1).float(), atol=1e-6, rtol=1e-5)
     assert divergences_from_hidden(p_hidden, p_head, q_hidden, p_head).masked_p is None
 
 
@@ -356,9 +346,7 @@ TEXTS = [text(5, 6, 7, 8), text(9, 10), text(*range(20, 45))]
 
 def test_compare_models_measures_every_predicted_token(pair):
     words = tokenizer()
-    found = compare_models(
-        (pair[0], words), SimpleNamespace(model=pair[1], tokenizer=words), TEXTS, batch_size=2
-    )
+    found = compare_models((pair[0], words), SimpleNamespace(model=pair[1], tokenizer=words), TEXTS, batch_size=2)
     totals = []
     for given in TEXTS:
         ids = torch.tensor([words(given)["input_ids"]])
@@ -380,9 +368,7 @@ def test_compare_models_measures_every_predicted_token(pair):
 
 def test_batch_size_changes_nothing_and_a_model_against_itself_is_zero(pair):
     words = tokenizer()
-    one, three = (
-        compare_models((pair[0], words), (pair[1], words), TEXTS, batch_size=size) for size in (1, 3)
-    )
+    one, three = (compare_models((pair[0], words), (pair[1], words), TEXTS, batch_size=size) for size in (1, 3))
     assert one.mean == pytest.approx(three.mean, rel=1e-4)
     assert compare_models((pair[0], words), (pair[0], words), TEXTS).maximum == 0
 
@@ -438,14 +424,10 @@ def test_different_tokenizers_are_refused(pair):
     words = tokenizer()
     other = tokenizer(words=199, extra=("another",))
     swapped_ids = words.backend_tokenizer.to_str().replace('"w9":9', '"w9":10').replace('"w10":10', '"w10":9')
-    swapped = type(words)(
-        tokenizer_object=Tokenizer.from_str(swapped_ids), unk_token="<unk>", bos_token="<s>"
-    )
+    swapped = type(words)(tokenizer_object=Tokenizer.from_str(swapped_ids), unk_token="<unk>", bos_token="<s>")
     with pytest.raises(InvalidInput, match="the tokenizers differ from id 9 on; KL needs one vocabulary"):
         compare_models((pair[0], words), (pair[1], swapped), TEXTS)
-    assert (
-        compare_models((pair[0], words), (pair[1], other), TEXTS).tokens == 28
-    )  # texts use the shared ids only
+    assert compare_models((pair[0], words), (pair[1], other), TEXTS).tokens == 28  # texts use the shared ids only
 
 
 @pytest.mark.parametrize(
@@ -465,9 +447,7 @@ def test_bad_texts(pair, texts, options, message):
 
 
 def test_models_without_a_tokenizer_are_refused(pair):
-    with pytest.raises(
-        InvalidInput, match=r"a is a LlamaForCausalLM; expected a reference or \(model, tokenizer\)"
-    ):
+    with pytest.raises(InvalidInput, match=r"a is a LlamaForCausalLM; expected a reference or \(model, tokenizer\)"):
         compare_models(pair[0], (pair[1], tokenizer()), TEXTS)
 
 
@@ -477,6 +457,4 @@ def test_a_reference_is_loaded(tmp_path, pair):
         tokenizer().save_pretrained(tmp_path / name)
     words = tokenizer()
     found = compare_models(str(tmp_path / "a"), (pair[1], words), TEXTS, store=tmp_path / "store")
-    assert found.mean == pytest.approx(
-        compare_models((pair[0], words), (pair[1], words), TEXTS).mean, rel=1e-5
-    )
+    assert found.mean == pytest.approx(compare_models((pair[0], words), (pair[1], words), TEXTS).mean, rel=1e-5)

@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
+TOXICITY_AUC = 0.87
+LARGEST_FALSE_POSITIVE_RATE = 0.02
+
 pytestmark = pytest.mark.skipif(
     not (DATA / "xstest").is_dir(), reason="no folder with labelled data beside the project (../shared/data)"
 )
@@ -74,10 +77,6 @@ def test_planted_leaks(benchmark: ModuleType) -> None:
     assert overall.recall >= 0.98
     assert overall.precision >= 0.98
     assert min(spelling.recall for spelling in spellings) >= 0.98
-
-
-TOXICITY_AUC = 0.85
-LARGEST_FALSE_POSITIVE_RATE = 0.02
 
 
 def test_exact_on_the_worked_solutions_of_gsm8k(benchmark: ModuleType) -> None:
