@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def refuse_space_form(args: list[str], raw: tuple[Any, ...]) -> None:
 
     Only values that exist as paths do that, so only they are refused.
     """
-    for option, value in zip(raw, raw[1:], strict=False):
+    for option, value in pairwise(raw):
         if str(option) in (
             "--trust-baseline",
             "--trust-candidate",

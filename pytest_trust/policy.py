@@ -95,12 +95,9 @@ def _merge(base: Policy | None, path: Path, name: str) -> Policy:
             for key, value in document.get(section, {}).items()
         }
         sections[section] = known
-    numbers = {key: float(document[key]) for key in _BOUNDS if key in document}
-    return (
-        Policy(name=name, **numbers, **sections)
-        if base is None
-        else replace(base, name=name, **numbers, **sections)
-    )
+    changes: dict[str, Any] = {key: float(document[key]) for key in _BOUNDS if key in document}
+    changes |= sections
+    return Policy(name=name, **changes) if base is None else replace(base, name=name, **changes)
 
 
 def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:

@@ -201,7 +201,7 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
             raise InvalidInput(
                 f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}"
             )
-    lists = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
+    lists: dict[str, Any] = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
     rest = {key: document[key] for key in ("score", "where", "minus") if key in document}
     return Gate(name, document["title"], **lists, **rest)
 

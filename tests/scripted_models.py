@@ -50,7 +50,7 @@ def scripted_model(
     )
     model = LlamaForCausalLM(config)
     width = config.hidden_size
-    chain = {before: after for before, after in zip(words, [*words[1:], "<end>"], strict=True)}
+    chain = dict(zip(words, [*words[1:], "<end>"], strict=True))
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
