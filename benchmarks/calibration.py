@@ -315,10 +315,9 @@ def graded_coverage(quick: bool, random: np.random.Generator) -> Row:
                 for _ in range(draws):
                     shared, own = random.normal(size=count)[labels], random.normal(size=labels.size)
                     noise = np.sqrt(icc) * shared + np.sqrt(1 - icc) * own
-                    if shape == "skewed":  # a change of scores in [0, 1], most of it near 0
-                        difference = stats.beta.ppf(special.ndtr(noise), 0.5, 2) - 0.2
-                    else:
-                        difference = 0.2 * noise
+                    # skewed: a change of scores in [0, 1], most of it near 0
+                    skewed = shape == "skewed"
+                    difference = stats.beta.ppf(special.ndtr(noise), 0.5, 2) - 0.2 if skewed else 0.2 * noise
                     result = compare_scores(
                         np.zeros(labels.size),
                         difference + 0.1,

@@ -86,7 +86,7 @@ def test_drift_from_recorded_states(made: Any, tmp_path: Path) -> None:
 
 
 def test_a_recorded_candidate(made: Any, tmp_path: Path) -> None:
-    path, baseline, candidate, _ = made
+    path, _, candidate, _ = made
     recorded = parse_reference(str(path))
     with engine(tmp_path) as other:
         other.acquire(JOBS, candidate, recorded)
