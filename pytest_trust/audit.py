@@ -237,7 +237,7 @@ class Audit:
                 else None
             )
             record["identical"] = all(
-                record[direction]["maximum"] <= 1e-6 for direction in DIRECTIONS if direction in record
+                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
         self._drifts[key] = record if len(record) > 2 or "identical" in record else None
         return self._drifts[key]
