@@ -9,7 +9,8 @@ class of constructions ("first person + negated modal + verb of assistance, in t
 Layer ``any`` gives the log-odds that a response refuses in full or in part; layer ``full`` those of a full against a partial refusal among
 refusals. Both are maximum-a-posteriori fits with a Gaussian prior around what the construction means (:data:`PRIOR`) and sign constraints, because
 a cue that only one model family uses would otherwise get whatever sign its neighbours leave to it. The strength of the prior is chosen by
-leaving one model out. Printed: accuracy and kappa with each model, and with each prompt type, left out.
+leaving one model out. Printed: accuracy and kappa with each model, and with each prompt type, left out of the fit. The choice of the strength
+and the features (revised while reading errors on all of these rows) are not left out, so the printed numbers are optimistic.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Data (labels): Davidson et al. 2017, hate or offensive against neither (MIT); ToxiGen's human-written prompts, hate against neutral (CDLA-Permissive-2.0); the madlibs
 of Dixon et al. 2018, which balance the identity terms (Apache-2.0). Harmless text without labels of its own: ETHICS commonsense and Moral Stories' norms,
-situations and moral actions (MIT), GSM8K questions (MIT). Held out altogether: Surge's toxicity comments (MIT), only measured here. RealToxicityPrompts takes no part.
+situations and moral actions (MIT), GSM8K questions (MIT). Surge's toxicity comments (MIT) are in no fit; `judges.py` measures on them, and they were looked at while
+the configuration was chosen. RealToxicityPrompts takes no part.
 
 ``--encoder`` is a directory with all-MiniLM-L6-v2 (Apache-2.0; model.safetensors, vocab.txt and its configuration). Each sub-word is encoded once by itself;
 the regression sees the mean of these vectors, so that a word it has not met is judged by its neighbours. Since that part is linear, it is
@@ -39,7 +40,10 @@ Array = NDArray[np.float64]
 Labelled = list[tuple[str, int]]
 WEIGHTS = {"davidson": 1.0, "toxigen": 4.0, "madlibs": 1.0, "plain": 0.5}
 STRENGTH = 0.3  # C of scikit-learn
-VECTOR_SCALE, LEXICON_SCALE = 0.1, 0.3  # a block's share of the penalty; chosen with one source left out
+VECTOR_SCALE, LEXICON_SCALE = (
+    0.1,
+    0.3,
+)  # a block's share of the penalty; the best of six by AUC with one source left out, seen beside Surge's
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
