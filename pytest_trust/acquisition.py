@@ -7,18 +7,20 @@ rest. In float32 a row's result does not depend on its batch; in 16 bits it can,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_trust.errors import TrustError
+from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
 from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, row_seed
 from pytest_trust.reasoning import DEFAULT_TAGS, split_reasoning
 from pytest_trust.references import Reference, check_device
 from pytest_trust.store import Store, context_of
-from pytest_trust.subject import Subject, portable_key
+from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
@@ -124,8 +126,12 @@ class Engine:
             TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.
         """
         from pytest_trust.pair import acquire_drift
+        from pytest_trust.planning import remember_rate, tokens_left
 
         planned = list(jobs)
+        models = [reference for reference in dict.fromkeys((baseline, candidate)) if not self.recording(reference)]
+        left = sum(tokens_left(self, planned, reference) for reference in models)
+        start = time.monotonic()
         for reference in dict.fromkeys((baseline, candidate)):
             recording = self.recording(reference)
             if recording:
@@ -133,6 +139,24 @@ class Engine:
             else:
                 self.acquire_side(planned, reference)
         acquire_drift(self, planned, baseline, candidate)
+        fingerprints = [self.identify(reference).fingerprint for reference in models]
+        remember_rate(self.store, fingerprints, left, time.monotonic() - start)
+
+    def at_hand(self, reference: Reference) -> bool:
+        """Whether a model's files can be read as they lie here, without a download or the demo's conversion."""
+        return reference.kind != "hub" and (reference.kind != "demo" or is_converted(self.store.directory))
+
+    def stored(self, reference: Reference, job: Job) -> set[tuple[str, int]]:
+        """Probe ids and repeats of a job that the store holds of a model; renders and loads nothing."""
+        subject = self.subject(reference)
+        keys: dict[tuple[str, int], str]
+        if job.task == "generate":
+            keys = subject.response_keys(job, as_prompts(subject.rendered("prompt", job.probes)))
+        else:
+            rows = as_options(subject.rendered("options", job.probes))
+            keys = {(name, 0): key for name, key in subject.option_keys(rows).items()}
+        found = self.store.get("responses" if job.task == "generate" else "options", keys.values())
+        return {name for name, key in keys.items() if key in found}
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
         """Make what is missing of one model's responses and option scores."""

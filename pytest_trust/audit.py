@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.jobs import Generation, Job, Progress
 from pytest_trust.policy import Policy, Profile, Threshold, load_policy
-from pytest_trust.probes import Gate, Probe, Suite, select
+from pytest_trust.probes import Gate, Suite, select
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
@@ -265,76 +265,9 @@ class Audit:
 
 def _lineage_words(relation: str) -> str:
     return {
+        "same": "the same as the baseline",
         "parent": "made from the baseline",
         "sibling": "made from the same parent as the baseline",
         "unrelated": "not made from the baseline",
         "unknown": "lineage unknown",
     }.get(relation, relation)
-
-
-def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
-    """What a run would do and could find, before anything is loaded; see `pytest_trust.report.plan`.
-
-    Tokens are an estimate (four characters a token for prompts, the limit for responses); `detectable` takes every gate for a binary one
-    in which a twentieth of the probes flips to better, as no response has been seen.
-    """
-    rows = []
-    responses = tokens = 0
-    for suite in suites:
-        job = audit.job(suite)
-        made = len(job.probes) * job.samples
-        cost = sum(
-            prompt_size(probe)
-            + (job.generation.max_new_tokens * job.samples if job.task == "generate" else 0)
-            for probe in job.probes
-        )
-        responses += made
-        tokens += cost
-        for gate in suite.gates.values():
-            relevant: list[Probe] = [probe for probe in job.probes if probe.matches(gate.where)]
-            threshold = audit.policy.threshold(f"{suite.name}/{gate.name}")
-            clusters = len({probe.cluster for probe in relevant})
-            rows.append(
-                {
-                    "gate": f"{suite.name}/{gate.name}",
-                    "probes": len(relevant),
-                    "clusters": clusters,
-                    "margin": threshold.margin if threshold else None,
-                    "detectable": threshold and _detectable(audit.policy, threshold, clusters),
-                    "responses": made,
-                    "tokens": cost,
-                }
-            )
-    totals = {
-        "responses": 2 * responses,
-        "stored": None,
-        "tokens": 2 * tokens,
-        "seconds": None,
-        "memory_bytes": None,
-    }
-    sides = {name: getattr(audit.trust, name) for name in ("baseline", "candidate")}
-    meta = {name: {"model": side.label} for name, side in sides.items() if side}
-    return {
-        "rows": rows,
-        "totals": totals,
-        "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
-    }
-
-
-def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float | None:
-    from pytest_trust.power import detectable_flips
-
-    if clusters < 2:
-        return None
-    return detectable_flips(
-        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power
-    )
-
-
-def prompt_size(probe: Probe) -> int:
-    """Tokens of a probe's input, estimated at four characters a token."""
-    return (
-        sum(len(message.content) for message in probe.messages)
-        + len(probe.text)
-        + sum(map(len, probe.options))
-    ) // 4 + 8

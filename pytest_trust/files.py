@@ -77,6 +77,15 @@ def _locate_adapter(
     )
 
 
+def _converted(cache: Path) -> Path:
+    return cache / "models" / "demo-instruct"
+
+
+def is_converted(cache: Path) -> bool:
+    """Whether the demo's base model lies in the store's directory already."""
+    return (_converted(cache) / "config.json").exists()
+
+
 def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
     from pytest_trust import demo
 
@@ -84,8 +93,8 @@ def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
         directory = demo.adapter_path(reference.location)
         adapter = replace(reference, kind="adapter", location=str(directory))
         return _locate_adapter(adapter, directory, cache, False, parse_reference("demo:instruct"))
-    target = cache / "models" / "demo-instruct"
-    if not (target / "config.json").exists():
+    target = _converted(cache)
+    if not is_converted(cache):
         try:
             demo.convert_instruct(target)
         except OSError as error:

@@ -63,11 +63,18 @@ class TrustRun:
         return None
 
     def _print_plan(self, session: pytest.Session) -> None:
-        from pytest_trust.audit import Audit, plan_of
+        from pytest_trust.audit import Audit
         from pytest_trust.fixtures import suites_of
+        from pytest_trust.planning import plan_of
         from pytest_trust.report.plan import plan_lines
 
-        self._write(plan_lines(plan_of(Audit(self.trust), suites_of(session.items)), width=self._width()))
+        audit = Audit(self.trust)
+        try:
+            self._write(plan_lines(plan_of(audit, suites_of(session.items)), width=self._width()))
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
+        finally:
+            audit.close()
 
     def _record(self, session: pytest.Session) -> None:
         from pytest_trust.fixtures import audit_of, suites_of

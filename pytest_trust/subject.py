@@ -106,7 +106,7 @@ class Subject:
             probes,
             lambda probe: _from_prompt(render_prompt(self.tokenizer, probe, thinking=self.identity.thinking)),
         )
-        return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
+        return as_prompts(stored)
 
     def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
         """Rendered options by probe id."""
@@ -115,17 +115,23 @@ class Subject:
             probes,
             lambda probe: _from_options(render_options(self.tokenizer, probe, thinking=self.identity.thinking)),
         )
-        return {
-            name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()
-        }
+        return as_options(stored)
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
-        keys = {probe.id: digest(what, _KEYS, self.identity.rendering, probe_input(probe)) for probe in probes}
-        found = self.store.get_json("prompts", keys.values())
-        new = {keys[probe.id]: render(probe) for probe in probes if keys[probe.id] not in found}
+        found = self.rendered(what, probes)
+        new = {probe.id: render(probe) for probe in probes if probe.id not in found}
         if new:
-            self.store.put_json("prompts", new)
-        return {name: new[key] if key in new else found[key] for name, key in keys.items()}
+            self.store.put_json("prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new})
+        return {**found, **new}
+
+    def _rendering_key(self, what: str, probe: Probe) -> str:
+        return digest(what, _KEYS, self.identity.rendering, probe_input(probe))
+
+    def rendered(self, what: str, probes: Sequence[Probe]) -> dict[str, Any]:
+        """What the store holds of the probes' rendered input (`prompt` or `options`), by probe id; renders nothing."""
+        keys = {probe.id: self._rendering_key(what, probe) for probe in probes}
+        found = self.store.get_json("prompts", keys.values())
+        return {name: found[key] for name, key in keys.items() if key in found}
 
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
         """Keys of the store by probe id and repeat."""
@@ -142,6 +148,7 @@ class Subject:
                 sampling(job.generation, probe.id, repeat),
             )
             for probe in job.probes
+            if probe.id in ids
             for repeat in range(job.repeats())
         }
 
@@ -189,6 +196,14 @@ def _compare(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> int:
     if any(first.get(index) != second.get(index) for index in ordinary):
         return 0
     return next((index for index in both if first[index] != second[index]), both[-1] + 1 if both else 0)
+
+
+def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:
+    return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
+
+
+def as_options(stored: dict[str, Any]) -> dict[str, OptionRows]:
+    return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
 
 
 def _from_prompt(prompt: Prompt) -> dict[str, object]:

@@ -53,7 +53,7 @@ def main() -> None:
         return
     adapted = add_adapter(model, seed=options.seed)
     curve = train(adapted, tokenizer, read(DATA), SCHEDULE, seed=options.seed, max_steps=options.max_steps)
-    save_adapter(adapted, options.output, curve, ABOUT)
+    save_adapter(adapted, options.output, curve, ABOUT, parent="demo:instruct")
 
 
 if __name__ == "__main__":

@@ -204,9 +204,9 @@ def train(
 
 
 def save_adapter(
-    model: PeftModel, directory: Path, curve: Sequence[tuple[int, float, float, float]], about: str
+    model: PeftModel, directory: Path, curve: Sequence[tuple[int, float, float, float]], about: str, *, parent: str
 ) -> None:
-    """Writes the adapter in float16, with no local path in its configuration, and its loss curve."""
+    """Writes the adapter in float16, with no local path in its configuration, its card (which names the `parent`), and its loss curve."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT would read it as a model card and complain
     model.save_pretrained(str(directory), save_embedding_layers=False)  # "auto" looks the base up
@@ -220,7 +220,8 @@ def save_adapter(
     config["inference_mode"] = True
     config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (directory / "README.md").write_text(about + "\n", encoding="utf-8")
+    card = f"---\nbase_model: {parent}\nlibrary_name: peft\nlicense: apache-2.0\n---\n\n{about}\n"
+    (directory / "README.md").write_text(card, encoding="utf-8")
     with (directory / "loss.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("step", "loss", "learning_rate", "seconds"))

@@ -52,7 +52,7 @@ def main() -> None:
     adapted = load_adapter(model, ADAPTERS / "aligned", trainable=True)
     chats = [chat(problem) for problem in training_problems()]
     curve = train(adapted, tokenizer, chats, SCHEDULE, seed=options.seed, max_steps=options.max_steps)
-    save_adapter(adapted, options.output, curve, ABOUT)
+    save_adapter(adapted, options.output, curve, ABOUT, parent="demo:aligned")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def plan_lines(plan: Mapping[str, Any], *, width: int) -> list[Line]:
 
     `plan` has ``rows`` (``gate``, ``probes``, ``clusters``, ``margin``, ``detectable``, ``responses``,
     ``tokens``, and ``unit`` if it is not share), ``totals`` (``responses``, ``stored`` of them, ``tokens`` to
-    make, ``seconds``, ``memory_bytes``) and ``meta``. What is None is not known. A gate that could not find a
+    make, ``seconds``, ``rough`` if they are a guess, ``memory_bytes`` of weights) and ``meta``. What is None is not known; an infinite ``detectable`` is one that no change would reach. A gate that could not find a
     change as small as its margin is marked, and named once more at the end.
     """
     rows = sorted(plan.get("rows") or (), key=lambda row: (dimension_rank(_dimension(row)), str(row["gate"])))
@@ -54,7 +55,7 @@ def plan_lines(plan: Mapping[str, Any], *, width: int) -> list[Line]:
         lines += [("", {}), *((line, {"yellow": True}) for line in wrap(text, width))]
         for row in blind:
             numbers = _numbers(row)
-            found = numbers.size(row["detectable"], row["margin"])
+            found = _found(row, numbers)
             margin = numbers.setting(row["margin"]) + numbers.change_unit
             text = f"{visible(str(row['gate']))}: finds {found}, margin {margin}"
             lines += [(line, {"yellow": True}) for line in wrap(text, width, first="  ")]
@@ -71,7 +72,11 @@ def _numbers(row: Mapping[str, Any]) -> Numbers:
 
 def _blind(row: Mapping[str, Any]) -> bool:
     detectable, margin = row.get("detectable"), row.get("margin")
-    return detectable is not None and margin is not None and known(detectable) and bool(detectable > margin)
+    return detectable is not None and margin is not None and bool(detectable > margin)
+
+
+def _found(row: Mapping[str, Any], numbers: Numbers) -> str:
+    return "none" if row.get("detectable") == math.inf else numbers.size(row.get("detectable"), row.get("margin"))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -82,7 +87,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         count(row.get("probes")),
         count(row.get("clusters")),
         margin if margin == UNKNOWN else margin + numbers.change_unit,
-        numbers.size(row.get("detectable"), row.get("margin")) + (" !" if _blind(row) else "  "),
+        _found(row, numbers) + (" !" if _blind(row) else "  "),
         count(row.get("responses")),
         count(row.get("tokens")),
     ]
@@ -98,4 +103,5 @@ def _totals(totals: Mapping[str, Any], gates: int) -> str:
             return f"{text}: nothing to generate"
         text += f", {count(left)} to generate"
     tokens, seconds, needed = totals.get("tokens"), totals.get("seconds"), totals.get("memory_bytes")
-    return f"{text}: about {count(tokens)} tokens, {duration(seconds)}, {memory(needed)}"
+    time = duration(seconds) + (" (a rough guess, these models have not run here)" if totals.get("rough") and known(seconds) else "")
+    return f"{text}: at most about {count(tokens)} tokens, {time}, weights of {memory(needed)}"

@@ -16,6 +16,7 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
 from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
@@ -378,3 +379,26 @@ def test_loading_says_nothing_and_leaves_the_settings_of_the_libraries(
         assert logging.is_progress_bar_enabled()
     finally:
         logging.set_verbosity_warning()
+
+
+def test_a_plan_counts_what_is_stored_and_loads_nothing(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+    planned = sum(planned_tokens(job, probe) for job in JOBS for probe in job.probes)
+    with engine(tmp_path) as found:
+        assert [found.stored(pair[0], job) for job in JOBS] == [set()] * 3
+        assert tokens_left(found, JOBS, pair[0]) == planned
+        found.acquire_side(JOBS, pair[0])
+        assert [len(found.stored(pair[0], job)) for job in JOBS] == [len(ASK), len(PICK), 9]
+        assert tokens_left(found, JOBS, pair[0]) == 0
+        assert tokens_left(found, JOBS, pair[1]) == planned
+        assert not found.subject(pair[1]).loaded
+
+
+def test_the_engine_remembers_how_long_a_pair_took(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+    with engine(tmp_path) as found:
+        fingerprints = [found.identify(one).fingerprint for one in pair]
+        remember_rate(found.store, fingerprints, 9_999, 5.0)
+        assert found.store.count("notes") == 0
+        remember_rate(found.store, fingerprints, 20_000, 10.0)
+        remember_rate(found.store, fingerprints[::-1], 40_000, 1.0)
+        assert rate_of(found.store, fingerprints[::-1]) == 2000.0
+        assert rate_of(found.store, fingerprints[:1]) is None

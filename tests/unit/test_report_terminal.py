@@ -188,8 +188,8 @@ toxicity
 own
   own                                          12   5 pts         -         -
 
-4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: about
-119,040 tokens, 1 h 12 min, 1.2 GB
+4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most
+about 119,040 tokens, 1 h 12 min, weights of 1.2 GB
 
 1 of 4 gates cannot resolve the margin: from so few probes a change of that size
 is found with less than 80 % probability, and held may be out of reach. Take a
@@ -210,7 +210,8 @@ toxicity
 own
   own                                          12        12   5 pts         -           24       -
 
-4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: about 119,040 tokens, 1 h 12 min, 1.2 GB
+4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most about 119,040 tokens, 1 h 12 min, weights
+of 1.2 GB
 
 1 of 4 gates cannot resolve the margin: from so few probes a change of that size is found with less than 80 %
 probability, and held may be out of reach. Take a larger --trust-profile, or a wider margin:

@@ -1,0 +1,154 @@
+"""What a run would do and could find, before a weight is loaded: `--trust-plan`, and the rates that its times come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.jobs import Job, digest
+from pytest_trust.store import Store
+
+if TYPE_CHECKING:
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.audit import Audit
+    from pytest_trust.policy import Policy, Threshold
+    from pytest_trust.probes import Probe, Suite
+    from pytest_trust.references import Reference
+
+# A rate from less work than this is mostly the time of loading.
+_LEAST_TOKENS = 10_000
+# Planned tokens a second, as a share of what a matrix product of this machine would allow at 2 operations a parameter: what the
+# demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
+_EFFICIENCY = 0.5
+
+
+def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
+    """What a run would do and could find; see `pytest_trust.report.plan`. Loads no weights, downloads and converts nothing.
+
+    Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable` takes every gate for a
+    binary one in which a twentieth of the probes flips to better, as no response has been looked at. `stored` counts the responses that
+    this store holds of models whose files are on this machine. `seconds` is this pair's own rate in this store; before its first run, on
+    a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
+    """
+    jobs = [audit.job(suite) for suite in suites]
+    rows = []
+    for suite, job in zip(suites, jobs, strict=True):
+        for gate in suite.gates.values():
+            relevant: list[Probe] = [
+                probe for probe in job.probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
+            ]
+            threshold = audit.policy.threshold(f"{suite.name}/{gate.name}")
+            clusters = len({probe.cluster for probe in relevant})
+            rows.append(
+                {
+                    "gate": f"{suite.name}/{gate.name}",
+                    "unit": "score" if gate.score == "maximum" else "share",
+                    "probes": len(relevant),
+                    "clusters": clusters,
+                    "margin": threshold.margin if threshold else None,
+                    "detectable": threshold and _detectable(audit.policy, threshold, clusters),
+                    "responses": len(relevant) * job.repeats(),
+                    "tokens": sum(planned_tokens(job, probe) for probe in relevant),
+                }
+            )
+    sides = {name: getattr(audit.trust, name) for name in ("baseline", "candidate")}
+    given = {name: side for name, side in sides.items() if side}
+    meta = {name: {"model": side.label} for name, side in given.items()}
+    return {
+        "rows": rows,
+        "totals": _totals(audit.engine, jobs, list(given.values())),
+        "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
+    }
+
+
+def planned_tokens(job: Job, probe: Probe) -> int:
+    """Tokens of a probe's input at four characters a token, and of its responses at their limit."""
+    characters = sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
+    return characters // 4 + 8 + (job.generation.max_new_tokens * job.repeats() if job.task == "generate" else 0)
+
+
+def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:
+    """Keep how long planned tokens took, for the next plan of these models; the first such run of a store counts."""
+    if tokens >= _LEAST_TOKENS:
+        store.put_json("notes", {_rate_key(fingerprints): {"tokens": tokens, "seconds": round(seconds, 1)}})
+
+
+def rate_of(store: Store, fingerprints: Iterable[str]) -> float | None:
+    """Planned tokens a second of these models' first run in this store; None when there was none."""
+    key = _rate_key(fingerprints)
+    found = store.get_json("notes", [key]).get(key)
+    return found["tokens"] / max(found["seconds"], 0.1) if found else None
+
+
+def tokens_left(engine: Engine, jobs: Iterable[Job], reference: Reference) -> int:
+    """Planned tokens of what the store does not hold of a model."""
+    left = 0
+    for job in jobs:
+        stored = engine.stored(reference, job)
+        for probe in job.probes:
+            missing = sum((probe.id, repeat) not in stored for repeat in range(job.repeats()))
+            left += planned_tokens(job, probe) * missing // job.repeats()
+    return left
+
+
+def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> dict[str, Any]:
+    responses = stored = tokens = size = 0
+    fingerprints, guess = [], 0.0
+    for reference in references:
+        responses += sum(len(job.probes) * job.repeats() for job in jobs)
+        if reference.kind == "recording":
+            stored += sum(len(job.probes) * job.repeats() for job in jobs)
+            continue
+        if not engine.at_hand(reference):
+            tokens += sum(planned_tokens(job, probe) for job in jobs for probe in job.probes)
+            continue
+        identity = engine.identify(reference)
+        stored += sum(len(engine.stored(reference, job)) for job in jobs)
+        left = tokens_left(engine, jobs, reference)
+        tokens += left
+        size += identity.parameter_bytes
+        fingerprints.append(identity.fingerprint)
+        guess += left * 2 * identity.parameters / _operations() if identity.device == "cpu" and left else 0.0
+    known = len(fingerprints) == sum(reference.kind != "recording" for reference in references)
+    rate = rate_of(engine.store, fingerprints) if known else None
+    seconds = tokens / rate if rate else guess or None
+    return {
+        "responses": responses,
+        "stored": stored,
+        "tokens": tokens,
+        "seconds": seconds if tokens else 0.0,
+        "rough": not rate,
+        "memory_bytes": size if known else None,
+    }
+
+
+def _rate_key(fingerprints: Iterable[str]) -> str:
+    return digest("rate", 1, sorted(set(fingerprints)))
+
+
+def _operations() -> float:
+    """Floating-point operations a second that a run may hope for here: the best of a few matrix products."""
+    import time
+
+    import numpy as np
+
+    a = np.ones((512, 1024), np.float32)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a.T
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512 * 512 * 1024 / best * _EFFICIENCY
+
+
+def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float:
+    """Infinite when no change would be found with the policy's power."""
+    from pytest_trust.power import detectable_flips
+
+    if clusters < 2:
+        return math.inf
+    found = detectable_flips(
+        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power
+    )
+    return math.inf if found is None else found
