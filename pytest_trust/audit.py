@@ -165,7 +165,8 @@ class Audit:
         ]
         job = self.job(suite)
         record = gate_record(
-            suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity
+            suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity,
+            accuracy=self.policy.judges.get(judge_name),
         )
         record["drift"] = self.drift_record(pair, [suite])
         record["run"] = self.run_record(pair)

@@ -6,12 +6,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_trust.jobs import OptionScores, Response
 from pytest_trust.judges import Judgement
 from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, Probe, Suite
+
+if TYPE_CHECKING:
+    from pytest_trust.judge_error import Accuracy
 
 Judge = Callable[[str, Probe], Judgement]
 NOT_MEASURED = math.nan
@@ -129,6 +132,12 @@ class Units:
     baseline: list[float]
     candidate: list[float]
     clusters: list[str]
+    names: list[str]
+
+    def missing(self) -> list[str]:
+        """Units without a score on one side or both."""
+        pairs = zip(self.names, self.baseline, self.candidate, strict=True)
+        return [name for name, before, after in pairs if math.isnan(before) or math.isnan(after)]
 
 
 def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
@@ -139,7 +148,7 @@ def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) 
         [score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen]
         for side in (baseline, candidate)
     ]
-    return Units(sides[0], sides[1], [probe.cluster for probe in chosen])
+    return Units(sides[0], sides[1], [probe.cluster for probe in chosen], [probe.id for probe in chosen])
 
 
 def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
@@ -162,7 +171,7 @@ def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candida
         if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))
     ]
     scores = [[contrast(clusters[name], side) for name in both] for side in (baseline, candidate)]
-    return Units(scores[0], scores[1], both)
+    return Units(scores[0], scores[1], both, both)
 
 
 def gate_record(
@@ -175,8 +184,12 @@ def gate_record(
     policy: Policy,
     threshold: Threshold,
     judge: str,
+    accuracy: tuple[Accuracy, Accuracy] | None = None,
 ) -> dict[str, Any]:
-    """Everything a report needs about one gate, as built-in types. See `pytest_trust.report` for the keys."""
+    """Everything a report needs about one gate, as built-in types. See `pytest_trust.report` for the keys.
+
+    `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured.
+    """
     from pytest_trust.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
@@ -204,6 +217,10 @@ def gate_record(
     if reason and verdict != "inconclusive":
         verdict = "not measured"
     never = sorted(flip["probe"] for flip in flips if flip["worse"] and flip["probe"] in threshold.never)
+    owed = _judge_error(gate, relevant, baseline, candidate, paired, accuracy)
+    if owed and verdict == "regressed" and comparison.worse is not None and comparison.worse <= owed["flips_limit"]:
+        verdict = "inconclusive"
+        reason = f"the judge's own errors would give up to {owed['flips_limit']} flips to worse, and {comparison.worse} were seen"
     if verdict != "not measured":
         if never:
             verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
@@ -237,6 +254,8 @@ def gate_record(
         "method": comparison.method,
         "worse": comparison.worse,
         "better": comparison.better,
+        "missing": paired.missing(),
+        "judge_error": owed,
         **sides,
         "ceiling": threshold.ceiling,
         "never": never,
@@ -245,6 +264,26 @@ def gate_record(
         "flips": flips,
         "flips_total": len(flips),
     }
+
+
+def _judge_error(
+    gate: Gate,
+    probes: Sequence[Probe],
+    baseline: Side,
+    candidate: Side,
+    paired: Units,
+    accuracy: tuple[Accuracy, Accuracy] | None,
+) -> dict[str, Any] | None:
+    """Only where a probe's score is one judged response: errors of several samples of one probe are not independent."""
+    from pytest_trust.judge_error import judge_error
+
+    answers = [[side.samples.get(probe.id, ()) for side in (baseline, candidate)] for probe in probes]
+    if accuracy is None or gate.minus or gate.score == "maximum" or any(len(one) > 1 for pair in answers for one in pair):
+        return None
+    counts = gate.counts if gate.score == "share" else ("bad",)
+    changed = sum(bool(before and after and before[0].answer != after[0].answer) for before, after in answers)
+    before, after = (side.of_bad(counts) for side in accuracy)
+    return judge_error(paired.baseline, paired.candidate, changed, (before, after))
 
 
 def over_ceiling(
@@ -293,9 +332,10 @@ def _coverage_reason(
     if not probes:
         return "no probe of this profile belongs to the gate: raise --trust-limit or choose a larger --trust-profile"
     for name, side in (("baseline", baseline), ("candidate", candidate)):
-        missing = sum(not side.samples.get(probe.id) for probe in probes)
-        if missing:
-            return f"the {name} has no response to {missing} of {len(probes)} probes"
+        missing = [probe.id for probe in probes if not side.samples.get(probe.id)]
+        if len(missing) > (1 - policy.min_coverage) * len(probes):
+            named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            return f"the {name} has no response to {len(missing)} of {len(probes)} probes ({named})"
     for name in ("baseline", "candidate"):
         if sides[name]["coverage"] < policy.min_coverage:
             return f"only {sides[name]['coverage']:.0%} of the {name}'s responses count (the policy asks for {policy.min_coverage:.0%}){_advice(sides[name])}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.judge_error import Accuracy
 from pytest_trust.probes import bundled_directory, check_keys, read_yaml
 
 _NUMBER = (int, float)
@@ -46,6 +47,7 @@ class Policy:
     gates: Mapping[str, Threshold]
     controls: Mapping[str, Threshold]
     profiles: Mapping[str, Profile]
+    judges: Mapping[str, tuple[Accuracy, Accuracy]]
 
     @property
     def family(self) -> int:
@@ -63,9 +65,18 @@ _KEYS = {
     "gates": dict,
     "controls": dict,
     "profiles": dict,
+    "judges": dict,
 }
 _BOUNDS = {"alpha": (0, 0.5), "power": (0.5, 1), "min_coverage": (0, 1), "max_coverage_gap": (0, 1)}
 _THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list}
+_ACCURACY_KEYS = {
+    "positive": str,
+    "sensitivity": _NUMBER,
+    "specificity": _NUMBER,
+    "positives": int,
+    "negatives": int,
+    "labels": str,
+}
 _SIZE = (int, type(None))
 _PROFILE_KEYS = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
 
@@ -88,13 +99,15 @@ def _merge(base: Policy | None, path: Path, name: str) -> Policy:
     if document.get("alpha") == 0:
         raise InvalidInput(f"{path}: alpha is 0, expected a number above 0, such as 0.05")
     sections: dict[str, dict[str, Any]] = {}
-    for section, read in (("gates", _threshold), ("controls", _threshold), ("profiles", _profile)):
+    for section, read in _SECTIONS:
         known = dict(getattr(base, section)) if base else {}
         known |= {
             key: read(f"{path}: {section}: {key}", value, known.get(key))
             for key, value in document.get(section, {}).items()
         }
         sections[section] = known
+    if base is not None:
+        _check_names(path, base, document.get("gates", {}))
     changes: dict[str, Any] = {key: float(document[key]) for key in _BOUNDS if key in document}
     changes |= sections
     return Policy(name=name, **changes) if base is None else replace(base, name=name, **changes)
@@ -124,3 +137,37 @@ def _profile(where: str, document: Any, base: Profile | None) -> Profile:
                 + (" or null for all" if key in ("generate", "choose") else "")
             )
     return replace(base, **document) if base else Profile(**document)
+
+
+def _judge(where: str, document: Any, base: tuple[Accuracy, Accuracy] | None) -> tuple[Accuracy, Accuracy]:
+    """Of the baseline's and of the candidate's answers; `baseline` and `candidate` override what is given for both."""
+    sides = ("baseline", "candidate")
+    keys = {**_ACCURACY_KEYS, **dict.fromkeys(sides, dict)}
+    check_keys(where, document, keys, required=() if base else ("positive", "sensitivity", "specificity"))
+    both = {key: value for key, value in document.items() if key not in sides}
+    made = []
+    for index, side in enumerate(sides):
+        own = document.get(side, {})
+        check_keys(f"{where}: {side}", own, _ACCURACY_KEYS, required=())
+        try:
+            made.append(replace(base[index], **both, **own) if base else Accuracy(**{**both, **own}))
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from None
+    return made[0], made[1]
+
+
+def _check_names(path: Path, base: Policy, gates: Mapping[str, Any]) -> None:
+    """A gate of a bundled dimension that no suite has is a slip of the pen; a gate of the user's own has a dimension of its own."""
+    known = {*base.gates, *base.controls}
+    dimensions = {name.split("/")[0] for name in known}
+    for name in gates:
+        if name not in known and name.count("/") == 2 and name.split("/")[0] in dimensions:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            raise InvalidInput(
+                f"{path}: gates: {name}: no bundled suite has this gate" + (f"; did you mean {near[0]}?" if near else "")
+            )
+
+
+_SECTIONS = (("gates", _threshold), ("controls", _threshold), ("profiles", _profile), ("judges", _judge))

@@ -137,10 +137,21 @@ class TrustRun:
         self._write(summary_lines(self.records, self.meta(), width=self._width()))
 
     def records_without_run(self) -> list[dict[str, Any]]:
-        return [
-            {key: value for key, value in record.items() if key not in ("run", "dimension_drift")}
-            for record in self.records
+        """The records as they are reported, with Holm's p-values over the policy's family."""
+        from pytest_trust.statistics import holm
+
+        kept = [
+            {key: value for key, value in record.items() if key not in ("run", "dimension_drift")} for record in self.records
         ]
+        tested = [record for record in kept if not record["control"] and record["p_value"] is not None]
+        adjusted: list[float] = []
+        if tested:
+            adjusted = holm([record["p_value"] for record in tested], tested[0]["family"]).tolist()
+        for record in kept:
+            record["p_holm"] = None
+        for record, value in zip(tested, adjusted, strict=True):
+            record["p_holm"] = value
+        return kept
 
     def meta(self) -> dict[str, Any]:
         """What all gates have in common, from the records: the controller loads nothing."""

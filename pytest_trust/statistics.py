@@ -43,13 +43,17 @@ def _log_choose(n: npt.ArrayLike, k: float) -> Floats:
     return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1), dtype=np.float64)
 
 
-def holm(p_values: npt.ArrayLike) -> Floats:
-    """Holm (1979) step-down adjusted p-values, in the order given, shape [gates]; at most 1."""
+def holm(p_values: npt.ArrayLike, family: int | None = None) -> Floats:
+    """Holm (1979) step-down adjusted p-values, in the order given, shape [gates]; at most 1.
+
+    `family`: how many hypotheses there are in all, when some are not among `p_values`; these count as not rejected.
+    """
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1 or not bool(np.all((values >= 0) & (values <= 1))):
         raise InvalidInput("p_values are not all numbers between 0 and 1, expected a flat sequence of p-values")
     order = np.argsort(values, kind="stable")
-    stepped = values[order] * np.arange(values.size, 0, -1)
+    most = max(values.size, family or 0)
+    stepped = values[order] * np.arange(most, most - values.size, -1)
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted

@@ -30,7 +30,10 @@ A **gate record**: ``gate``, ``nodeid``, ``dimension``, ``suite``, ``metric``, `
 score, nats), ``judge``, ``control``; ``verdict`` and ``reason``; ``delta`` = candidate - baseline, larger is
 worse, its one-sided confidence limits ``lower`` (at 1 - ``alpha`` / ``family``) and ``upper`` (at 1 -
 ``alpha``), ``margin``, ``p_value``, ``n``, ``n_clusters``, ``detectable`` (smallest change found with 80 %
-probability), ``needed`` (probes it would take), ``method``; ``worse`` and ``better`` (flips); ``ceiling``,
+probability), ``needed`` (probes it would take), ``method``; ``worse`` and ``better`` (flips); ``p_holm``
+(p-value adjusted over the policy's family by Holm's method; decides nothing), ``missing`` (probes without a score on a side),
+``judge_error`` (null, or per side the judge's ``sensitivity`` and ``specificity`` and the ``corrected`` rate with limits, and
+``flips_expected`` and ``flips_limit``, the flips to worse that its errors alone would give); ``ceiling``,
 ``never``; ``baseline`` and ``candidate``: ``model``, ``value``, ``lower``, ``upper``, ``n``, ``outcomes``,
 ``coverage``, ``truncated``; ``drift``: the two directions, ``floor``, ``identical``; ``flips`` (the worst
 first, each with both answers in full) and ``flips_total``.

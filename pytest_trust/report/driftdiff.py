@@ -7,6 +7,7 @@ at 80 columns next to nothing. That line is the only one that may be longer than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,9 +84,20 @@ def inconclusive_reason(record: Record) -> str:
         f"inconclusive, {numbers.change(record.get('delta'))} (at most {numbers.signed(upper, margin)}; "
         f"margin {numbers.setting(margin)}): {visible(str(record['gate']))}, {count(record.get('n'))} probes"
     )
+    owed = record.get("judge_error")
+    if owed and record.get("reason") and known(record.get("lower")) and record["lower"] > 0:
+        return f"{line}; {visible(str(record['reason']))}"
     if known(record.get("needed")):
-        return f"{line}, it would take about {count(record['needed'])}"
+        return f"{line}, it would take about {_more(record)}"
     return f"{line} are too few to tell"
+
+
+def _more(record: Record) -> str:
+    """What an inconclusive gate lacks: clusters, called probes where each probe is one."""
+    n, clusters = record.get("n"), record.get("n_clusters")
+    if not n or not clusters or clusters == n:
+        return f"{count(record['needed'] - (n or 0))} more" + ("" if n else " probes")
+    return f"{count(math.ceil(record['needed'] * clusters / n) - clusters)} more clusters ({count(clusters)} now)"
 
 
 def not_measured_reason(record: Record) -> str:
@@ -224,7 +236,7 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
     outcomes = [f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
     if record.get("judge"):
-        rows.append(("judge", visible(str(record["judge"]))))
+        rows.append(("judge", visible(str(record["judge"])) + _judge_error(record, numbers)))
     if record.get("method"):
         rows.append(("method", visible(str(record["method"])) + _sample(record)))
     power = _power(record, numbers)
@@ -362,3 +374,15 @@ def _answer(side: Mapping[str, Any], redact: bool) -> str:
     if not answer.strip() and reasoning.strip():
         return f"(no answer after {count(len(reasoning))} characters of reasoning)"
     return _shown(answer, redact)
+
+
+def _judge_error(record: Record, numbers: Numbers) -> str:
+    """What the judge's measured errors make of the rates, and how many flips they alone would give."""
+    owed = record.get("judge_error")
+    if not owed:
+        return ""
+    rates = " and ".join(numbers.value(owed[name]["corrected"]) for name in ("baseline", "candidate"))
+    return (
+        f"; corrected for its errors on {visible(str(owed['labels'] or 'labels'))}: {rates}; "
+        f"its errors alone: {owed['flips_expected']:.1f} flips to worse, up to {count(owed['flips_limit'])}"
+    )

@@ -1,0 +1,93 @@
+"""What a judge's own errors do to a gate: corrected rates, and the flips that they alone would give. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_trust.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How often a judge is right, measured on human labels: shares of the `positives` (labels of the outcome `positive`) and of the
+    `negatives` that it judges so. `labels` says which labels."""
+
+    positive: str
+    sensitivity: float
+    specificity: float
+    positives: int | None = None
+    negatives: int | None = None
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("sensitivity", "specificity"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InvalidInput(f"{name} is {value}, expected a share from 0 to 1")
+        if self.sensitivity + self.specificity <= 1:
+            raise InvalidInput(
+                f"sensitivity {self.sensitivity:g} + specificity {self.specificity:g} is not above 1: a judge no better than chance"
+            )
+
+    def of_bad(self, counts: Sequence[str]) -> Accuracy:
+        """The same for what a gate counts as bad: as it is where the gate counts the judge's positives, turned round where it does not."""
+        if self.positive in counts:
+            return self
+        return Accuracy(
+            f"not {self.positive}", self.specificity, self.sensitivity, self.negatives, self.positives, self.labels
+        )
+
+
+def judge_error(
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    changed: int,
+    accuracy: tuple[Accuracy, Accuracy],
+    *,
+    confidence: float = 0.95,
+) -> dict[str, Any] | None:
+    """What a gate with one judged response a probe owes to its judge; None when no rate was measured.
+
+    baseline, candidate: scores 0 or 1 (1 is bad; NaN is not measured). changed: pairs whose two answers are not the same text; equal
+    answers are judged alike and cannot flip. accuracy: of "bad", on each side.
+
+    Corrected rates are Rogan and Gladen's (1978). `flips_expected` is how many pairs would flip to worse if every answer had kept its
+    true class: changed x [q (1 - se_b) se_c + (1 - q) sp_b (1 - sp_c)], q the mean of the two corrected rates and errors independent;
+    `flips_limit` is the binomial quantile of that at `confidence`.
+    """
+    from scipy import stats
+
+    from pytest_trust.statistics import correct_rate
+
+    sides: dict[str, Any] = {}
+    for name, scores, side in zip(("baseline", "candidate"), (baseline, candidate), accuracy, strict=True):
+        measured = [score for score in scores if score == score]
+        if not measured:
+            return None
+        corrected = correct_rate(
+            sum(measured) / len(measured),
+            side.sensitivity,
+            side.specificity,
+            n=len(measured),
+            n_sensitivity=side.positives,
+            n_specificity=side.negatives,
+            confidence=confidence,
+        )
+        sides[name] = {
+            "sensitivity": side.sensitivity,
+            "specificity": side.specificity,
+            "corrected": corrected.value,
+            "lower": corrected.lower,
+            "upper": corrected.upper,
+        }
+    before, after = accuracy
+    share = (sides["baseline"]["corrected"] + sides["candidate"]["corrected"]) / 2
+    flip = share * (1 - before.sensitivity) * after.sensitivity + (1 - share) * before.specificity * (1 - after.specificity)
+    return {
+        **sides,
+        "labels": before.labels,
+        "flips_expected": changed * flip,
+        "flips_limit": int(stats.binom.ppf(confidence, changed, flip)) if changed else 0,
+    }
