@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -249,18 +248,17 @@ def read_limit(value: str) -> float:
     return limit
 
 
+#: Options whose value may be a path.
+_PATHS = ("baseline", "candidate", "policy", "store", "record", "report", "data")
+
+
 def refuse_space_form(args: list[str], raw: tuple[Any, ...]) -> None:
     """`--trust-baseline /path` moves pytest's rootdir: pytest takes the value of an option it does not know yet for a test path.
 
-    Only values that exist as paths do that, so only they are refused.
+    Refused whether or not such a path exists, so that a command does not change its meaning when a file appears.
     """
     for option, value in pairwise(raw):
-        if str(option) in (
-            "--trust-baseline",
-            "--trust-candidate",
-            "--trust-policy",
-            "--trust-store",
-        ) and os.path.exists(str(value)):
+        if str(option) in [f"--trust-{name}" for name in _PATHS]:
             raise pytest.UsageError(
                 f"{option} {value}: pytest takes a path given after a space for a test path; write {option}={value}"
             )

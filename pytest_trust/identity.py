@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_trust.errors import TrustError
 from pytest_trust.files import ModelFiles
 from pytest_trust.jobs import digest
 from pytest_trust.references import InvalidReference, Reference, read_json
@@ -145,15 +146,25 @@ def identify_model(
 def choose_device(reference: Reference, device: str | None) -> str:
     """The device by name. Imports torch only where a GPU might be."""
     wanted = reference.options.get("device") or device or "auto"
+    if wanted.startswith("cuda") and not _gpu_nodes():
+        raise TrustError(
+            f"{reference.text}: the device {wanted} was asked for and is not available here: use device=cpu or leave it out"
+        )
     if wanted != "auto":
         return wanted
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/version")
-    if hidden or (os.name == "posix" and not any(os.path.exists(node) for node in nodes)):
+    if not _gpu_nodes():
         return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _gpu_nodes() -> bool:
+    """Whether a GPU might be here, by the operating system's word: torch takes seconds to import."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/version")
+    return os.name != "posix" or any(os.path.exists(node) for node in nodes)
 
 
 def choose_dtype(reference: Reference, dtype: str | None, device: str, config: Mapping[str, object]) -> str:
