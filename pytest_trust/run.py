@@ -19,6 +19,7 @@ class TrustRun:
         self.trust = options.of(config)
         self.records: list[dict[str, Any]] = []
         self.failed_report = ""
+        self.interrupted = False
         self.worker = getattr(config, "workerinput", None)
         if self.worker is not None:
             from pytest_trust.workers import claim_resources
@@ -123,14 +124,22 @@ class TrustRun:
         ):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.worker is not None or not self.trust.compares or self.config.option.collectonly:
             return
         terminalreporter.section("trust", sep="=")
         if self.failed_report:
             terminalreporter.write_line(self.failed_report, red=True)
+        if self.interrupted:
+            terminalreporter.write_line(
+                f"interrupted: finished batches are kept in {self.trust.store}, and the same command goes on from there"
+            )
         if not self.records:
-            terminalreporter.write_line("a candidate was given and nothing was compared", red=True)
+            if not self.interrupted:
+                terminalreporter.write_line("a candidate was given and nothing was compared", red=True)
             return
         from pytest_trust.report.terminal import summary_lines
 
