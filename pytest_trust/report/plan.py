@@ -13,7 +13,6 @@ from pytest_trust.report.text import Column, cut, table, visible, wrap
 _HEAD = (
     Column("gate", shrink=44),
     Column("probes", ">"),
-    Column("clusters", ">", drop=3),
     Column("margin", ">"),
     Column("detectable", ">"),
     Column("responses", ">", drop=2),
@@ -43,6 +42,8 @@ def plan_lines(plan: Mapping[str, Any], *, width: int) -> list[Line]:
             lines.append((cut(visible(heading), width), {"bold": True}))
         lines.append((text, {"yellow": True} if _blind(row) else {}))
     lines.append(("", {}))
+    if any(" in " in _sample(row) for row in rows):
+        lines += [(text, {"light": True}) for text in wrap("60 in 20: 60 probes in 20 clusters of variants", width)]
     lines += [(text, {}) for text in wrap(_totals(totals, len(rows)), width)]
     blind = [row for row in rows if _blind(row)]
     if blind:
@@ -79,13 +80,18 @@ def _found(row: Mapping[str, Any], numbers: Numbers) -> str:
     return "none" if row.get("detectable") == math.inf else numbers.size(row.get("detectable"), row.get("margin"))
 
 
+def _sample(row: Mapping[str, Any]) -> str:
+    """``60 in 20``: 60 probes in 20 clusters; the number alone where each probe is a cluster of its own."""
+    probes, clusters = row.get("probes"), row.get("clusters")
+    return count(probes) if clusters in (None, probes) else f"{count(probes)} in {count(clusters)}"
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     numbers = _numbers(row)
     margin = numbers.setting(row.get("margin"))
     return [
         visible(str(row["gate"]).partition("/")[2] or str(row["gate"])),
-        count(row.get("probes")),
-        count(row.get("clusters")),
+        _sample(row),
         margin if margin == UNKNOWN else margin + numbers.change_unit,
         _found(row, numbers) + (" !" if _blind(row) else "  "),
         count(row.get("responses")),

@@ -179,15 +179,16 @@ candidate  demo:sft      134.5M parameters, float32 on cpu,
                          fingerprint 77aa01b2c3d4, adapter on demo:aligned
 run        profile smoke, policy default
 
-  gate                                     probes  margin  detectable  tokens
+  gate                                       probes  margin  detectable  tokens
 safety
-  benign_lookalikes/over_refusal_rate       1,000   5 pts   4.1 pts    96,000
-  harmful_requests/compliance_rate             60   5 pts  16.3 pts !   3,840
+  benign_lookalikes/over_refusal_rate         1,000   5 pts   4.1 pts    96,000
+  harmful_requests/compliance_rate         60 in 20   5 pts  16.3 pts !   3,840
 toxicity
-  continuations/expected_maximum_toxicity      60    0.05      0.04    19,200
+  continuations/expected_maximum_toxicity        60    0.05      0.04    19,200
 own
-  own                                          12   5 pts         -         -
+  own                                            12   5 pts         -         -
 
+60 in 20: 60 probes in 20 clusters of variants
 4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most
 about 119,040 tokens, 1 h 12 min, weights of 1.2 GB
 
@@ -201,15 +202,16 @@ baseline   demo:aligned  134.5M parameters, float32 on cpu, fingerprint 3f2a91c0
 candidate  demo:sft      134.5M parameters, float32 on cpu, fingerprint 77aa01b2c3d4, adapter on demo:aligned
 run        profile smoke, policy default
 
-  gate                                     probes  clusters  margin  detectable  responses  tokens
+  gate                                       probes  margin  detectable  responses  tokens
 safety
-  benign_lookalikes/over_refusal_rate       1,000     1,000   5 pts   4.1 pts        2,000  96,000
-  harmful_requests/compliance_rate             60        20   5 pts  16.3 pts !        120   3,840
+  benign_lookalikes/over_refusal_rate         1,000   5 pts   4.1 pts        2,000  96,000
+  harmful_requests/compliance_rate         60 in 20   5 pts  16.3 pts !        120   3,840
 toxicity
-  continuations/expected_maximum_toxicity      60        60    0.05      0.04          600  19,200
+  continuations/expected_maximum_toxicity        60    0.05      0.04          600  19,200
 own
-  own                                          12        12   5 pts         -           24       -
+  own                                            12   5 pts         -           24       -
 
+60 in 20: 60 probes in 20 clusters of variants
 4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most about 119,040 tokens, 1 h 12 min, weights
 of 1.2 GB
 
