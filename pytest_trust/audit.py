@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.config import TrustConfig
     from pytest_trust.drift import Drift, TokenDrift
-    from pytest_trust.evaluation import Judge, Side
+    from pytest_trust.evaluation import Side
     from pytest_trust.references import Reference
+    from pytest_trust.stopping import Visit
 
 DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
@@ -71,6 +72,7 @@ class Audit:
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
+        self._visits: dict[tuple[Reference, Reference, str], Visit] = {}
         self._sides: dict[tuple[Reference, str, str], Side] = {}
         self._drifts: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
 
@@ -94,34 +96,87 @@ class Audit:
             self._engine.close()
             self._engine = None
 
-    def job(self, suite: Suite) -> Job:
-        return make_job(suite, self.profile, self.trust)
+    def job(self, suite: Suite, pair: ReferencePair | None = None) -> Job:
+        """The work of a suite: all of its profile, or what was visited of it for a pair under `--trust-sequential`."""
+        visit = self._visits.get((pair.baseline, pair.candidate, suite.name)) if pair else None
+        return visit.job if visit else make_job(suite, self.profile, self.trust)
+
+    def _visit(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
+        """Make responses in rounds, of all suites that are still open, until every gate with a threshold is known."""
+        from pytest_trust.stopping import visit_prefixes
+
+        waiting = {
+            suite.name: (suite, visit_prefixes(self.job(suite)))
+            for suite in suites
+            if suite.judge != "none" and all(self.policy.threshold(f"{suite.name}/{gate}") for gate in suite.gates)
+        }
+        last: dict[str, Visit] = {}
+        while waiting:
+            for name, (_, visits) in waiting.items():
+                last[name] = visits.pop(0)
+            self.engine.acquire([last[name].job for name in waiting], pair.baseline, pair.candidate)
+            waiting = {
+                name: (suite, visits)
+                for name, (suite, visits) in waiting.items()
+                if visits and not all(self._known(pair, suite, gate, last[name]) for gate in suite.gates.values())
+            }
+        for name, visit in last.items():
+            drift = frozenset(probe.id for probe in select(visit.job.probes, self.profile.drift))
+            self._visits[pair.baseline, pair.candidate, name] = replace(visit, job=replace(visit.job, drift=drift))
+
+    def _known(self, pair: ReferencePair, suite: Suite, gate: Gate, visit: Visit) -> bool:
+        from pytest_trust.evaluation import gate_record
+        from pytest_trust.judges import get_judge
+
+        threshold = self.policy.threshold(f"{suite.name}/{gate.name}")
+        assert threshold is not None
+        sides = [
+            self.judged(reference, suite, visit.job, get_judge(suite.judge), suite.judge)
+            for reference in (pair.baseline, pair.candidate)
+        ]
+        record = gate_record(
+            suite, gate, visit.job.probes, *sides, policy=self.policy, threshold=threshold, judge="",
+            accuracy=self.policy.judges.get(suite.judge), stopping=visit.of(gate),
+        )  # fmt: skip
+        state = record["sequential"]
+        # A regression that the judge's own errors may account for is not known yet.
+        return state["given_up"] or (state["stopped"] and record["verdict"] in ("held", "regressed"))
 
     def acquire(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
         """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
         new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
+        if self.trust.sequential:
+            self._visit(pair, new)
         if new:
-            self.engine.acquire([self.job(suite) for suite in new], pair.baseline, pair.candidate)
+            self.engine.acquire([self.job(suite, pair) for suite in new], pair.baseline, pair.candidate)
         for suite in new:
             self._suites[suite.name] = suite
             self._acquired.add((pair.baseline, pair.candidate, suite.name))
 
-    def side(self, reference: Reference, suite: Suite, judge: Judge, judge_name: str) -> Side:
+    def side(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's judged samples of a suite. Judged once for the suite's own judge; a user's function is asked every time."""
-        from pytest_trust.evaluation import Side, judge_options, judge_responses
-
         key = (reference, suite.name, judge_name)
-        if key in self._sides:
-            return self._sides[key]
-        job = self.job(suite)
-        if suite.task == "choose":
-            samples = judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
-        else:
-            samples = judge_responses(judge, judge_name, job.probes, self.engine.responses(reference, job))
-        side = Side(reference.label, samples)
+        found = self._sides.get(key)
+        if found is None or not all(probe.id in found.samples for probe in job.probes):
+            found = self.judged(reference, suite, job, judge, judge_name)
         if judge_name == suite.judge:
-            self._sides[key] = side
-        return side
+            self._sides[key] = found
+        return found
+
+    def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
+        """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
+        from pytest_trust.evaluation import Side, judge_options, judge_responses
+        from pytest_trust.remembered import Remembered
+
+        if suite.task == "choose":
+            return Side(
+                reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
+            )
+        responses = self.engine.responses(reference, job)
+        if not judge_name:
+            return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
+        with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
+            return Side(reference.label, judge_responses(remembered, judge_name, job.probes, responses))
 
     def gate_record(
         self,
@@ -160,20 +215,42 @@ class Audit:
             judging = get_judge(judge or suite.judge)
             judge_name, identity = judge or suite.judge, judging.identity
         self.acquire(pair, [suite])
+        visit = self._visits.get((pair.baseline, pair.candidate, suite.name))
+        if visit is not None and (judge_name != suite.judge or threshold != known):
+            # What was stopped for one judge and margin says nothing about another: this gate gets its whole sample.
+            visit = None
+            self.engine.acquire([self.job(suite)], pair.baseline, pair.candidate)
+        job = visit.job if visit else self.job(suite)
         sides = [
-            self.side(reference, suite, judging, judge_name) for reference in (pair.baseline, pair.candidate)
+            self.side(reference, suite, job, judging, judge_name) for reference in (pair.baseline, pair.candidate)
         ]
-        job = self.job(suite)
         record = gate_record(
             suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity,
             accuracy=self.policy.judges.get(judge_name),
+            stopping=visit.of(gate) if visit else None,
         )
+        if visit:
+            record["sequential"] |= self._tokens(pair, visit)
         record["drift"] = self.drift_record(pair, [suite])
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drift_record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
         )
         return record
+
+    def _tokens(self, pair: ReferencePair, visit: Visit) -> dict[str, int]:
+        """Response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""
+        if visit.job.task != "generate":
+            return {"tokens": 0, "saved": 0}
+        made = [
+            response
+            for reference in (pair.baseline, pair.candidate)
+            for samples in self.engine.responses(reference, visit.job).values()
+            for response in samples[: visit.job.repeats()]
+        ]
+        tokens = sum(len(response.token_ids) for response in made)
+        left = len(visit.full.probes) - len(visit.job.probes)
+        return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
@@ -208,7 +285,7 @@ class Audit:
         drifts: list[TokenDrift] = []
         reasons = []
         for suite in sorted(suites, key=lambda suite: suite.name):
-            found = self.engine.drift(self.job(suite), pair.baseline, pair.candidate)
+            found = self.engine.drift(self.job(suite, pair), pair.baseline, pair.candidate)
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
@@ -225,7 +302,7 @@ class Audit:
         for direction, (name, on) in DIRECTIONS.items():
             drifts, reason = self.token_drifts(pair, suites, direction)
             if drifts:
-                record[direction] = summarise(drifts, direction=name, on=on).as_record()
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
         if any(direction in record for direction in DIRECTIONS):
@@ -256,7 +333,7 @@ class Audit:
                 f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
             )
         name, on = DIRECTIONS[direction]
-        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on)
+        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,8 +37,14 @@ class TrustConfig:
     seed: int
     limit: float | None
     redact: bool
+    sequential: bool
     trust_remote_code: bool
     testpaths: tuple[str, ...] | None
+    judges: tuple[str, ...] = ()
+    """NAME=SPECIFICATION of each judge that stands for a built-in one; see `pytest_trust.judges.external`."""
+
+    mutants: tuple[str, ...] | None = None
+    """Names that `--trust-mutants` was given; none: those of the selected dimensions; None: it was not given."""
 
     @property
     def compares(self) -> bool:
@@ -81,9 +88,25 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini("trust_suite", type="args", default=[], help="dimensions or suites to run")
     group.addoption(
+        "--trust-judge",
+        action="append",
+        metavar="NAME=SPEC",
+        help="judge in place of the built-in refusal, toxicity or agreement: toxicity=hf:org/name, hf-chat:org/name or "
+        "openai:MODEL?url=...; repeatable. ini: trust_judge",
+    )
+    parser.addini("trust_judge", type="args", default=[], help="judges in place of built-in ones, NAME=SPEC")
+    group.addoption(
         "--trust-record",
         metavar="FILE",
         help="write the one model's responses to FILE (.trust), which is then a model reference",
+    )
+    group.addoption(
+        "--trust-mutants",
+        nargs="?",
+        const="",
+        metavar="NAME,...",
+        help="damage the baseline in known ways and report which gates notice; run no tests (default: the mutants that "
+        "belong to the selected dimensions)",
     )
     group.addoption(
         "--trust-plan",
@@ -92,6 +115,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     for name, text in (
         ("strict", "an inconclusive gate fails in place of being skipped"),
+        ("sequential", "stop a suite as soon as its gates are decided, with error rates that hold"),
         ("redact", "keep prompts and answers out of terminal and report"),
         ("remote-code", "let a model's repository run its own code (trust_remote_code)"),
     ):
@@ -114,6 +138,7 @@ def requested(config: pytest.Config) -> bool:
     names = ("trust_baseline", "trust_candidate")
     return bool(
         config.getoption("trust_plan")
+        or config.getoption("trust_mutants") is not None
         or config.getoption("trust_record")
         or any(config.getoption(name) is not None or config.getini(name) is not None for name in names)
     )
@@ -177,17 +202,60 @@ def build_config(config: pytest.Config) -> TrustConfig:
         seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
         limit=None if limit is None else read_limit(limit),
         redact=flag("redact"),
+        sequential=flag("sequential"),
         trust_remote_code=flag("remote_code"),
         testpaths=None
         if config.getini("trust_testpaths") is None
         else tuple(config.getini("trust_testpaths")),
+        judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
+        mutants=read_mutants(config.getoption("trust_mutants")),
     )
     check_config(trust)
+    if trust.mutants is not None and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
     return trust
+
+
+def read_judges(values: Sequence[str]) -> tuple[str, ...]:
+    """The specifications, checked; nothing is loaded."""
+    if values:
+        from pytest_trust.judges.external import parse_judge_options
+
+        try:
+            parse_judge_options(values)
+        except TrustError as error:
+            raise pytest.UsageError(f"--trust-judge: {error}") from None
+    return tuple(values)
+
+
+def read_mutants(value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    from pytest_trust.mutants import read_names
+
+    try:
+        return read_names(value)
+    except TrustError as error:
+        raise pytest.UsageError(f"--trust-mutants={value}: {error}") from None
+
+
+def check_mutants(trust: TrustConfig, given: list[str]) -> None:
+    if trust.plan or trust.record is not None:
+        raise pytest.UsageError("--trust-mutants is a run of its own: leave out --trust-plan and --trust-record")
+    if trust.baseline is None or given != ["baseline"]:
+        raise pytest.UsageError(
+            f"--trust-mutants damages one model: give --trust-baseline alone, not {' and '.join(given) or 'neither'}"
+        )
+    if trust.baseline.kind == "recording" or trust.baseline.mutant is not None:
+        raise pytest.UsageError(
+            f"--trust-mutants: {trust.baseline.text} is a recording or a mutant already: give the model itself"
+        )
 
 
 def check_config(trust: TrustConfig) -> None:
     given = [name for name in ("baseline", "candidate") if getattr(trust, name) is not None]
+    if trust.mutants is not None:
+        check_mutants(trust, given)
     if trust.record is not None:
         if len(given) != 1:
             raise pytest.UsageError(
@@ -197,7 +265,7 @@ def check_config(trust: TrustConfig) -> None:
             raise pytest.UsageError(
                 f"--trust-record={trust.record.name}: expected a file name ending in .trust"
             )
-    elif given == ["baseline"] and not trust.plan:
+    elif given == ["baseline"] and not trust.plan and trust.mutants is None:
         raise pytest.UsageError(
             "--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL"
         )

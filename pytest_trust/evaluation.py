@@ -15,6 +15,7 @@ from pytest_trust.probes import Gate, Probe, Suite
 
 if TYPE_CHECKING:
     from pytest_trust.judge_error import Accuracy
+    from pytest_trust.stopping import Stopping
 
 Judge = Callable[[str, Probe], Judgement]
 NOT_MEASURED = math.nan
@@ -185,11 +186,14 @@ def gate_record(
     threshold: Threshold,
     judge: str,
     accuracy: tuple[Accuracy, Accuracy] | None = None,
+    stopping: Stopping | None = None,
 ) -> dict[str, Any]:
     """Everything a report needs about one gate, as built-in types. See `pytest_trust.report` for the keys.
 
-    `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured.
+    `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured. `stopping` says how `probes` came
+    to be the ones that were visited, where a run may stop early.
     """
+    from pytest_trust.anytime import STOPPING_SHARE
     from pytest_trust.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
@@ -201,16 +205,24 @@ def gate_record(
         "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
     }
     control = suite.control
+    family = 1 if control else policy.family
     comparison = compare_scores(
         paired.baseline,
         paired.candidate,
         margin=threshold.margin,
         clusters=paired.clusters,
-        alpha=policy.alpha,
-        family=1 if control else policy.family,
+        alpha=policy.alpha * (1 if stopping is None else 1 - STOPPING_SHARE),
+        family=family,
         power=policy.power,
         max_missing=1 - policy.min_coverage,
     )
+    sequential = None
+    if stopping is not None:
+        from pytest_trust.stopping import stopped
+
+        comparison, sequential = stopped(
+            comparison, gate, paired, stopping, policy=policy, threshold=threshold, family=family
+        )
     flips = _flips(gate, relevant, baseline, candidate)
     verdict: str = comparison.verdict
     reason = _coverage_reason(policy, sides, baseline, candidate, relevant) or comparison.reason
@@ -244,7 +256,7 @@ def gate_record(
         "lower": comparison.lower,
         "upper": comparison.upper,
         "margin": threshold.margin,
-        "alpha": policy.alpha,
+        "alpha": comparison.alpha,
         "family": comparison.family,
         "p_value": comparison.p_value,
         "n": comparison.n,
@@ -256,6 +268,7 @@ def gate_record(
         "better": comparison.better,
         "missing": paired.missing(),
         "judge_error": owed,
+        "sequential": sequential,
         **sides,
         "ceiling": threshold.ceiling,
         "never": never,

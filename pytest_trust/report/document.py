@@ -33,7 +33,9 @@ worse, its one-sided confidence limits ``lower`` (at 1 - ``alpha`` / ``family``)
 probability), ``needed`` (probes it would take), ``method``; ``worse`` and ``better`` (flips); ``p_holm``
 (p-value adjusted over the policy's family by Holm's method; decides nothing), ``missing`` (probes without a score on a side),
 ``judge_error`` (null, or per side the judge's ``sensitivity`` and ``specificity`` and the ``corrected`` rate with limits, and
-``flips_expected`` and ``flips_limit``, the flips to worse that its errors alone would give); ``ceiling``,
+``flips_expected`` and ``flips_limit``, the flips to worse that its errors alone would give),
+``sequential`` (null, or under --trust-sequential ``units`` compared ``of`` the budget, ``stopped`` early or ``given_up``, ``e_value``,
+and for the suite ``tokens`` of responses and about how many were ``saved``); ``ceiling``,
 ``never``; ``baseline`` and ``candidate``: ``model``, ``value``, ``lower``, ``upper``, ``n``, ``outcomes``,
 ``coverage``, ``truncated``; ``drift``: the two directions, ``floor``, ``identical``; ``flips`` (the worst
 first, each with both answers in full) and ``flips_total``.

@@ -233,7 +233,17 @@ def _closing(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> 
         text += f", and {number['controls']} control{'' if number['controls'] == 1 else 's'}"
     worst = next((verdict for verdict in ("regressed", "not measured", "inconclusive", "held") if number[verdict]), "")
     lines: list[Line] = [(line, {**_MARKUP.get(worst, {}), "bold": True}) for line in wrap(text, width)]
+    lines += [(line, {}) for line in wrap(_early(records), width)]
     for key in ("report", "store"):
         if meta.get(key):
             lines += [(line, {}) for line in wrap(visible(str(meta[key])), width, first=key.ljust(8))]
     return lines
+
+
+def _early(records: Sequence[Record]) -> str:
+    """What stopping early has saved: response tokens of both models, each suite counted once."""
+    suites = {record.get("suite"): record["sequential"] for record in records if record.get("sequential")}
+    made, saved = (sum(int(state.get(key) or 0) for state in suites.values()) for key in ("tokens", "saved"))
+    if not suites or not made:
+        return ""
+    return f"stopped early: {count(made)} response tokens in place of about {count(made + saved)}, {(made + saved) / made:.1f} times fewer"

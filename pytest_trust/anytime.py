@@ -1,0 +1,117 @@
+"""Limits that hold at whatever moment one stops: betting confidence sequences for the mean of paired differences.
+
+Waudby-Smith and Ramdas (2024, JRSS-B 86, "Estimating means of bounded random variables by betting"): the capital of a gambler who bets
+against "the mean difference is m" is a non-negative supermartingale when that is true, so by Ville's inequality it ever reaches 1 / level
+with probability at most `level`, however often one looks. For binary unclustered outcomes and m = 0 the capital is the e-process on the
+discordant pairs: (1 + u)^worse (1 - u)^better, mixed over the stakes u. Pure functions of numbers; larger is worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from pytest_trust.intervals import Floats
+
+#: Share of the error rate that is spent on stopping early; the rest is left for the fixed-sample test when the budget ends.
+STOPPING_SHARE = 0.2
+#: A gate that would be decided with less probability than this at the end of its budget is given up.
+FUTILE = 0.02
+_LEAST_CLUSTERS = 16  # before, a spread is not known well enough to give up on
+_NODES = 24
+#: Stakes, spread by the arcsine law: as much weight near 0 (small steady differences) as near 1 (no flip against the bet).
+STAKES: Floats = np.sin(np.pi * (np.arange(_NODES) + 0.5) / (2 * _NODES)) ** 2
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """A gate at its last look. lower, upper: limits valid at every look together (the best of all looks); e_value: largest capital
+    against "no regression" (above 1 / level it is refuted). clusters: how many were looked at."""
+
+    lower: float
+    upper: float
+    e_value: float
+    clusters: int
+
+
+def log_capital(sums: Floats, sizes: Floats, mean: float, *, largest: float, scale: float, worse: bool) -> float:
+    """Log of the capital won by betting that the mean difference is above (`worse`) or below `mean`, mixed over the stakes.
+
+    sums, sizes: [clusters] sums of differences and numbers of probes, in the order in which they were looked at (it does not matter).
+    largest: size of the largest cluster there could be; scale: the largest difference there could be. Both must be known beforehand.
+    """
+    sign = 1.0 if worse else -1.0
+    reach = largest * (scale + sign * mean)
+    if reach <= 0.0:
+        return float("inf")
+    gains = sign * (sums - mean * sizes) / reach  # [clusters], at least -1
+    logs = np.log1p(np.maximum(STAKES[:, None] * gains[None, :], -1 + 1e-12)).sum(axis=1)
+    return float(special.logsumexp(logs) - np.log(_NODES))
+
+
+def anytime_limits(
+    sums: Floats,
+    sizes: Floats,
+    looks: Sequence[int],
+    *,
+    lower_level: float,
+    upper_level: float,
+    largest: float,
+    scale: float = 1.0,
+) -> Anytime:
+    """One-sided limits of the mean difference after the last of `looks` (numbers of clusters), at `lower_level` and `upper_level`.
+
+    The probability that the lower (upper) limit is on the wrong side of the true mean at any look is at most its level.
+    """
+    lower, upper, most = -scale, scale, 0.0
+    for look in looks:
+        part = sums[:look], sizes[:look]
+        lower = max(lower, _limit(*part, -np.log(lower_level), largest=largest, scale=scale, worse=True))
+        upper = min(upper, _limit(*part, -np.log(upper_level), largest=largest, scale=scale, worse=False))
+        most = max(most, log_capital(*part, 0.0, largest=largest, scale=scale, worse=True))
+    return Anytime(lower, upper, float(np.exp(min(most, 700.0))), looks[-1] if looks else 0)
+
+
+def _limit(sums: Floats, sizes: Floats, needed: float, *, largest: float, scale: float, worse: bool) -> float:
+    """The furthest mean that the capital refutes: it falls (rises) steadily with the mean, so bisection finds it."""
+    refuted, kept = (-scale, scale) if worse else (scale, -scale)
+    for _ in range(40):
+        middle = (refuted + kept) / 2
+        if log_capital(sums, sizes, middle, largest=largest, scale=scale, worse=worse) >= needed:
+            refuted = middle
+        else:
+            kept = middle
+    return refuted
+
+
+def decided(limits: Anytime, margin: float) -> Literal["held", "regressed", ""]:
+    """What the limits say by the rule of every gate; empty when they do not say yet."""
+    if limits.upper < margin:
+        return "held"
+    return "regressed" if limits.lower > 0.0 else ""
+
+
+def chance_to_decide(
+    sums: Floats, sizes: Floats, budget: int, *, margin: float, lower_level: float, upper_level: float
+) -> float:
+    """Predicted probability that the fixed-sample test at the end of the budget (probes) says held or regressed.
+
+    Normal approximation given what was seen, with the spread of half a flip at the least. Only used to give up, which can make a gate
+    inconclusive and nothing else, so it needs no error rate.
+    """
+    n, clusters = float(sizes.sum()), sums.size
+    if clusters < _LEAST_CLUSTERS or n >= budget:
+        return 1.0
+    mean = float(sums.sum()) / n
+    residual = sums - mean * sizes
+    variance = max(float(residual @ residual) * clusters / (clusters - 1) / n, 0.5 / n)  # of one probe, clusters allowed for
+    final = np.sqrt(variance / budget)
+    # Where the final mean may come to lie: the part that is seen is fixed, the mean of the rest is only estimated.
+    spread = (budget - n) / budget * np.sqrt(variance * (1 / (budget - n) + 1 / n))
+    to_hold = margin + float(special.ndtri(upper_level)) * final
+    to_regress = max(-float(special.ndtri(lower_level)) * final, to_hold)
+    return float(special.ndtr((to_hold - mean) / spread) + special.ndtr((mean - to_regress) / spread))
