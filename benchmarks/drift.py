@@ -4,17 +4,18 @@
     python benchmarks/drift.py --device cuda                  # GPU rows
     python benchmarks/drift.py --rows 256 --json drift.json   # shorter, with the numbers as a file
 
-Every row is the median of the repeats, which alternate between what is compared, so that a slower minute of the machine
-slows both.
+The repeats alternate between what is compared, so that a slower minute of the machine slows both; a row is the fastest of its repeats, as
+everything else that runs on the machine only adds to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import json
+import os
 import platform
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import torch
 
 from pytest_trust.divergence import kl_divergence, token_divergences
 from pytest_trust.heads import CPU_BUDGET, GPU_BUDGET, Head, divergences_from_hidden
+from pytest_trust.reduction import path
 
 # rows, vocabulary, hidden size, dtype
 CPU_SHAPE = (1024, 49_152, 576, torch.float32)
@@ -36,8 +38,29 @@ def eager(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
+def liger() -> Callable[[torch.Tensor, torch.Tensor], object] | str:
+    """Liger-Kernel's path, its kl_div on log_softmax of both sides; or why there is none."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return "liger-kernel is not installed (pip install liger-kernel)"
+    from liger_kernel.transformers.kl_div import LigerKLDIVLoss
+
+    loss = LigerKLDIVLoss(reduction="none", log_target=True)
+
+    def call(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return loss(torch.log_softmax(q, -1), torch.log_softmax(p, -1)).sum(-1)
+
+    return call
+
+
+def bandwidth_of_a_copy(p: torch.Tensor, repeats: int) -> float:
+    """Bytes read and written a second by a copy from device memory to device memory."""
+    to = torch.empty_like(p)
+    seconds = timed({"copy": lambda: to.copy_(p)}, repeats, "cuda")["copy"]
+    return 2 * p.numel() * p.element_size() / seconds
+
+
 def timed(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each call; one unmeasured round first."""
+    """Fewest seconds of each call; one unmeasured round first."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
@@ -47,7 +70,7 @@ def timed(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> 
             synchronise(device)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def synchronise(device: str) -> None:
@@ -94,7 +117,7 @@ def head_products(p: torch.Tensor, p_head: Head, q: torch.Tensor, q_head: Head, 
     for start in range(0, len(p), chunk):
         for hidden, head, buffer in ((p, p_head, buffers[0]), (q, q_head, buffers[1])):
             part = hidden[start : start + chunk]
-            head.logits(part, out=buffer[: len(part)])
+            head.product(part, out=buffer[: len(part)])
 
 
 def main() -> None:
@@ -119,10 +142,10 @@ def main() -> None:
     def draw(*size: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(*size, generator=random, device=device) * scale).to(dtype)
 
-    print(
-        f"{platform.processor() or platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    print(f"{rows} x {vocabulary}, hidden {hidden}, {dtype}, median of {given.repeats}")
+    name = torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    print(f"{name}, {torch.get_num_threads()} threads, load {load:.1f}, torch {torch.__version__}")
+    print(f"{rows} x {vocabulary}, hidden {hidden}, {dtype}, fastest of {given.repeats}")
     p = draw(rows, vocabulary, scale=3.0)
     q = p + draw(rows, vocabulary, scale=0.3)
     labels = torch.randint(0, vocabulary, (rows,), generator=random, device=device)
@@ -134,12 +157,15 @@ def main() -> None:
         ),
         "token_divergences": lambda: token_divergences(p, q, labels=labels),
     }
-    if device != "cpu":
-        calls["copy of both inputs"] = lambda: (p.clone(), q.clone())
+    liger_path = liger() if device != "cpu" else "Liger-Kernel has no CPU kernels"
+    if not isinstance(liger_path, str):
+        calls["Liger-Kernel, kl_div of log_softmax"] = lambda: liger_path(p, q)
     seconds = timed(calls, given.repeats, device)
     memory = {name: extra_memory(call, device) for name, call in calls.items()}
     error = float((kl_divergence(p[:16], q[:16]).double() - eager_wide(p[:16], q[:16])).abs().max())
     calls.clear()
+    bandwidth = bandwidth_of_a_copy(p, given.repeats) if device != "cpu" else None
+    inputs = 2 * p.numel() * p.element_size()
     p_hidden = draw(rows, hidden)
     q_hidden = p_hidden + draw(rows, hidden, scale=0.1)
     weight = draw(vocabulary, hidden, scale=3.0 / hidden**0.5)
@@ -157,7 +183,25 @@ def main() -> None:
     speedup = seconds["eager log_softmax + kl_div"] / seconds["kl_divergence"]
     overhead = seconds["divergences_from_hidden"] / seconds["two head products"]
     budget = (CPU_BUDGET if device == "cpu" else GPU_BUDGET) >> 20
-    print(f"\nkl_divergence: {speedup:.1f} times faster than eager; largest error {error:.1e} nats against float64")
+    print(f"\nreduced by: {path(device)}")
+    print(f"kl_divergence: {speedup:.1f} times faster than eager; largest error {error:.1e} nats against float64")
+    figures: dict[str, object] = {
+        "speedup": speedup,
+        "overhead": overhead,
+        "error": error,
+        "path": path(device),
+        "load": load,
+    }
+    if bandwidth is not None:
+        reached = inputs / seconds["kl_divergence"]
+        figures |= {"bandwidth_share": reached / bandwidth, "extra_memory_share": memory["kl_divergence"] / inputs}
+        print(f"bandwidth: {reached / 1e12:.2f} TB/s, {reached / bandwidth:.0%} of a device-to-device copy's")
+        print(f"extra memory: {memory['kl_divergence'] / inputs:.2%} of the inputs")
+    if isinstance(liger_path, str):
+        print(f"no Liger-Kernel row: {liger_path}")
+    else:
+        figures["against_liger"] = seconds["Liger-Kernel, kl_div of log_softmax"] / seconds["kl_divergence"]
+        print(f"{figures['against_liger']:.1f} times faster than Liger-Kernel's path")
     print(f"from hidden states: {overhead:.2f} times the head products; budget {budget} MiB")
     if given.json:
         result = {
@@ -166,13 +210,7 @@ def main() -> None:
             "dtype": str(dtype),
             "threads": torch.get_num_threads(),
         }
-        result |= {
-            "seconds": seconds,
-            "extra_bytes": memory,
-            "speedup": speedup,
-            "overhead": overhead,
-            "error": error,
-        }
+        result |= {"seconds": seconds, "extra_bytes": memory, **figures}
         given.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_trust.bits import BitsPerByte, bits_per_byte
     from pytest_trust.comparison import Comparison, compare_scores
     from pytest_trust.divergence import kl_divergence
     from pytest_trust.drift import Drift
     from pytest_trust.drift_models import compare_models
     from pytest_trust.errors import InvalidInput, TrustError
+    from pytest_trust.estimates import Statistic
     from pytest_trust.judges import Judgement, get_judge
     from pytest_trust.probes import Gate, Message, Probe, Suite, load_suite
     from pytest_trust.reasoning import Split, split_reasoning
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BitsPerByte": "bits",
     "Comparison": "comparison",
     "Drift": "drift",
     "Gate": "probes",
@@ -29,8 +32,10 @@ _MODULES = {
     "Message": "probes",
     "Probe": "probes",
     "Split": "reasoning",
+    "Statistic": "estimates",
     "Suite": "probes",
     "TrustError": "errors",
+    "bits_per_byte": "bits",
     "compare_models": "drift_models",
     "compare_scores": "comparison",
     "get_judge": "judges",
@@ -40,6 +45,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "BitsPerByte",
     "Comparison",
     "Drift",
     "Gate",
@@ -48,8 +54,10 @@ __all__ = [
     "Message",
     "Probe",
     "Split",
+    "Statistic",
     "Suite",
     "TrustError",
+    "bits_per_byte",
     "compare_models",
     "compare_scores",
     "get_judge",

@@ -1,4 +1,4 @@
-"""Drift as numbers: the statistics of the divergences over many responses."""
+"""Drift as numbers: the statistics of the divergences over many responses, each with its unit and the limits it is compared by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.estimates import Sample, Statistic
 from pytest_trust.token_drift import TokenDrift
 
 if TYPE_CHECKING:
@@ -16,21 +17,24 @@ if TYPE_CHECKING:
 
     from pytest_trust.token_drift import Floats
 
-__all__ = ["BASELINE_CANDIDATE", "CANDIDATE_BASELINE", "Drift", "TokenDrift", "summarise"]
+__all__ = ["BASELINE_CANDIDATE", "CANDIDATE_BASELINE", "Drift", "Statistic", "TokenDrift", "summarise"]
 
 CANDIDATE_BASELINE = "KL(candidate || baseline)"
 """What the candidate says that the baseline would not; on the candidate's responses, the paper's quantity."""
 BASELINE_CANDIDATE = "KL(baseline || candidate)"
 """What the candidate has forgotten, on the baseline's responses."""
 
+NATS, PROBABILITY = "nats per token", "probability"
 _FIRST = (1, 5, 20)
+_NONE = Statistic(math.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drift:
     """Statistics of the divergence between two models' next-token distributions. Larger means further apart.
 
-    Compare its numbers: ``drift.mean <= 0.05``. A drift by itself is neither true nor false.
+    Compare its statistics: ``drift.mean <= 0.05`` is true when the upper confidence limit is at most 0.05, see `Statistic`; a drift by itself
+    is neither true nor false. ``print(drift)`` shows the table.
     """
 
     direction: str
@@ -43,7 +47,7 @@ class Drift:
     """Number of responses (or texts)."""
     clusters: int
     """Number of clusters of probes; the errors are taken over them."""
-    mean: float
+    mean: Statistic
     """Nats per token, each token counting the same (micro mean)."""
     error: float
     """Standard error of `mean`, clustered by probe cluster, nats per token; NaN for fewer than two
@@ -52,39 +56,41 @@ class Drift:
     """Lower limit of the two-sided 95 % interval of `mean`, nats per token; at least 0."""
     upper: float
     """Upper limit of the two-sided 95 % interval of `mean`, nats per token."""
-    macro_mean: float
+    macro_mean: Statistic
     """Nats per token, each response counting the same: the mean of the responses' means."""
-    per_sequence: float
+    per_sequence: Statistic
     """Nats per response: the mean over responses of the sum over tokens (the paper's quantity)."""
     per_sequence_error: float
     """Clustered standard error of `per_sequence`, nats per response."""
-    median: float
+    median: Statistic
     """Median over tokens, nats."""
-    p90: float
+    p90: Statistic
     """90th percentile over tokens, nats."""
-    p99: float
+    p99: Statistic
     """99th percentile over tokens, nats."""
-    p999: float
+    p999: Statistic
     """99.9th percentile over tokens, nats."""
-    maximum: float
-    """Largest token's divergence, nats."""
-    same_top: float
+    maximum: Statistic
+    """Largest token's divergence, nats; of these tokens, so compared by itself."""
+    same_top: Statistic
     """Share of tokens whose most likely token is the same, 0 to 1; larger is closer."""
-    js: float
+    js: Statistic
     """Mean Jensen-Shannon divergence, nats per token, at most log 2; symmetric."""
-    total_variation: float
+    total_variation: Statistic
     """Mean total variation, 0 to 1; symmetric."""
-    delta_p: float
+    delta_p: Statistic
     """Mean change of the probability of the token that follows, candidate minus baseline, -1 to 1; positive:
     surer."""
-    rms_delta_p: float
+    rms_delta_p: Statistic
     """Root mean square of that change, 0 to 1."""
-    first: Mapping[int, float] = field(default_factory=dict)
+    first: Mapping[int, Statistic] = field(default_factory=dict)
     """Nats per token over the first 1, 5 and 20 tokens of the answers (which decide refusals), by that
     number."""
-    answer_mean: float = math.nan
+    rest: Statistic = _NONE
+    """Nats per token after the first 20 tokens of the answers; NaN without any."""
+    answer_mean: Statistic = _NONE
     """Nats per token of the answers, reasoning left out; NaN without any."""
-    reasoning_mean: float = math.nan
+    reasoning_mean: Statistic = _NONE
     """Nats per token of the reasoning; NaN without any."""
     masked_mass: Mapping[str, float] = field(default_factory=dict)
     """Mean probability that each side puts on ids the other does not have, by side; 0 where all ids are
@@ -99,6 +105,34 @@ class Drift:
     def __bool__(self) -> bool:
         """Refused: ``assert trust.kl(...)`` would always pass."""
         raise TypeError("a drift is neither true nor false: compare one of its numbers, for example drift.mean <= 0.05")
+
+    def table(self) -> str:
+        """The statistics under the names that llama.cpp's ``perplexity --kl-divergence`` gives them, ± one clustered standard error.
+
+        Δp is candidate minus baseline (a minus b in `compare_models`), in percentage points, as there.
+        """
+        rows: list[tuple[str, Statistic, float, str]] = [
+            ("Mean KLD", self.mean, 1, ""),
+            ("Maximum KLD", self.maximum, 1, ""),
+            ("99.9% KLD", self.p999, 1, ""),
+            ("99.0% KLD", self.p99, 1, ""),
+            ("90.0% KLD", self.p90, 1, ""),
+            ("Median KLD", self.median, 1, ""),
+            ("Mean Δp", self.delta_p, 100, " %"),
+            ("RMS Δp", self.rms_delta_p, 100, " %"),
+            ("Same top p", self.same_top, 100, " %"),
+        ]
+        lines = [
+            f"{self.direction} on {self.on}: {self.tokens} tokens of {self.responses} responses, KLD in nats per token"
+        ]
+        for name, value, factor, unit in rows:
+            digits = 3 if unit else 6
+            error = f" ± {factor * value.error:.{digits}f}" if value.error > 0 else ""
+            lines.append(f"{name:<12}{factor * float(value):>12.{digits}f}{error}{unit}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
 
     def as_record(self) -> dict[str, Any]:
         """Built-in types only, floats to 9 significant digits; what is not finite (undefined, infinite) is
@@ -121,70 +155,75 @@ def summarise(
     direction: str = CANDIDATE_BASELINE,
     on: str = "candidate responses",
     windowed: int = 0,
+    alpha: float = 0.05,
 ) -> Drift:
     """Statistics over the responses.
 
-    The micro mean is a ratio estimate, sum of divergences over number of tokens; its error is the linearised
-    one over clusters with the factor G / (G - 1) (Cochran, Sampling Techniques, 3rd ed., eq. 6.13), its
-    limits Student's t with G - 1 degrees of freedom.
+    Means over tokens (micro means) are ratio estimates, sum of divergences over number of tokens, with linearised errors over clusters and
+    Student's t limits; see `estimates.Sample`. The macro mean and the mean per sequence are means over responses, with the same errors.
 
     Args:
         token_drifts: the responses' tokens; empty ones are left out.
         direction: ``KL(x || y)`` where x and y are the `p` and `q` of every TokenDrift, in either order.
         on: the text that was measured, in words.
         windowed: number of texts that were measured in windows.
+        alpha: error rate of each one-sided limit that statistics are compared by (the policy's ``alpha``), above 0 and below 0.5.
 
     Raises:
-        InvalidInput: no tokens at all, or a direction that the token drifts do not hold.
+        InvalidInput: no tokens at all, a direction that the token drifts do not hold, or another `alpha`.
     """
     import numpy
 
     drifts = [drift for drift in token_drifts if len(drift)]
     if not drifts:
         raise InvalidInput("no tokens to measure drift on; expected at least one response with a counted token")
+    if not 0 < alpha < 0.5:
+        raise InvalidInput(f"alpha is {alpha}; expected a number above 0 and below 0.5, such as 0.05")
     kl = [_in_direction(drift, direction) for drift in drifts]
-    values = numpy.concatenate(kl).astype(numpy.float64)
+    sample = Sample([drift.cluster for drift in drifts], alpha)
     sums = numpy.array([column.sum(dtype=numpy.float64) for column in kl])
     counts = numpy.array([len(column) for column in kl], dtype=numpy.float64)
-    clusters = [drift.cluster for drift in drifts]
-    mean, error = _ratio(sums, counts, clusters)
-    per_sequence, per_sequence_error = _ratio(sums, numpy.ones_like(counts), clusters)
-    groups = len(set(clusters))
-    lower, upper = _limits(mean, error, groups)
-    median, p90, p99, p999 = (_quantile(values, share) for share in (0.5, 0.9, 0.99, 0.999))
-    change = numpy.concatenate([_sign(drift) * drift.delta_p for drift in drifts]).astype(numpy.float64)
+    ones = numpy.ones_like(counts)
+    mean = sample.mean(kl, NATS, least=0.0)
+    per_sequence = sample.ratio(sums, ones, "nats per response", least=0.0)
+    reach = sample.reach(0.975) * mean.error
+    median, p90, p99, p999 = (sample.quantile(kl, share, NATS) for share in (0.5, 0.9, 0.99, 0.999))
+    change = [_sign(drift) * drift.delta_p.astype(numpy.float64) for drift in drifts]
+    square = sample.mean([column**2 for column in change], "")
+    rms = math.sqrt(square)
     answers = [column[drift.answer_start :] for drift, column in zip(drifts, kl, strict=True)]
     reasoning = [column[: drift.answer_start] for drift, column in zip(drifts, kl, strict=True)]
-    first = {count: _mean([column[:count] for column in answers]) for count in _FIRST}
     return Drift(
         direction=direction,
         on=on,
-        tokens=len(values),
+        tokens=int(counts.sum()),
         responses=len(drifts),
-        clusters=groups,
+        clusters=sample.groups,
         mean=mean,
-        error=error,
-        lower=lower,
-        upper=upper,
-        macro_mean=float((sums / counts).mean()),
+        error=mean.error,
+        lower=max(0.0, float(mean) - reach) if not math.isnan(reach) else math.nan,
+        upper=float(mean) + reach,
+        macro_mean=sample.ratio(sums / counts, ones, NATS, least=0.0),
         per_sequence=per_sequence,
-        per_sequence_error=per_sequence_error,
+        per_sequence_error=per_sequence.error,
         median=median,
         p90=p90,
         p99=p99,
         p999=p999,
-        maximum=float(values.max()),
-        same_top=_mean([drift.same_top for drift in drifts]),
-        js=_mean([drift.js for drift in drifts]),
-        total_variation=_mean([drift.total_variation for drift in drifts]),
-        delta_p=float(change.mean()),
-        rms_delta_p=float(numpy.sqrt((change**2).mean())),
-        first=first,
-        answer_mean=_mean(answers),
-        reasoning_mean=_mean(reasoning),
+        maximum=sample.exactly(max(float(column.max()) for column in kl), NATS),
+        same_top=sample.mean([drift.same_top for drift in drifts], "share of tokens", least=0.0, most=1.0),
+        js=sample.mean([drift.js for drift in drifts], NATS, least=0.0, most=math.log(2.0)),
+        total_variation=sample.mean([drift.total_variation for drift in drifts], PROBABILITY, least=0.0, most=1.0),
+        delta_p=sample.mean(change, PROBABILITY, least=-1.0, most=1.0),
+        # The square root's error from the square's: the delta method.
+        rms_delta_p=sample.statistic(rms, square.error / (2 * rms) if rms else square.error, PROBABILITY, least=0.0),
+        first={count: sample.mean([column[:count] for column in answers], NATS, least=0.0) for count in _FIRST},
+        rest=sample.mean([column[_FIRST[-1] :] for column in answers], NATS, least=0.0),
+        answer_mean=sample.mean(answers, NATS, least=0.0),
+        reasoning_mean=sample.mean(reasoning, NATS, least=0.0),
         masked_mass=_masked_mass(drifts),
         masked_tokens=sum(drift.masked_tokens for drift in drifts),
-        infinite=int(numpy.isinf(values).sum()),
+        infinite=sum(int(numpy.isinf(column).sum()) for column in kl),
         windowed=windowed,
     )
 
@@ -221,43 +260,6 @@ def _mean(columns: Sequence[NDArray[Any]]) -> float:
 
     count = sum(len(column) for column in columns)
     return float(sum(column.sum(dtype=numpy.float64) for column in columns) / count) if count else math.nan
-
-
-def _ratio(sums: NDArray[Any], counts: NDArray[Any], clusters: Sequence[str]) -> tuple[float, float]:
-    """sum(sums) / sum(counts) and its clustered standard error."""
-    import numpy
-
-    mean = float(sums.sum() / counts.sum())
-    _, index = numpy.unique(numpy.array(clusters, dtype=object).astype(str), return_inverse=True)
-    groups = int(index.max()) + 1
-    if groups < 2 or not math.isfinite(mean):
-        return mean, math.nan
-    residuals = numpy.bincount(index, weights=sums - mean * counts)
-    variance = groups / (groups - 1) * float((residuals**2).sum()) / float(counts.sum()) ** 2
-    return mean, math.sqrt(variance)
-
-
-def _limits(mean: float, error: float, groups: int) -> tuple[float, float]:
-    """Two-sided 95 % limits, the lower not below 0."""
-    if math.isnan(error):
-        return math.nan, math.nan
-    from scipy.stats import t
-
-    reach = float(t.ppf(0.975, groups - 1)) * error
-    return max(0.0, mean - reach), mean + reach
-
-
-def _quantile(values: NDArray[Any], share: float) -> float:
-    """Linear interpolation between order statistics; inf where the upper neighbour is."""
-    import numpy
-
-    ordered = numpy.sort(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    weight = place - below
-    if weight == 0.0:
-        return float(ordered[below])
-    return float(ordered[below] * (1.0 - weight) + ordered[below + 1] * weight)
 
 
 def _rounded(value: float) -> float | None:

@@ -4,13 +4,15 @@ full-vocabulary KL."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift import Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
 from pytest_trust.heads import Head, divergences_from_hidden, head_of
+from pytest_trust.reduction import OddLogits
+from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
+from pytest_trust.vocabularies import SharedTokens, shared_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
     from pytest_trust.divergence import TokenDivergences
 
 __all__ = ["check_head", "compare_models", "drift_of_batch", "response_hidden", "split_responses"]
-
-# Longest window, whatever context a model claims: attention over more costs memory that no budget here
-# covers.
-_LONGEST_WINDOW = 4096
 
 
 def drift_of_batch(
@@ -147,7 +145,13 @@ def check_head(model: Any, head: Head) -> None:
         expected = model(input_ids=ids, attention_mask=mask).logits[0, :2].float()
     hidden = response_hidden(model, ids, mask, torch.tensor([[False, True, True]]))
     given = head.logits(hidden).float().to(expected.device)
-    tolerance = 64 * torch.finfo(head.weight.dtype).eps * float(expected.abs().max())
+    if not bool(expected.isfinite().all()):
+        raise InvalidInput(
+            f"{type(model).__name__} gives logits that are not finite; check the model's weights and dtype"
+        )
+    # A float32 product sums in another order for another number of rows; in 16 bits that is below the rounding of the result.
+    rounding = max(8 * torch.finfo(head.weight.dtype).eps, 64 * torch.finfo(torch.float32).eps)
+    tolerance = rounding * float(expected.abs().max())
     if given.shape != expected.shape or not bool(((given - expected).abs() <= tolerance).all()):
         raise InvalidInput(
             f"{type(model).__name__} does more to its logits than its output layer, scale and soft cap; "
@@ -194,16 +198,6 @@ def split_responses(
     return drifts
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A piece of a text: its tokens, which are measured here, and how many special ones are left out."""
-
-    text: int
-    ids: tuple[int, ...]
-    measured: tuple[bool, ...]
-    skipped: int
-
-
 def compare_models(
     a: Any,
     b: Any,
@@ -215,13 +209,15 @@ def compare_models(
     window: int | None = None,
     stride: int | None = None,
     store: Path | None = None,
+    alpha: float = 0.05,
 ) -> Drift:
     """KL(a || b) of two models on plain texts, exact, per token.
 
     Every token but the first of a text is measured given the ones before it (a beginning-of-text token, where
     the tokenizer adds one, lets the first be measured too); special tokens that the tokenizer adds are not. A
     text longer than the context is read in overlapping windows in which every token is measured once, with at
-    least ``window - stride`` tokens before it; ``Drift.windowed`` counts these texts.
+    least ``window - stride`` tokens before it; ``Drift.windowed`` counts these texts. Where the same pieces have
+    other ids in the two vocabularies, they are matched by their strings; what only one model has is masked.
 
     Args:
         a: a model reference (``org/name``, a directory, ``demo:instruct``), a pair (model, tokenizer), or an
@@ -234,6 +230,7 @@ def compare_models(
         window: longest piece in tokens; default: the smaller context of the two, at most 4096.
         stride: new tokens of each further window; default: half a window.
         store: directory for what loading a reference keeps; default: the user's cache directory.
+        alpha: error rate of each one-sided limit that the statistics are compared by.
 
     Returns:
         `Drift` with direction ``KL(a || b)``; ``delta_p`` is a minus b.
@@ -242,39 +239,35 @@ def compare_models(
         InvalidInput: no texts or an empty one, different tokenizers, a head that `check_head` refuses.
         TrustError: a reference that cannot be loaded.
     """
-    given = _checked_texts(texts, clusters)
-    names = list(clusters) if clusters is not None else [str(index) for index in range(len(given))]
-    model_a, tokenizer_a = _loaded(a, "a", store)
-    model_b, tokenizer_b = _loaded(b, "b", store)
+    given, names = checked_texts(texts, clusters)
+    model_a, tokenizer_a = loaded_model(a, "a", store)
+    model_b, tokenizer_b = loaded_model(b, "b", store)
     head_a, head_b = head_of(model_a), head_of(model_b)
     check_head(model_a, head_a)
     check_head(model_b, head_b)
-    shared = _shared_vocabulary(tokenizer_a, tokenizer_b, min(head_a.vocabulary, head_b.vocabulary))
-    length = min(_context(model_a), _context(model_b)) if window is None else window
-    step = max(1, length // 2) if stride is None else stride
-    if length < 2 or not 1 <= step < length:
-        raise InvalidInput(f"window is {length} and stride {step}; expected 2 or more and a smaller stride")
+    shared = shared_tokens(tokenizer_a, tokenizer_b, head_a.vocabulary, head_b.vocabulary)
+    head_a, head_b = shared.head_a(head_a), shared.head_b(head_b)
+    length, step = window_sizes([model_a, model_b], window, stride)
     pieces = [
         piece
         for index, text in enumerate(given)
-        for piece in _windows(index, *_encoded(text, index, tokenizer_a, tokenizer_b, shared), length, step)
+        for piece in windows(index, *_encoded(text, index, tokenizer_a, tokenizer_b, shared), length, step)
     ]
-    order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
     measured: dict[int, TokenDrift] = {}
-    for start in range(0, len(order), max(1, batch_size)):
-        chosen = order[start : start + max(1, batch_size)]
-        ids, attended, response = _padded([pieces[index] for index in chosen])
-        found = drift_of_batch(
-            model_a,
-            model_b,
-            ids,
-            attended,
-            response,
-            p_head=head_a,
-            q_head=head_b,
-            shared_vocabulary=shared,
-            budget_bytes=budget_bytes,
-        )
+    for chosen in batches(pieces, batch_size):
+        ids, attended, response = padded([pieces[index] for index in chosen])
+        try:
+            found = divergences_from_hidden(
+                response_hidden(model_a, ids, attended, response),
+                head_a,
+                response_hidden(model_b, shared.to_b(ids), attended, response),
+                head_b,
+                labels=shared.places(ids[response]),
+                shared_vocabulary=shared.count,
+                budget_bytes=budget_bytes,
+            )
+        except OddLogits as odd:
+            raise _located(odd, [pieces[index] for index in chosen]) from odd
         owners = [str(pieces[index].text) for index in chosen]
         measured.update(zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True))
     drifts, windowed = [], 0
@@ -286,7 +279,7 @@ def compare_models(
             raise InvalidInput(f"text {text} has one token, which nothing predicts; expected at least two")
         drifts.append(drift)
         windowed += len(parts) > 1
-    return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed)
+    return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed, alpha=alpha)
 
 
 def _body(model: Any) -> Any:
@@ -296,102 +289,40 @@ def _body(model: Any) -> Any:
     return inner.get_decoder() if body is inner else body
 
 
-def _checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> list[str]:
-    given = [texts] if isinstance(texts, str) else list(texts)
-    if not given:
-        raise InvalidInput("no texts; expected at least one")
-    for index, text in enumerate(given):
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidInput(f"text {index} is {text!r}; expected a string that is not empty")
-    if clusters is not None and len(clusters) != len(given):
-        raise InvalidInput(f"{len(clusters)} clusters for {len(given)} texts; expected one a text")
-    return given
-
-
-def _loaded(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
-    """Model and tokenizer of whatever form was given."""
-    if isinstance(given, str):
-        from pytest_trust.config import default_store
-        from pytest_trust.models import load_model
-        from pytest_trust.references import parse_reference
-
-        given = load_model(parse_reference(given), cache=store or default_store())
-    if hasattr(given, "model") and hasattr(given, "tokenizer"):
-        given = (given.model, given.tokenizer)
-    if not (isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_output_embeddings")):
-        raise InvalidInput(f"{name} is a {type(given).__name__}; expected a reference or (model, tokenizer)")
-    if given[0].training:
-        raise InvalidInput(f"{name} is in training mode; call model.eval() first")
-    return given
-
-
-def _shared_vocabulary(tokenizer_a: Any, tokenizer_b: Any, smaller_head: int) -> int:
-    """Number of leading ids that are the same token in both tokenizers, or in neither (padding of the
-    head)."""
-    tokens_a = {index: token for token, index in tokenizer_a.get_vocab().items()}
-    tokens_b = {index: token for token, index in tokenizer_b.get_vocab().items()}
-    different = (index for index in range(smaller_head) if tokens_a.get(index) != tokens_b.get(index))
-    shared = next(different, smaller_head)
-    if shared < min(len(tokens_a), len(tokens_b), smaller_head) * 0.9:
-        raise InvalidInput(
-            f"the tokenizers differ from id {shared} on; KL needs one vocabulary: compare bits per byte instead"
-        )
-    return shared
-
-
 def _encoded(
-    text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: int
+    text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: SharedTokens
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Token ids of a text and which of them are special tokens that the tokenizer added."""
-    # verbose=False: a text beyond the context is cut into windows here, so the tokenizer's warning would
-    # mislead.
+    """a's token ids of a text and which of them are special tokens that the tokenizer added; b's must be the same tokens."""
+    import torch
+
+    # verbose=False: a text beyond the context is cut into windows here, so the tokenizer's warning would mislead.
     one, other = (
         t(text, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
         for t in (tokenizer_a, tokenizer_b)
     )
     ids = tuple(one["input_ids"])
-    if ids != tuple(other["input_ids"]):
-        raise InvalidInput(
-            f"text {index} has different token ids under the two tokenizers; KL needs the same ones: "
-            "compare bits per byte instead"
-        )
-    if not ids or max(ids) >= shared:
+    given = torch.tensor(ids, dtype=torch.long)
+    both = bool(ids) and max(ids) < (shared.count if shared.a is None else len(shared.a))
+    if both and bool((shared.places(given) < shared.count).all()):
+        if shared.to_b(given).tolist() == list(other["input_ids"]):
+            return ids, tuple(bool(flag) for flag in one["special_tokens_mask"])
+    elif ids == tuple(other["input_ids"]):
         raise InvalidInput(
             f"text {index} has {len(ids)} tokens with the largest id {max(ids, default=0)}; "
-            f"expected some, all among the {shared} ids that both tokenizers share"
+            f"expected some, all among the {shared.count} that both models share"
         )
-    return ids, tuple(bool(flag) for flag in one["special_tokens_mask"])
+    raise InvalidInput(
+        f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
+        "compare the models' bits per byte instead (pytest_trust.bits_per_byte)"
+    )
 
 
-def _context(model: Any) -> int:
-    """Longest input of a model in tokens."""
-    config = model.config.get_text_config(decoder=True)
-    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return min(int(stated), _LONGEST_WINDOW) if isinstance(stated, int) and stated > 1 else _LONGEST_WINDOW
-
-
-def _windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int) -> Iterator[_Window]:
-    """The first window measures all but its first token, every further one its last `stride` tokens."""
-    end = min(length, len(ids))
-    start, first = 0, 1
-    while True:
-        measured = tuple(start + i >= first and not special[start + i] for i in range(end - start))
-        yield _Window(text, ids[start:end], measured, sum(special[first:end]))
-        if end == len(ids):
-            return
-        first, end = end, min(end + stride, len(ids))
-        start = end - length
-
-
-def _padded(pieces: Sequence[_Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, attention mask and response mask, padded on the right."""
-    import torch
-
-    longest = max(len(piece.ids) for piece in pieces)
-    ids = torch.zeros(len(pieces), longest, dtype=torch.long)
-    attended, response = torch.zeros_like(ids), torch.zeros(len(pieces), longest, dtype=torch.bool)
-    for row, piece in enumerate(pieces):
-        ids[row, : len(piece.ids)] = torch.tensor(piece.ids)
-        attended[row, : len(piece.ids)] = 1
-        response[row, : len(piece.ids)] = torch.tensor(piece.measured)
-    return ids, attended, response
+def _located(odd: OddLogits, pieces: Sequence[Window]) -> InvalidInput:
+    """The error that names model, text and token."""
+    row, place = odd.place([sum(piece.measured) for piece in pieces])
+    piece = pieces[row]
+    token = piece.start + [index for index, measured in enumerate(piece.measured) if measured][place]
+    return InvalidInput(
+        f"{'a' if odd.side == 'p' else 'b'}: {odd.what} in its logits for token {token} of text {piece.text}; "
+        "expected finite logits: check the model's weights and dtype"
+    )

@@ -84,8 +84,9 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
     for reference in (baseline, candidate):
         if reference.kind != "recording":
             key = headless_key(engine, reference)
-            if engine.store.get("notes", [key]):
-                return NO_HEAD.format(label=reference.label)
+            noted = engine.store.get_json("notes", [key]).get(key)
+            if noted:
+                return noted if isinstance(noted, str) else NO_HEAD.format(label=reference.label)
     return "" if shared_ids(engine, baseline, candidate) else OTHER_TOKENS
 
 

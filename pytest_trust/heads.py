@@ -7,9 +7,10 @@ import gc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.blocks import LogitMap, block_rows
 from pytest_trust.divergence import TokenDivergences
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.reduction import block_rows, reduce_rows
+from pytest_trust.reduction import reduce_rows
 
 if TYPE_CHECKING:
     import torch
@@ -54,15 +55,14 @@ class Head:
         return int(self.weight.shape[0])
 
     @property
-    def plain(self) -> bool:
-        """Whether the logits are the product alone."""
-        return self.soft_cap is None and self.scale == 1.0
+    def logit_map(self) -> LogitMap:
+        """What stands between the product and the logits."""
+        return LogitMap(self.scale, self.soft_cap)
 
-    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [..., vocabulary] of post-norm hidden states [..., hidden size].
+    def product(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """``weight @ hidden + bias`` [tokens, vocabulary] of hidden states [tokens, hidden size], in the weights' dtype.
 
-        In the weights' dtype where the product is all there is, else in float32. `out` is a buffer [tokens,
-        vocabulary] of the weights' dtype for hidden states [tokens, hidden size].
+        `out` is a buffer of that shape and dtype.
 
         Raises:
             InvalidInput: the last axis is not the head's hidden size.
@@ -73,23 +73,23 @@ class Head:
             raise InvalidInput(
                 f"hidden states have size {hidden.shape[-1]}; expected {self.weight.shape[1]}, the size of this head"
             )
-        rows = hidden.to(device=self.weight.device, dtype=self.weight.dtype).reshape(-1, hidden.shape[-1])
+        rows = hidden.to(device=self.weight.device, dtype=self.weight.dtype)
         with torch.no_grad():
             if self.bias is None:
-                logits = torch.mm(rows, self.weight.t(), out=out)
-            else:
-                logits = torch.addmm(self.bias.to(self.weight.dtype), rows, self.weight.t(), out=out)
-            if not self.plain:
-                logits = logits.float()
-                if self.scale != 1.0:
-                    logits.mul_(self.scale)
-                if self.soft_cap is not None:
-                    logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
-        return logits.view(*hidden.shape[:-1], self.vocabulary)
+                return torch.mm(rows, self.weight.t(), out=out)
+            return torch.addmm(self.bias.to(self.weight.dtype), rows, self.weight.t(), out=out)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [..., vocabulary] of post-norm hidden states [..., hidden size].
+
+        In the weights' dtype where the product is all there is, else in float32. Raises as `product`.
+        """
+        product = self.product(hidden.reshape(-1, hidden.shape[-1]))
+        return self.logit_map(product).view(*hidden.shape[:-1], self.vocabulary)
 
     def bytes_per_token(self) -> int:
         """Peak bytes of one token's logits."""
-        return self.vocabulary * (int(self.weight.element_size()) + (0 if self.plain else 4))
+        return self.vocabulary * (int(self.weight.element_size()) + (0 if self.logit_map.plain else 4))
 
 
 def head_of(model: Any) -> Head:
@@ -208,6 +208,7 @@ def divergences_from_hidden(
             )
     budget = budget_bytes or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
     chunk = _chunk_tokens(p_head, q_head, budget, count)
+    maps = (p_head.logit_map, q_head.logit_map)
     parts: list[TokenDivergences] = []
     buffers: dict[str, torch.Tensor] = {}
     start = 0
@@ -215,13 +216,13 @@ def divergences_from_hidden(
         while start < count or not parts:
             stop = min(start + chunk, count)
             try:
-                p_logits = _chunk_logits("p", p_head, p_hidden[start:stop], chunk, buffers)
-                q_logits = _chunk_logits("q", q_head, q_hidden[start:stop], chunk, buffers).to(device)
+                ours = _chunk_product("p", p_head, p_hidden[start:stop], chunk, buffers)
+                theirs = _chunk_product("q", q_head, q_hidden[start:stop], chunk, buffers).to(device)
                 here = None if targets is None else targets[start:stop]
-                columns = reduce_rows(p_logits[:, :shared], q_logits[:, :shared], here, 1.0, jensen_shannon, start)
+                columns = reduce_rows(ours[:, :shared], theirs[:, :shared], here, 1.0, jensen_shannon, start, maps=maps)
                 if shared < max(p_head.vocabulary, q_head.vocabulary):
-                    columns["masked_p"] = _mass_beyond(p_logits, shared, columns["lse_p"])
-                    columns["masked_q"] = _mass_beyond(q_logits, shared, columns["lse_q"])
+                    columns["masked_p"] = _mass_beyond(ours, shared, columns["lse_p"], maps[0])
+                    columns["masked_q"] = _mass_beyond(theirs, shared, columns["lse_q"], maps[1])
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -252,26 +253,26 @@ def _chunk_tokens(p_head: Head, q_head: Head, budget: int, count: int) -> int:
     return max(1, min(most, count, _CHUNK_TOKENS if on_cpu else most))
 
 
-def _chunk_logits(
+def _chunk_product(
     side: str, head: Head, hidden: torch.Tensor, chunk: int, buffers: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Logits of a chunk in a buffer that every chunk reuses: fresh pages cost as much as the reduction."""
+    """A chunk's product with the head in a buffer that every chunk reuses: fresh pages cost as much as the reduction."""
     import torch
 
     if side not in buffers:
         buffers[side] = torch.empty(chunk, head.vocabulary, dtype=head.weight.dtype, device=head.weight.device)
-    return head.logits(hidden, out=buffers[side][: hidden.shape[0]])
+    return head.product(hidden, out=buffers[side][: hidden.shape[0]])
 
 
-def _mass_beyond(logits: torch.Tensor, shared: int, log_shared: torch.Tensor) -> torch.Tensor:
+def _mass_beyond(product: torch.Tensor, shared: int, log_shared: torch.Tensor, logit_map: LogitMap) -> torch.Tensor:
     """Probability of the ids from `shared` on, [tokens], given the log-normaliser of the ids below it."""
     import torch
 
-    vocabulary = logits.shape[1]
+    vocabulary = product.shape[1]
     if shared == vocabulary:
         return torch.zeros_like(log_shared)
-    rows = block_rows(vocabulary - shared, on_cpu=logits.device.type == "cpu")
-    beyond = [logits[i : i + rows, shared:].float().logsumexp(-1) for i in range(0, logits.shape[0], rows)]
+    rows = block_rows(vocabulary - shared, on_cpu=product.device.type == "cpu")
+    beyond = [logit_map(product[i : i + rows, shared:]).float().logsumexp(-1) for i in range(0, product.shape[0], rows)]
     return torch.sigmoid(torch.cat(beyond) - log_shared)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pytest_trust.drift_plan import (
     Side,
@@ -24,6 +25,7 @@ from pytest_trust.drift_plan import (
     units_of,
     view_of,
 )
+from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key
@@ -35,14 +37,18 @@ if TYPE_CHECKING:
     from pytest_trust.divergence import TokenDivergences
     from pytest_trust.drift import TokenDrift
     from pytest_trust.heads import Head
+    from pytest_trust.inference import Runner
 
 _CHUNK = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
+_checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
+    from pytest_trust.reduction import path
+
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
     units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
@@ -58,7 +64,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     for start in range(0, len(units), size):
         part = units[start : start + size]
         values = _measure(engine, part, baseline, candidate)
-        engine.store.put("drifts", values, {"chunk": len(part)})
+        engine.store.put("drifts", values, {"chunk": len(part), "reduction": path(_device(engine, live))})
         done, tokens = (
             done + len(part),
             tokens + sum(len(row) for unit in part for text in unit.texts() for row in text),
@@ -106,10 +112,26 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
 
 def _has_head(engine: Engine, reference: Reference) -> bool:
-    if engine.runner(reference).head is not None:
-        return True
-    engine.store.put_json("notes", {headless_key(engine, reference): True})
-    return False
+    """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
+    from pytest_trust.drift_models import check_head
+
+    runner = engine.runner(reference)
+    if runner.head is None:
+        engine.store.put_json("notes", {headless_key(engine, reference): True})
+        return False
+    if runner not in _checked:
+        try:
+            check_head(runner.model, runner.head)
+        except InvalidInput as error:
+            engine.store.put_json("notes", {headless_key(engine, reference): f"{reference.label}: {error}"})
+            return False
+        _checked.add(runner)
+    return True
+
+
+def _device(engine: Engine, live: Sequence[Reference]) -> str:
+    """Where the logits are reduced."""
+    return str(engine.runner(live[0]).device) if live else "cpu"
 
 
 def _all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
@@ -156,20 +178,30 @@ def _divergences(
 
     from pytest_trust.drift import TokenDrift
     from pytest_trust.heads import divergences_from_hidden
+    from pytest_trust.reduction import OddLogits
 
     if not work:
         return {}
     limit = shared if shared >= 0 else min(p_head.vocabulary, q_head.vocabulary)
     labels = [torch.tensor([token for row in text for token in row]) for *_, text in work]
     kept = [(row < limit).nonzero().view(-1) for row in labels]  # ids that only one side has cannot be compared
-    found = divergences_from_hidden(
-        torch.cat([state[keep.to(state.device)] for (_, _, state, _, _), keep in zip(work, kept, strict=True)]),
-        p_head,
-        torch.cat([state[keep.to(state.device)] for (_, _, _, state, _), keep in zip(work, kept, strict=True)]),
-        q_head,
-        labels=torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)]),
-        shared_vocabulary=None if shared < 0 else shared,
-    )
+    try:
+        found = divergences_from_hidden(
+            torch.cat([state[keep.to(state.device)] for (_, _, state, _, _), keep in zip(work, kept, strict=True)]),
+            p_head,
+            torch.cat([state[keep.to(state.device)] for (_, _, _, state, _), keep in zip(work, kept, strict=True)]),
+            q_head,
+            labels=torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)]),
+            shared_vocabulary=None if shared < 0 else shared,
+        )
+    except OddLogits as odd:
+        index, place = odd.place([len(keep) for keep in kept])
+        unit, whose = work[index][1], p if odd.side == "p" else q
+        label = (unit.candidate if whose == "candidate" else unit.baseline).reference.label
+        raise InvalidInput(
+            f"{label} ({whose}): {odd.what} in its logits for token {int(kept[index][place])} of the {p}'s text on probe "
+            f"{unit.probe.id}; expected finite logits: check the model's weights and dtype"
+        ) from odd
     values, start = {}, 0
     for (key, unit, _, _, text), keep, row in zip(work, kept, labels, strict=True):
         before = _answer_token(engine, unit.side(p), unit.probe.id, text)

@@ -1,68 +1,61 @@
-"""Rows of logits reduced to divergences, block by block, with every sum over the vocabulary in float32.
+"""Rows of logits reduced to divergences, with every sum over the vocabulary in float32 or better.
 
-A block is a few rows that stay in the processor's cache, so that no float32 tensor of the inputs' size is
-ever made. With a' = a - max a and Z = sum exp a' (b' and W for the other side),
+With a' = a - max a and Z = sum exp a' (b' and W for the other side),
 
     KL(p || q) = sum_v exp(a'_v) (a'_v - b'_v) / Z - (log Z - log W)
 
-which is the definition rearranged: both sides are centred first, so the result does not depend on a shift of
-the logits, and it is exactly 0 for equal rows because every term of the sum is.
+which is the definition rearranged: both sides are centred first, so the result does not depend on a shift of the logits, and it is
+exactly 0 for equal rows because every term of the sum is.
 
-``torch.compile`` is not used: on two AVX2 cores the inductor kernel took 0.15 s for 1024 x 49,152 against
-0.11 s for this loop, and 9 to 27 s to build.
+The sums are taken by the first of these that can be had: on a CPU the compiled loop of `native`; on a CUDA device the Triton kernels of
+`kernels`, else ``torch.compile`` of the formula; last, and for float64 and strided vocabularies on a CPU, torch operations on blocks of
+rows. No path makes a float32 tensor of the inputs' size. `path` says which is taken. Rows that float32 cannot settle are taken again in
+float64, whatever the path.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_trust.blocks import (
+    AS_THEY_ARE,
+    LogitMap,
+    block_columns,
+    block_kl,
+    block_rows,
+    blocks,
+    compiled_columns,
+)
 from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["block_rows", "kl_rows", "reduce_rows"]
-
-# Bytes of one float32 scratch block. Measured on 49,152 columns: 8 to 16 rows are best (1 to 4 rows are up to
-# 1.5 times slower, because each of the dozen operations then pays its dispatch; more rows fall out of the
-# cache). A GPU wants enough rows to fill it.
-_CPU_BLOCK_BYTES = 2 * 2**20
-_GPU_BLOCK_BYTES = 128 * 2**20
+__all__ = ["OddLogits", "kl_rows", "path", "reduce_rows"]
 
 # Nats above which a row is computed again in float64: a float32 row is within 3e-7 of its size.
 _WIDE_ABOVE = 32.0
 
-
-def block_rows(vocabulary: int, *, on_cpu: bool) -> int:
-    """Rows of one float32 scratch block."""
-    return max(1, (_CPU_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // (4 * vocabulary))
+# Why a faster path is not taken on CUDA devices, by its name; filled by the first attempt.
+_failed: dict[str, str] = {}
 
 
-def _blocks(count: int, rows: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, rows):
-        yield start, min(start + rows, count)
+def path(device: str = "cpu") -> str:
+    """What reduces logits on a device, in words, with the reason where it is not the fastest; an audit records it.
 
+    `device` is a torch device or its type. On a CUDA device the answer is known after the first reduction there.
+    """
+    kind = str(device).split(":")[0]
+    if kind == "cpu":
+        from pytest_trust import native
 
-def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -> torch.Tensor:
-    """Write (rows - their maximum) / temperature into the float32 block `out`; return the maxima, [rows,
-    1]."""
-    import torch
-
-    if rows.dtype == torch.float32:
-        top = rows.amax(-1, keepdim=True)
-        torch.sub(rows, top, out=out)
-    elif rows.dtype == torch.float64:
-        top = rows.amax(-1, keepdim=True)
-        out.copy_(rows - top)
-    else:  # widen before subtracting: a 16-bit difference is rounded to 8 or 11 bits
-        out.copy_(rows)
-        top = out.amax(-1, keepdim=True)
-        out.sub_(top)
-    if inverse_temperature != 1.0:
-        out.mul_(inverse_temperature)
-    return top
+        return native.status()
+    if kind != "cuda":
+        return f"torch blocks: no kernel for {kind}"
+    name = next((name for name in ("Triton", "torch.compile") if name not in _failed), "torch blocks")
+    return name + "".join(f"; {other}: {why}" for other, why in _failed.items())
 
 
 def kl_rows(
@@ -74,30 +67,17 @@ def kl_rows(
     first: int,
 ) -> None:
     """KL of the chosen rows (all when None), written into `kl`. Errors count tokens from `first`."""
-    import torch
-
-    count, vocabulary = p.shape[0] if chosen is None else chosen.numel(), p.shape[1]
-    if count == 0:
+    if (p.shape[0] if chosen is None else chosen.numel()) == 0:
         return
-    rows = min(block_rows(vocabulary, on_cpu=p.device.type == "cpu"), count)
-    scratch = torch.empty(3, rows, vocabulary, dtype=torch.float32, device=p.device)
-    z, w, gap = torch.empty(3, count, dtype=torch.float32, device=p.device)
-    for start, stop in _blocks(count, rows):
-        index: slice | torch.Tensor = slice(start, stop) if chosen is None else chosen[start:stop]
-        a, b, d = scratch[:, : stop - start]
-        _centre(p[index], inverse_temperature, a)
-        _centre(q[index], inverse_temperature, b)
-        torch.sub(a, b, out=d)
-        torch.sum(a.exp_(), -1, out=z[start:stop])
-        torch.sum(b.exp_(), -1, out=w[start:stop])
-        torch.sum(d.mul_(a), -1, out=gap[start:stop])
-    values = gap.div_(z).sub_(z.log_().sub_(w.log_()))
+    values = _fast_kl(p, q, chosen, inverse_temperature)
+    if values is None:
+        values = block_kl(p, q, chosen, inverse_temperature)
     odd = _to_redo(values).nonzero().view(-1)
     values.clamp_(min=0.0)
-    positions = odd if chosen is None else chosen[odd]
     if odd.numel():
-        values[odd] = _wide_rows(p, q, positions, inverse_temperature, first)["kl_pq"]
-    kl[slice(None) if chosen is None else chosen] = values
+        positions = odd if chosen is None else chosen[odd]
+        values[odd] = _wide_rows(p, q, positions, inverse_temperature, first)["kl_pq"].to(values.dtype)
+    kl[slice(None) if chosen is None else chosen] = values.float()
 
 
 def reduce_rows(
@@ -107,95 +87,122 @@ def reduce_rows(
     inverse_temperature: float,
     jensen_shannon: bool,
     first: int = 0,
+    maps: tuple[LogitMap, LogitMap] = AS_THEY_ARE,
 ) -> dict[str, torch.Tensor]:
-    """All divergences of rows [tokens, vocabulary], by the names of `TokenDivergences`' fields, each
-    [tokens].
+    """All divergences of rows [tokens, vocabulary], by the names of `TokenDivergences`' fields, each [tokens]; and `lse_p`, `lse_q`: the
+    log-normalisers of the scaled logits.
 
-    And `lse_p`, `lse_q`: the log-normalisers of the scaled logits.
-
-    Unchecked but for the values: errors about those count tokens from `first`.
+    `maps` makes the logits of p and of q from what is given. Unchecked but for the values: errors about those count tokens from `first`.
     """
     import torch
 
-    count, vocabulary = p.shape
-    names = ["z", "w", "to_q", "to_p", "dot_p", "dot_q", "total_variation", "top_p", "top_q"]
-    names += ["mixture"] if jensen_shannon else []
-    names += ["p_label", "q_label", "rank_p", "rank_q"] if labels is not None else []
-    out = {name: torch.empty(count, dtype=torch.float32, device=p.device) for name in names}
-    same = torch.empty(count, dtype=torch.bool, device=p.device)
-    rows = min(block_rows(vocabulary, on_cpu=p.device.type == "cpu"), max(count, 1))
-    scratch = torch.empty(4, rows, vocabulary, dtype=torch.float32, device=p.device)
-    for start, stop in _blocks(count, rows):
-        at = slice(start, stop)
-        a, b, d, e = scratch[:, : stop - start]
-        out["top_p"][at] = _centre(p[at], inverse_temperature, a).view(-1)
-        out["top_q"][at] = _centre(q[at], inverse_temperature, b).view(-1)
-        # Both are at most 0, so a sum of 0 is a token that is on top of both.
-        torch.eq(torch.add(a, b, out=e).amax(-1), 0.0, out=same[at])
-        if labels is not None:
-            target = labels[at].unsqueeze(-1)
-            out["p_label"][at], out["q_label"][at] = (
-                a.gather(-1, target).view(-1),
-                b.gather(-1, target).view(-1),
-            )
-            # On the logits as given, since centring rounds. Counted in float32: exact up to 2^24 ids, and
-            # faster than summing booleans.
-            torch.sum(torch.gt(p[at], p[at].gather(-1, target), out=e), -1, out=out["rank_p"][at])
-            torch.sum(torch.gt(q[at], q[at].gather(-1, target), out=e), -1, out=out["rank_q"][at])
-        torch.sub(a, b, out=d)
-        z = torch.sum(torch.exp(a, out=e), -1, out=out["z"][at])
-        torch.sum(a.mul_(e), -1, out=out["dot_p"][at])
-        torch.sum(torch.mul(d, e, out=a), -1, out=out["to_q"][at])
-        w = torch.sum(torch.exp(b, out=a), -1, out=out["w"][at])
-        torch.sum(b.mul_(a), -1, out=out["dot_q"][at])
-        torch.sum(torch.mul(d, a, out=b), -1, out=out["to_p"][at])
-        e.mul_(z.reciprocal().unsqueeze(-1))
-        a.mul_(w.reciprocal().unsqueeze(-1))
-        torch.sum(torch.sub(e, a, out=d).abs_(), -1, out=out["total_variation"][at])
-        if jensen_shannon:  # entropy of the sum; the clamp keeps 0 log 0 at 0 (adds less than 1e-30)
-            e.add_(a).clamp_(min=torch.finfo(torch.float32).tiny)
-            torch.sum(e.mul_(torch.log(e, out=d)), -1, out=out["mixture"][at])
-    z, w, log_z, log_w = out["z"], out["w"], out["z"].log(), out["w"].log()
-    done = {
-        "kl_pq": out["to_q"] / z - (log_z - log_w),
-        "kl_qp": (log_z - log_w) - out["to_p"] / w,
-        "entropy_p": log_z - out["dot_p"] / z,
-        "entropy_q": log_w - out["dot_q"] / w,
-        "total_variation": 0.5 * out["total_variation"],
-        "lse_p": log_z + inverse_temperature * out["top_p"],
-        "lse_q": log_w + inverse_temperature * out["top_q"],
-    }
+    done = _fast_columns(p, q, labels, inverse_temperature, jensen_shannon, maps)
+    if done is None:
+        p, q, maps = maps[0](p), maps[1](q), AS_THEY_ARE
+        done = _cpu_columns(p, q, labels, inverse_temperature, jensen_shannon)
+    # Equal distributions: what the difference of the entropies leaves is rounding only.
     if jensen_shannon:
-        # JS = H(m) - (H(p) + H(q)) / 2 with m = (p + q) / 2, H(m) = log 2 - sum (p + q) log (p + q) / 2
-        js = math.log(2.0) - 0.5 * (out["mixture"] + done["entropy_p"] + done["entropy_q"])
-        # Equal distributions: what the difference of the entropies leaves is rounding only.
-        done["js"] = torch.where(done["total_variation"] == 0.0, 0.0, js)
-    if labels is not None:
-        done["p_label"] = out["p_label"].exp_() / z
-        done["q_label"] = out["q_label"].exp_() / w
-    odd = _to_redo(done["kl_pq"] + done["kl_qp"] + done["entropy_p"] + done["entropy_q"]).nonzero().view(-1)
+        done["js"] = torch.where(done["total_variation"] == 0.0, 0.0, done["js"])
+    same = done.pop("same_top").bool()
+    worst = torch.stack([done[name] for name in ("kl_pq", "kl_qp", "entropy_p", "entropy_q")]).amax(0)
+    odd = _to_redo(worst).nonzero().view(-1)
     if odd.numel():
-        exact = _wide_rows(p, q, odd, inverse_temperature, first, None if labels is None else labels[odd])
+        exact = _wide_rows(p, q, odd, inverse_temperature, first, None if labels is None else labels[odd], maps)
         same[odd] = exact["same_top"].bool()
         for name, column in done.items():
-            column[odd] = exact[name]
+            if not name.startswith("rank"):
+                column[odd] = exact[name].to(column.dtype)
     for name in ("kl_pq", "kl_qp", "entropy_p", "entropy_q", "total_variation"):
         done[name].clamp_(min=0.0)
     if jensen_shannon:
         done["js"].clamp_(min=0.0, max=math.log(2.0))
-    done["same_top"] = same
+    whole = {"rank_p": torch.int32, "rank_q": torch.int32}
+    columns = {name: column.to(whole.get(name, torch.float32)) for name, column in done.items()} | {"same_top": same}
     if labels is not None:
-        done["delta_p"] = done["p_label"] - done["q_label"]
-        done["rank_p"] = (out["rank_p"] + 1.0).to(torch.int32)
-        done["rank_q"] = (out["rank_q"] + 1.0).to(torch.int32)
-    return done
+        columns["delta_p"] = columns["p_label"] - columns["q_label"]
+    return columns
+
+
+def _fast_kl(
+    p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inverse_temperature: float
+) -> torch.Tensor | None:
+    """KL(p || q) of the chosen rows by compiled code, or None."""
+    if p.device.type == "cpu":
+        from pytest_trust.native import reduce_native
+
+        return reduce_native(p, q, inverse_temperature, chosen=chosen, kl_only=True)
+    if _on_cuda(p, q) and "Triton" not in _failed:
+        try:
+            from pytest_trust.kernels import kl_of_rows
+
+            return kl_of_rows(p, q, chosen, inverse_temperature)
+        except Exception as error:  # whatever Triton or its absence raises, slower paths give the same numbers
+            _give_up("Triton", error)
+    return None
+
+
+def _cpu_columns(
+    p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
+) -> dict[str, torch.Tensor]:
+    from pytest_trust.native import COLUMNS, reduce_native
+
+    table = reduce_native(p, q, inverse_temperature, labels=labels, jensen_shannon=jensen_shannon)
+    if table is None:
+        return block_columns(p, q, labels, inverse_temperature, jensen_shannon)
+    absent = {"js"} if not jensen_shannon else set()
+    absent |= {"p_label", "q_label", "rank_p", "rank_q"} if labels is None else set()
+    return {name: table[:, index] for index, name in enumerate(COLUMNS) if name not in absent}
+
+
+def _fast_columns(
+    p: torch.Tensor,
+    q: torch.Tensor,
+    labels: torch.Tensor | None,
+    inverse_temperature: float,
+    jensen_shannon: bool,
+    maps: tuple[LogitMap, LogitMap],
+) -> dict[str, torch.Tensor] | None:
+    """The columns by a GPU's kernels or ``torch.compile``, or None."""
+    if not _on_cuda(p, q) or not p.shape[0]:
+        return None
+    if "Triton" not in _failed:
+        try:
+            from pytest_trust.kernels import columns_of_rows
+
+            return columns_of_rows(p, q, labels, inverse_temperature, jensen_shannon, maps)
+        except Exception as error:
+            _give_up("Triton", error)
+    if "torch.compile" not in _failed:
+        try:
+            return compiled_columns(maps[0](p), maps[1](q), labels, inverse_temperature, jensen_shannon)
+        except Exception as error:
+            _give_up("torch.compile", error)
+    return None
+
+
+def _on_cuda(p: torch.Tensor, q: torch.Tensor) -> bool:
+    """Whether the kernels can take them: float64 has to be centred before it is narrowed."""
+    import torch
+
+    narrow = (torch.float32, torch.bfloat16, torch.float16)
+    return p.device.type == "cuda" and p.dtype in narrow and q.dtype in narrow
+
+
+def _give_up(name: str, error: Exception) -> None:
+    """Not to be tried again in this process, and said by `path`; out of memory is no reason for that."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    said = (str(error).strip().splitlines() or [""])[0]
+    _failed[name] = f"{type(error).__name__}: {said}"[:200]
 
 
 def _to_redo(values: torch.Tensor) -> torch.Tensor:
     """Rows that float32 cannot settle.
 
-    NaN, +inf and -inf logits all leave a row that is not finite (0 x inf at the least); above 32 nats the
-    rounding of the logits' differences alone nears 1e-5.
+    NaN, +inf and -inf logits leave a row that is not finite (0 x inf at the least; the compiled code settles tokens that p excludes); above
+    32 nats the rounding of the logits' differences alone nears 1e-5.
     """
     return ~(values <= _WIDE_ABOVE)
 
@@ -207,26 +214,23 @@ def _wide_rows(
     inverse_temperature: float,
     first: int,
     labels: torch.Tensor | None = None,
+    maps: tuple[LogitMap, LogitMap] = AS_THEY_ARE,
 ) -> dict[str, torch.Tensor]:
-    """The rows at `positions` again, in float64 and with 0 log 0 = 0; the errors for NaN and +inf are raised
-    here."""
+    """The rows at `positions` again, in float64 and with 0 log 0 = 0; the errors for NaN and +inf are raised here."""
     import torch
 
     found: dict[str, list[torch.Tensor]] = {}
     step = max(1, block_rows(p.shape[1], on_cpu=p.device.type == "cpu") // 4)
-    for start, stop in _blocks(positions.numel(), step):
+    for start, stop in blocks(positions.numel(), step):
         here = positions[start:stop]
         logs: dict[str, torch.Tensor] = {}
-        for side, given in (("p", p), ("q", q)):
-            wide = given[here].double()
+        for side, given, logit_map in (("p", p, maps[0]), ("q", q, maps[1])):
+            wide = logit_map(given[here].double())
             bad = torch.isnan(wide) | torch.isposinf(wide)
             for wrong, what in ((bad.any(-1), "NaN or +inf"), (wide.isneginf().all(-1), "nothing but -inf")):
                 if bool(wrong.any()):
                     token = first + int(here[wrong.nonzero()[0, 0]])
-                    raise InvalidInput(
-                        f"{side}_logits: {what} at token {token}; "
-                        "expected finite logits or -inf: check the model's weights and dtype"
-                    )
+                    raise OddLogits(side, token, what)
             wide = wide.mul_(inverse_temperature)
             normaliser = wide.logsumexp(-1)
             logs[side] = wide - normaliser.unsqueeze(-1)
@@ -248,7 +252,26 @@ def _wide_rows(
             values["q_label"] = log_q.gather(-1, target).view(-1).exp()
         for name, value in values.items():
             found.setdefault(name, []).append(value)
-    return {name: torch.cat(parts).float() for name, parts in found.items()}
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+class OddLogits(InvalidInput):
+    """Logits that are no distribution: NaN, +inf, or -inf alone, at token number `token` of side ``p`` or ``q``."""
+
+    def __init__(self, side: str, token: int, what: str) -> None:
+        super().__init__(
+            f"{side}_logits: {what} at token {token}; expected finite logits or -inf: check the model's weights and dtype"
+        )
+        self.side, self.token, self.what = side, token, what
+
+    def place(self, lengths: Sequence[int]) -> tuple[int, int]:
+        """Which row the token is in, and its place there, when the tokens are rows of these lengths one after the other."""
+        left = self.token
+        for row, length in enumerate(lengths):
+            if left < length:
+                return row, left
+            left -= length
+        raise ValueError(f"token {self.token} is beyond the {sum(lengths)} tokens of the rows")
 
 
 def _relative_entropy(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

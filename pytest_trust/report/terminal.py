@@ -233,7 +233,9 @@ def _closing(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> 
         text += f", and {number['controls']} control{'' if number['controls'] == 1 else 's'}"
     worst = next((verdict for verdict in ("regressed", "not measured", "inconclusive", "held") if number[verdict]), "")
     lines: list[Line] = [(line, {**_MARKUP.get(worst, {}), "bold": True}) for line in wrap(text, width)]
-    lines += [(line, {}) for line in wrap(_early(records), width)]
+    early = _early(records)
+    if early:
+        lines += [(line, {}) for line in wrap(early, width)]
     for key in ("report", "store"):
         if meta.get(key):
             lines += [(line, {}) for line in wrap(visible(str(meta[key])), width, first=key.ljust(8))]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pytest_trust.divergence import token_divergences
 from pytest_trust.drift import BASELINE_CANDIDATE, CANDIDATE_BASELINE, Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
+from pytest_trust.estimates import Sample, Statistic
 
 
 def token_drift(probe="one", tokens=6, seed=0, **names):
@@ -203,3 +204,85 @@ def test_joined_pieces_are_one_response():
 def test_divergences_without_labels_cannot_be_kept():
     with pytest.raises(InvalidInput, match="without p_label; expected them computed with labels"):
         TokenDrift.of(token_divergences(torch.zeros(2, 3), torch.ones(2, 3)), probe="x", cluster="x")
+
+
+def test_a_statistic_is_compared_by_its_limits():
+    mean = Statistic(0.04, "nats per token", error=0.01, lower_limit=0.02, upper_limit=0.06)
+    assert mean <= 0.06
+    assert not mean <= 0.05  # the value is below, the limit is not
+    assert not mean < 0.06
+    assert mean >= 0.02
+    assert not mean > 0.03
+    assert float(mean) <= 0.05
+    assert mean <= 0.06
+    assert not mean < 0.05
+    assert mean == 0.04
+    # Two statistics compare by their values, so that sorting works.
+    assert mean < Statistic(0.05, lower_limit=0.0, upper_limit=9.0)
+    assert type(mean * 2) is float
+    assert f"{mean:.1f} {mean}" == "0.0 0.04"
+    assert repr(mean) == "0.04 nats per token (95 % limits, one-sided: at least 0.02, at most 0.06)"
+
+
+def test_without_limits_no_comparison_holds_and_the_reason_is_shown():
+    mean = summarise([token_drift()]).mean
+    assert not mean <= 1e9
+    assert not mean >= 0
+    assert repr(mean).endswith("nats per token (no confidence limit: fewer than two clusters)")
+
+
+def test_limits_are_the_policy_s_one_sided_ones():
+    from scipy.stats import t
+
+    found, strict = summarise(responses(), alpha=0.05), summarise(responses(), alpha=0.01)
+    for drift, share in ((found, 0.95), (strict, 0.99)):
+        assert drift.mean.upper_limit == pytest.approx(drift.mean + t.ppf(share, 2) * drift.error)
+        assert drift.mean.level == share
+    assert (found.lower, found.upper) == (strict.lower, strict.upper)  # the reported interval is always 95 %
+    assert found.upper > found.mean.upper_limit
+    for alpha in (0.0, 0.5, math.nan):
+        with pytest.raises(InvalidInput, match="alpha is"):
+            summarise(responses(), alpha=alpha)
+
+
+def test_every_statistic_has_unit_and_limits_around_its_value():
+    found = summarise([*responses(), token_drift("long", 40, cluster="cluster-0", answer_start=5)])
+    statistics = {name: getattr(found, name) for name in Drift.__slots__ if isinstance(getattr(found, name), Statistic)}
+    statistics |= {f"first {count}": value for count, value in found.first.items()}
+    assert {"mean", "macro_mean", "per_sequence", "p99", "same_top", "rms_delta_p", "rest", "first 20"} <= set(
+        statistics
+    )
+    for name, value in statistics.items():
+        assert value.unit, name
+        if name not in ("rest", "reasoning_mean"):
+            assert value.lower_limit <= float(value) <= value.upper_limit, name
+    assert found.rest == pytest.approx(token_drift("long", 40).kl_pq[25:].mean())
+    assert found.same_top.upper_limit <= 1
+    assert found.maximum.upper_limit == found.maximum
+
+
+def test_limits_of_a_quantile_cover_as_often_as_they_say():
+    # Independent tokens in many clusters: the one-sided 90 % limits of the median must hold in about 90 % of the draws.
+    random = numpy.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        columns = list(random.exponential(size=(40, 10)))
+        sample = Sample([str(index) for index in range(40)], alpha=0.1)
+        held += sample.quantile(columns, 0.5, "").upper_limit >= math.log(2)
+    assert 0.85 <= held / 300 <= 0.95  # binomial standard error 0.017
+
+
+def test_the_table_has_the_names_people_know():
+    found = summarise(responses())
+    lines = str(found).splitlines()
+    assert lines[0] == (
+        f"KL(candidate || baseline) on candidate responses: {found.tokens} tokens of 5 responses, KLD in nats per token"
+    )
+    names = [line.split("  ")[0] for line in lines[1:]]
+    assert names == [
+        *("Mean KLD", "Maximum KLD", "99.9% KLD", "99.0% KLD", "90.0% KLD", "Median KLD"),
+        *("Mean Δp", "RMS Δp", "Same top p"),
+    ]
+    assert f"{found.mean:.6f} ± {found.error:.6f}" in lines[1]
+    assert lines[-1].endswith(" %")
+    assert f"{100 * found.same_top:.3f} ±" in lines[-1]

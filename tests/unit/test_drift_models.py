@@ -389,13 +389,13 @@ def test_long_texts_are_read_in_windows_and_said_so(pair):
     # A window as long as the text is the whole; windows of 64 with a stride of 32 are close to it, not equal.
     narrow = compare_models((pair[0], words), (pair[1], words), [long], window=20, stride=5)
     ids = torch.tensor(words(long)["input_ids"])
-    expected = []
-    for position in range(1, 150):
-        end = 20 if position < 20 else min(150, 20 + 5 * (1 + (position - 20) // 5))
+    expected, first = [], 1
+    for end in (20, *range(25, 150, 5), 150):
         start = max(0, end - 20)
         with torch.no_grad():
-            logits = [model(input_ids=ids[None, start:position]).logits[0, -1] for model in pair]
-        expected.append(kl_divergence(*logits).item())
+            logits = [model(input_ids=ids[None, start : end - 1]).logits[0, first - 1 - start :] for model in pair]
+        expected += kl_divergence(*logits).tolist()
+        first = end
     assert narrow.tokens == 149
     assert narrow.mean == pytest.approx(sum(expected) / 149, rel=1e-4)
 
@@ -406,7 +406,7 @@ def test_added_tokens_are_left_out_and_their_mass_reported(pair):
     found = compare_models((wide, longer), (pair[0], plain), TEXTS)
     assert found.masked_mass["a"] > 0
     assert found.masked_mass["b"] == 0
-    with pytest.raises(InvalidInput, match="text 0 has different token ids under the two tokenizers"):
+    with pytest.raises(InvalidInput, match="text 0 is cut into different tokens by the two tokenizers"):
         compare_models((wide, longer), (pair[0], plain), ["w5 think w6"])
 
 
@@ -418,16 +418,69 @@ def test_a_token_that_is_padding_on_one_side_is_not_shared(pair):
     assert found.masked_mass["b"] > 0
 
 
-def test_different_tokenizers_are_refused(pair):
+def renumbered(words, order):
+    """The same words under other ids: word of id i gets ``order[i]``."""
+    import json
+
     from tokenizers import Tokenizer
 
-    words = tokenizer()
-    other = tokenizer(words=199, extra=("another",))
-    swapped_ids = words.backend_tokenizer.to_str().replace('"w9":9', '"w9":10').replace('"w10":10', '"w10":9')
-    swapped = type(words)(tokenizer_object=Tokenizer.from_str(swapped_ids), unk_token="<unk>", bos_token="<s>")
-    with pytest.raises(InvalidInput, match="the tokenizers differ from id 9 on; KL needs one vocabulary"):
-        compare_models((pair[0], words), (pair[1], swapped), TEXTS)
+    state = json.loads(words.backend_tokenizer.to_str())
+    vocabulary = {token: order[index] for token, index in words.get_vocab().items()}
+    state["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    for token in state["added_tokens"]:
+        token["id"] = order[token["id"]]
+    core = Tokenizer.from_str(json.dumps(state))
+    return type(words)(tokenizer_object=core, unk_token="<unk>", bos_token="<s>")
+
+
+def permuted(model, order, size=300):
+    """The model whose id ``order[i]`` does what id i did."""
+    same = causal_lm(vocabulary=size)
+    same.load_state_dict(model.state_dict())
+    full = torch.tensor([*order, *range(len(order), size)])
+    with torch.no_grad():
+        for weight in (same.get_input_embeddings().weight, same.get_output_embeddings().weight):
+            weight[full] = weight.clone()
+    return same
+
+
+def test_the_same_pieces_under_other_ids_are_matched_by_their_strings(pair):
+    words = tokenizer(words=300)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(5)).tolist()
+    other_words, other = renumbered(words, order), permuted(pair[1], order)
+    assert words(TEXTS[0])["input_ids"] != other_words(TEXTS[0])["input_ids"]
+    expected = compare_models((pair[0], words), (pair[1], words), TEXTS)
+    found = compare_models((pair[0], words), (other, other_words), TEXTS)
+    assert found.mean == pytest.approx(float(expected.mean), rel=1e-5)
+    assert found.delta_p == pytest.approx(float(expected.delta_p), rel=1e-4)
+    back = compare_models((other, other_words), (pair[0], words), TEXTS)
+    assert back.mean == pytest.approx(float(compare_models((pair[1], words), (pair[0], words), TEXTS).mean), rel=1e-5)
+
+
+def test_of_matched_pieces_what_one_side_lacks_is_masked(pair):
+    words, fewer = tokenizer(words=300), tokenizer(words=285)
+    order = list(range(284, -1, -1))  # all other ids, and 15 words fewer
+    found = compare_models((pair[0], words), (permuted(pair[1], order), renumbered(fewer, order)), TEXTS)
+    ids = torch.tensor([words(TEXTS[2])["input_ids"]])
+    with torch.no_grad():
+        ours, theirs = (model(input_ids=ids).logits[0, :-1, :285] for model in pair)
+    alone = compare_models((pair[0], words), (permuted(pair[1], order), renumbered(fewer, order)), [TEXTS[2]])
+    assert alone.mean == pytest.approx(kl_divergence(ours, theirs).mean().item(), rel=1e-4)
+    assert found.masked_mass["a"] > 0
+    assert found.masked_mass["b"] > 0  # padding of the head
+
+
+def test_different_tokenizers_are_refused(pair):
+    words, other = tokenizer(), tokenizer(words=199, extra=("another",))
+    strangers = tokenizer(words=100, extra=tuple(f"v{index}" for index in range(100)))
+    with pytest.raises(
+        InvalidInput,
+        match=r"differ from id 100 on and share 100 pieces of 200; KL needs one vocabulary: .*bits_per_byte",
+    ):
+        compare_models((pair[0], words), (pair[1], strangers), TEXTS)
     assert compare_models((pair[0], words), (pair[1], other), TEXTS).tokens == 28  # texts use the shared ids only
+    with pytest.raises(InvalidInput, match="text 0 is cut into different tokens"):
+        compare_models((pair[0], words), (pair[1], other), ["w5 another"])
 
 
 @pytest.mark.parametrize(
@@ -458,3 +511,26 @@ def test_a_reference_is_loaded(tmp_path, pair):
     words = tokenizer()
     found = compare_models(str(tmp_path / "a"), (pair[1], words), TEXTS, store=tmp_path / "store")
     assert found.mean == pytest.approx(compare_models((pair[0], words), (pair[1], words), TEXTS).mean, rel=1e-5)
+
+
+def test_bad_logits_name_model_text_and_token(pair):
+    words = tokenizer()
+    broken = causal_lm(seed=1)
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[7] = math.nan  # attention spreads it over the window
+    with pytest.raises(InvalidInput, match=r"^b: NaN or .inf in its logits for token 1 of text 0; expected finite"):
+        compare_models((pair[0], words), (broken, words), TEXTS)
+    with pytest.raises(InvalidInput, match=r"^a: NaN or .inf in its logits for token 40 of text 1;"):
+        long = text(*[*range(10, 52), 7, 8, *range(60, 80)])
+        compare_models((broken, words), (pair[0], words), [TEXTS[1], long], window=20, stride=10)
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[1] = math.nan
+    with pytest.raises(InvalidInput, match="gives logits that are not finite"):
+        check_head(broken, head_of(broken))
+
+
+def test_a_head_that_is_slightly_off_is_noticed_in_16_bits(pair):
+    model = causal_lm(seed=4).bfloat16()
+    check_head(model, head_of(model))
+    with pytest.raises(InvalidInput, match="does more to its logits"):
+        check_head(model, Head(weight=head_of(model).weight, scale=1.25))
