@@ -24,11 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from pytest_trust.anytime import STAKES, STOPPING_SHARE
 from pytest_trust.comparison import compare_scores
 from pytest_trust.intervals import (
     Floats,
     design_effect,
     mcnemar_lower,
+    mcnemar_p,
     rate_interval,
     score_statistic,
     score_upper,
@@ -516,6 +518,84 @@ def decoding_trust(quick: bool, data: Path, random: np.random.Generator) -> Iter
         )
 
 
+# --- stopping early -----------------------------------------------------------------------------------
+
+
+def sequential_validity(quick: bool, random: np.random.Generator) -> Iterator[Row]:
+    """The whole rule of --trust-sequential: a look after every pair, and the fixed-sample test at the end of the budget."""
+    runs, n, margin = 2_000 if quick else 20_000, 128, 0.1
+    null = [(0.01, 0.01), (0.05, 0.05), (0.2, 0.2), (0.4, 0.4)]
+    edge = [(margin, 0.0), (0.05 + margin, 0.05), (0.2 + margin, 0.2)]
+    for name, cells, wrong, must in (
+        ("false regressed, no change", null, "regressed", "≤ 5 %"),
+        ("wrongly held at the margin", edge, "held", "≤ 5 %"),
+    ):
+        shares, naive = [], []
+        for worse, better in cells:
+            verdicts, _, peeking = _sequential_runs(random, runs, n, worse, better, margin)
+            shares.append((float(np.mean(verdicts == wrong)), f"flips {worse:g} to worse, {better:g} to better"))
+            naive.append(float(np.mean(peeking == wrong)))
+        worst = max(shares)
+        yield Row(
+            claim="sequential validity",
+            how=f"{name}: {runs:,} runs, {n} pairs, a look after every pair",
+            cells=len(cells),
+            ours=worst[0],
+            where=worst[1],
+            naive=f"the fixed-sample tests at every look {max(naive):.1%}",
+            must=must,
+            kept=worst[0] <= simulation_limit(ALPHA, runs),
+        )
+    verdicts, used, _ = _sequential_runs(random, runs // 10, n, 0.45, 0.02, margin)
+    yield Row(
+        claim="sequential saving",
+        how=f"clear regression (45 % flip to worse, 2 % to better), family of 16: share of {n} pairs that was needed",
+        cells=1,
+        ours=float(used.mean()) / n,
+        where=f"{np.mean(verdicts == 'regressed'):.1%} regressed",
+        naive="fixed sample 100 %",
+        must="≤ 40 %",
+        kept=float(used.mean()) <= 0.4 * n,
+    )
+
+
+def _sequential_runs(
+    random: np.random.Generator, runs: int, n: int, worse: float, better: float, margin: float, family: int = 16
+) -> tuple[npt.NDArray[np.str_], Integers, npt.NDArray[np.str_]]:
+    """Verdicts of `runs` gates, the pairs each took, and the verdicts of one who peeks with the fixed-sample tests.
+
+    The family is 1 where there is no change or a change of the margin (an error rate of a single gate is asked for), else as given.
+    """
+    family = family if worse - better > margin + 1e-9 else 1
+    u = random.random((runs, n))
+    differences = (u < worse).astype(float) - (u > 1 - better)
+    verdicts, peeking = np.full(runs, "inconclusive", dtype="<U12"), np.full(runs, "inconclusive", dtype="<U12")
+    used = np.full(runs, n)
+    against = {"regressed": np.zeros((runs, STAKES.size)), "held": np.zeros((runs, STAKES.size))}
+    needed = {"regressed": family / (STOPPING_SHARE * ALPHA), "held": 1 / (STOPPING_SHARE * ALPHA)}
+    up, down = np.zeros(runs), np.zeros(runs)
+    for t in range(n):
+        d = differences[:, t]
+        up, down = up + (d > 0), down + (d < 0)
+        gains = {"regressed": d, "held": (margin - d) / (1 - margin)}
+        held, rejected = (score_statistic(down, up, t + 1, margin, Z) < -Z), mcnemar_p(down, up) <= ALPHA / family
+        fresh = peeking == "inconclusive"
+        peeking[fresh & held] = "held"
+        peeking[fresh & rejected & ~held] = "regressed"
+        for verdict in ("held", "regressed"):
+            against[verdict] += np.log1p(np.maximum(STAKES * gains[verdict][:, None], -1 + 1e-12))
+            capital = special.logsumexp(against[verdict], axis=1) - np.log(STAKES.size)
+            stop = (verdicts == "inconclusive") & (capital >= np.log(needed[verdict]))
+            verdicts[stop], used[stop] = verdict, t + 1
+    rest = (1 - STOPPING_SHARE) * ALPHA
+    critical = -float(special.ndtri(rest))
+    open_ = verdicts == "inconclusive"
+    held = open_ & (score_statistic(down, up, n, margin, critical) < -critical)
+    verdicts[held] = "held"
+    verdicts[open_ & ~held & (mcnemar_p(down, up) <= rest / family)] = "regressed"
+    return verdicts, used, peeking
+
+
 HEADER = "| claim | how | cells | ours | where | naive | must | kept |\n|---|---|--:|--:|---|---|---|---|"
 
 
@@ -533,6 +613,7 @@ def all_rows(quick: bool, labels: Path, random: np.random.Generator) -> Iterator
     yield rate_coverage(quick)
     yield bootstrap_coverage(quick, random)
     yield from power_as_stated(quick, random)
+    yield from sequential_validity(quick, random)
     if labels.exists():
         yield from decoding_trust(quick, labels, random)
     yield clustered_false_alarms(quick, random)
