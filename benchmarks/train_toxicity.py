@@ -1,18 +1,20 @@
 """Train the toxicity judge's weights (``pytest_trust/judges/toxicity.safetensors``).
 
-    python benchmarks/train_toxicity.py --encoder DIRECTORY [--data ../shared/data] [--write]
+    python benchmarks/train_toxicity.py [--data ../shared/data] [--write]
 
-Data (labels): Davidson et al. 2017, hate or offensive against neither (MIT); ToxiGen's human-written prompts, hate against neutral (CDLA-Permissive-2.0); the madlibs
-of Dixon et al. 2018, which balance the identity terms (Apache-2.0). Harmless text without labels of its own: ETHICS commonsense and Moral Stories' norms,
-situations and moral actions (MIT), GSM8K questions (MIT). Surge's toxicity comments (MIT) are in no fit; `judges.py` measures on them, and they were looked at while
-the configuration was chosen. RealToxicityPrompts takes no part.
+Data (labels): Davidson et al. 2017, hate or offensive against neither (MIT); the madlibs of Dixon et al. 2018, which balance the identity terms (Apache-2.0);
+``benchmarks/toxicity_comments.tsv``, comments written and labelled for this project, those about groups repeated with the same groups in both classes.
+Harmless text without labels of its own: ETHICS commonsense and Moral Stories' norms, situations and moral actions (MIT), GSM8K questions (MIT).
 
-``--encoder`` is a directory with all-MiniLM-L6-v2 (Apache-2.0; model.safetensors, vocab.txt and its configuration). Each sub-word is encoded once by itself;
-the regression sees the mean of these vectors, so that a word it has not met is judged by its neighbours. Since that part is linear, it is
-shipped as one number for each sub-word, without the encoder.
+Surge's toxicity comments are in no fit and no calibration, and neither are RealToxicityPrompts' stored scores: both are printed as what the judge makes of
+other people's labels. The weights of the sources and STRENGTH were chosen with both in view (of 18 tried, Surge's AUC lay between 0.924 and 0.955),
+so they are not untouched.
 
-Method: one logistic regression (L2) over [sub-word vectors, hashed n-grams, lexicon], sources weighted by WEIGHTS. Calibration: Platt's, fitted on the
-log-odds that each source gets from a fit without it, sources and classes weighted equally. Needs scikit-learn, torch and transformers; about ten minutes on one thread.
+The regression is fitted on what the quantised encoder gives (``quantise_encoder.py``), through the code that the judge runs.
+
+Method: one logistic regression (L2) over [mean hidden state, hashed n-grams, lexicon], sources weighted by WEIGHTS. Calibration: Platt's, fitted on the
+log-odds that each source gets from a fit without it, sources and classes weighted equally. Deterministic: every draw is seeded. Needs scikit-learn; about
+ten minutes on one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import gzip
 import json
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +38,20 @@ from sklearn.metrics import roc_auc_score
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pytest_trust.judges.toxicity_features import BUCKETS, chunks, hashed, lexicon, wordpieces  # noqa: E402
+from pytest_trust.judges.encoder import shipped_encoder  # noqa: E402
+from pytest_trust.judges.toxicity_features import BUCKETS, chunks, hashed, lexicon, normalise, undisguised  # noqa: E402
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Labelled = list[tuple[str, int]]
-WEIGHTS = {"davidson": 1.0, "toxigen": 4.0, "madlibs": 1.0, "plain": 0.5}
-STRENGTH = 0.3  # C of scikit-learn
-VECTOR_SCALE, LEXICON_SCALE = (
-    0.1,
-    0.3,
-)  # a block's share of the penalty; the best of six by AUC with one source left out, seen beside Surge's
+WEIGHTS = {"davidson": 0.5, "madlibs": 2.0, "plain": 0.5, "own": 10.0}
+STRENGTH = 0.2  # C of scikit-learn
+HIDDEN_SCALE, LEXICON_SCALE = 0.05, 0.15  # a block's share of the penalty
+GROUPS = (
+    "gay people,lesbians,bisexual people,transgender people,straight people,Muslims,Jews,Christians,Catholics,Buddhists,Hindus,atheists,black people,"
+    "white people,Asians,Latinos,Native Americans,Arabs,Africans,Europeans,Americans,Mexicans,Chinese people,Indians,immigrants,refugees,foreigners,"
+    "women,men,old people,young people,teenagers,disabled people,blind people,deaf people,poor people"
+).split(",")
+SWAPS = 12  # groups drawn for each comment that names one
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -52,9 +60,23 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_jsonl(path: Path) -> list[dict[str, str]]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def own_comments() -> Labelled:
+    """Comments of this project. One about a group stands SWAPS times with different groups, others SWAPS / 3 times, so that the two kinds weigh 3 : 1."""
+    draw = random.Random(1)
+    rows: Labelled = []
+    for line in (ROOT / "benchmarks" / "toxicity_comments.tsv").read_text(encoding="utf-8").splitlines():
+        label, text = line.split("\t")
+        if "{g}" in text:
+            filled = [text.replace("{g}", group) for group in draw.sample(GROUPS, SWAPS)]
+            rows += [(comment[0].upper() + comment[1:], int(label)) for comment in filled]
+        else:
+            rows += [(text, int(label))] * 4
+    return rows
 
 
 def training_data(data: Path) -> dict[str, Labelled]:
@@ -70,88 +92,55 @@ def training_data(data: Path) -> dict[str, Labelled]:
         for row in read_csv(data / "madlibs_identity" / "bias_madlibs_77k.csv.gz")
     ]
     draw.shuffle(madlibs)
-    toxigen: set[tuple[str, int]] = set()
-    for path in sorted((data / "toxigen").glob("*.txt")):
-        if path.name != "LICENSE.txt":
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            toxigen |= {(line.strip().lstrip("- "), int("__hate" in path.name)) for line in lines if line.strip()}
     plain = [row["input"] for row in read_csv(data / "ethics" / "cm_test.csv.gz")][:2000]
     plain += [row["question"] for row in read_jsonl(data / "gsm8k" / "test.jsonl.gz")][:600]
     for story in read_jsonl(data / "moral_stories" / "test.jsonl.gz")[:600]:
         plain += [str(story[key]) for key in ("norm", "situation", "moral_action") if key in story]
     return {
         "davidson": abusive[:8000] + [row for row in tweets if not row[1]],
-        "toxigen": sorted(toxigen),
-        "madlibs": madlibs[:16000],
+        "madlibs": madlibs[:12000],
         "plain": [(pieces[0], 0) for pieces in map(chunks, plain) if pieces],
+        "own": own_comments(),
     }
 
 
-def subword_vectors(encoder: Path) -> tuple[dict[str, int], Array]:
-    """Vocabulary of the ASCII sub-words, and [vocabulary, width] vectors of unit length, centred, rarer sub-words longer (log of the rank)."""
-    import torch
-    from transformers import AutoModel
-
-    tokens = (encoder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    kept = [i for i, token in enumerate(tokens) if token and token.isascii() and not token.startswith("[")]
-    model = AutoModel.from_pretrained(encoder).eval()
-    cls, sep = tokens.index("[CLS]"), tokens.index("[SEP]")
-    vectors = []
-    with torch.no_grad():
-        for start in range(0, len(kept), 512):
-            ids = torch.tensor([[cls, i, sep] for i in kept[start : start + 512]])
-            vectors.append(
-                model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(1).double().numpy()
-            )
-    stacked = np.concatenate(vectors)
-    stacked /= np.linalg.norm(stacked, axis=1, keepdims=True)
-    return {tokens[i]: n for n, i in enumerate(kept)}, (stacked - stacked.mean(0)) * np.log1p(kept)[:, None]
+def held_out(data: Path) -> dict[str, Labelled]:
+    """Labels that no fit sees. RealToxicityPrompts: Perspective's stored score above 0.5, which is a machine's."""
+    prompts = [
+        (row[part]["text"], int(row[part]["toxicity"] > 0.5))
+        for name in ("toxic", "nontoxic")
+        for row in read_jsonl(data / "realtoxicityprompts" / f"{name}.jsonl.gz")
+        for part in ("prompt", "continuation")
+        if row[part].get("toxicity") is not None
+    ]
+    comments = [
+        (row["text"], int(row["is_toxic"] == "Toxic")) for row in read_csv(data / "surge_toxicity" / "toxicity_en.csv")
+    ]
+    return {"surge": comments, "realtoxicityprompts": prompts}
 
 
-class Featuriser:
-    """Texts -> sparse [texts, width + BUCKETS + LEXICON]."""
-
-    def __init__(self, vocabulary: dict[str, int], vectors: Array) -> None:
-        self.vocabulary, self.vectors = vocabulary, vectors
-
-    def __call__(self, texts: list[str]) -> csr_matrix:
-        return hstack(
-            [
-                csr_matrix(self._pieces(texts) @ self.vectors),
-                self._ngrams(texts),
-                csr_matrix(np.array([lexicon(text) for text in texts]) * LEXICON_SCALE),
-            ]
-        ).tocsr()
-
-    def _pieces(self, texts: list[str]) -> csr_matrix:
-        rows = [sorted(wordpieces(text, self.vocabulary)) for text in texts]
-        values = [1 / np.sqrt(len(row)) for row in rows for _ in row]
-        return csr_matrix(
-            (values, [i for row in rows for i in row], np.cumsum([0, *map(len, rows)])),
-            shape=(len(texts), len(self.vocabulary)),
-        )
-
-    @staticmethod
-    def _ngrams(texts: list[str]) -> csr_matrix:
-        rows = [hashed(text) for text in texts]
-        return csr_matrix(
-            (
-                [v for row in rows for v in row.values()],
-                [b for row in rows for b in row],
-                np.cumsum([0, *map(len, rows)]),
-            ),
-            shape=(len(texts), BUCKETS),
-        )
+def hidden_states(texts: list[str]) -> Array:
+    """[texts, width]; equal texts are encoded once."""
+    known = {text: shipped_encoder()(undisguised(normalise(text))) for text in dict.fromkeys(texts)}
+    return np.stack([known[text] for text in texts])
 
 
-def fit(x: dict[str, csr_matrix], y: dict[str, Array], sources: list[str]) -> LogisticRegression:
-    weight = np.concatenate([np.full(len(y[s]), WEIGHTS[s]) for s in sources])
-    return LogisticRegression(C=STRENGTH, max_iter=100).fit(
+def ngrams(texts: list[str]) -> csr_matrix:
+    rows = [hashed(text) for text in texts]
+    values = [v for row in rows for v in row.values()]
+    return csr_matrix(
+        (values, [b for row in rows for b in row], np.cumsum([0, *map(len, rows)])), shape=(len(texts), BUCKETS)
+    )
+
+
+def fit(x: Mapping[str, csr_matrix], y: Mapping[str, Array], sources: list[str]) -> LogisticRegression:
+    weight = np.concatenate([np.full(len(y[s]), WEIGHTS[s] / (4 if s == "own" else 1)) for s in sources])
+    return LogisticRegression(C=STRENGTH, max_iter=200).fit(
         vstack([x[s] for s in sources]), np.concatenate([y[s] for s in sources]), sample_weight=weight
     )
 
 
-def platt(log_odds: dict[str, Array], y: dict[str, Array]) -> tuple[float, float]:
+def platt(log_odds: Mapping[str, Array], y: Mapping[str, Array]) -> tuple[float, float]:
     """(slope, offset): calibrated log-odds = slope * log-odds + offset; every class of every source has the same weight."""
     z = np.concatenate([log_odds[s] for s in log_odds])
     labels = np.concatenate([y[s] for s in log_odds])
@@ -162,55 +151,67 @@ def platt(log_odds: dict[str, Array], y: dict[str, Array]) -> tuple[float, float
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
+def show(name: str, labels: Array, log_odds: Array) -> None:
+    area = roc_auc_score(labels, log_odds) if 0 < labels.mean() < 1 else float("nan")
+    missed = np.mean(log_odds[labels == 1] <= 0) if labels.any() else float("nan")
+    print(
+        f"{name:30} n {len(labels):6} toxic {labels.mean():.3f} AUC {area:.4f} "
+        f"false positives {np.mean(log_odds[labels == 0] > 0):.3f} missed {missed:.3f}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the data sets")
-    parser.add_argument("--encoder", type=Path, required=True, help="directory with all-MiniLM-L6-v2")
     parser.add_argument("--write", action="store_true", help="write pytest_trust/judges/toxicity.safetensors")
     options = parser.parse_args()
-    sets = training_data(options.data)
-    vocabulary, vectors = subword_vectors(options.encoder)
-    # one scale for all vectors, so that STRENGTH means the same for both blocks
-    spread = Featuriser(vocabulary, vectors)._pieces([text for rows in sets.values() for text, _ in rows]) @ vectors
-    vectors = vectors * (VECTOR_SCALE / spread.std())
-    featurise = Featuriser(vocabulary, vectors)
-    x = {source: featurise([text for text, _ in rows]) for source, rows in sets.items()}
-    y = {source: np.array([label for _, label in rows], dtype=float) for source, rows in sets.items()}
+    sets, others = training_data(options.data), held_out(options.data)
+    hidden = {source: hidden_states([text for text, _ in rows]) for source, rows in (sets | others).items()}
+    y = {source: np.array([label for _, label in rows], dtype=float) for source, rows in (sets | others).items()}
+    mean = np.mean([hidden[source].mean(0) for source in sets], axis=0)
+    spread = np.concatenate([hidden[source] for source in sets]).std(0) + 1e-4
+    x = {
+        source: hstack(
+            [
+                csr_matrix((hidden[source] - mean) / spread * HIDDEN_SCALE),
+                ngrams([text for text, _ in rows]),
+                csr_matrix(np.array([lexicon(text) for text, _ in rows]) * LEXICON_SCALE),
+            ]
+        ).tocsr()
+        for source, rows in (sets | others).items()
+    }
     left_out = {source: fit(x, y, [s for s in sets if s != source]).decision_function(x[source]) for source in sets}
-    for source in sets:
-        area = roc_auc_score(y[source], left_out[source]) if 0 < y[source].mean() < 1 else float("nan")
-        print(
-            f"left out {source:9} n {len(y[source]):6} toxic {y[source].mean():.3f} AUC {area:.4f} called toxic {np.mean(left_out[source] > 0):.3f}"
-        )
     slope, offset = platt(left_out, y)
     print(f"calibration: slope {slope:.3f}, offset {offset:.3f}")
+    for source in sets:
+        show(f"left out of the fit: {source}", y[source], slope * left_out[source] + offset)
     model = fit(x, y, list(sets))
-    width = vectors.shape[1]
+    for source in others:
+        show(f"in no fit: {source}", y[source], slope * model.decision_function(x[source]) + offset)
+    width = hidden["own"].shape[1]
     weights = model.coef_[0]
-    subwords, ngrams, words = (
-        vectors @ weights[:width],
-        weights[width : width + BUCKETS],
-        weights[width + BUCKETS :] * LEXICON_SCALE,
-    )
-    scale = np.abs(ngrams).max() / 127
+    of_hidden = weights[:width] * HIDDEN_SCALE / spread
+    of_ngrams = weights[width : width + BUCKETS]
+    scale = np.abs(of_ngrams).max() / 127
     if options.write:
         from safetensors.numpy import save_file
 
         target = ROOT / "pytest_trust" / "judges" / "toxicity.safetensors"
+        arrays: dict[str, Array] = {
+            "hidden": of_hidden.astype(np.float32),
+            "ngrams": np.round(of_ngrams / scale).astype(np.int8),
+            "scale": np.array([scale], dtype=np.float32),
+            "lexicon": (weights[width + BUCKETS :] * LEXICON_SCALE).astype(np.float32),
+            "bias": np.array([model.intercept_[0] - float(mean @ of_hidden)], dtype=np.float32),
+            "platt": np.array([slope, offset], dtype=np.float32),
+        }
         save_file(
-            {
-                "ngrams": np.round(ngrams / scale).astype(np.int8),
-                "scale": np.array([scale], dtype=np.float32),
-                "subwords": subwords.astype(np.float16),
-                "vocabulary": np.frombuffer("\n".join(vocabulary).encode("ascii"), dtype=np.uint8),
-                "lexicon": words.astype(np.float32),
-                "bias": model.intercept_.astype(np.float32),
-                "platt": np.array([slope, offset], dtype=np.float32),
-            },
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
             target,
             metadata={
                 "trained_by": "benchmarks/train_toxicity.py",
-                "data": "Davidson (MIT), ToxiGen (CDLA-Permissive-2.0), madlibs (Apache-2.0), ETHICS, Moral Stories, GSM8K (MIT); sub-words: all-MiniLM-L6-v2 (Apache-2.0)",
+                "data": "Davidson, ETHICS, Moral Stories, GSM8K (MIT), madlibs (Apache-2.0), own comments; encoder: first layers of all-MiniLM-L6-v2 (Apache-2.0)",
             },
         )
         print(f"wrote {target.name}, {target.stat().st_size / 2**20:.1f} MiB; measure it with benchmarks/judges.py")

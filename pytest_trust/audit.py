@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
     from pytest_trust.drift import Drift, TokenDrift
     from pytest_trust.evaluation import Side
+    from pytest_trust.judge_error import Accuracy
     from pytest_trust.references import Reference
     from pytest_trust.stopping import Visit
 
@@ -38,6 +40,14 @@ def profile_of(policy: Policy, name: str) -> Profile:
             f"--trust-profile={name}: no such profile; expected one of {', '.join(policy.profiles)}"
         )
     return policy.profiles[name]
+
+
+def external_judges(trust: TrustConfig) -> dict[str, Any]:
+    if not trust.judges:
+        return {}
+    from pytest_trust.judges.external import parse_judge_options
+
+    return dict(parse_judge_options(trust.judges))
 
 
 def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
@@ -68,6 +78,7 @@ class Audit:
         self.trust = trust
         self.policy = load_policy(trust.policy)
         self.profile = profile_of(self.policy, trust.profile)
+        self._replaced = external_judges(trust)
         self._progress = progress
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
@@ -108,7 +119,7 @@ class Audit:
         waiting = {
             suite.name: (suite, visit_prefixes(self.job(suite)))
             for suite in suites
-            if suite.judge != "none" and all(self.policy.threshold(f"{suite.name}/{gate}") for gate in suite.gates)
+            if suite.judge != "none" and all(self.policy.threshold_of(suite, gate) for gate in suite.gates.values())
         }
         last: dict[str, Visit] = {}
         while waiting:
@@ -126,17 +137,16 @@ class Audit:
 
     def _known(self, pair: ReferencePair, suite: Suite, gate: Gate, visit: Visit) -> bool:
         from pytest_trust.evaluation import gate_record
-        from pytest_trust.judges import get_judge
 
-        threshold = self.policy.threshold(f"{suite.name}/{gate.name}")
+        threshold = self.policy.threshold_of(suite, gate)
         assert threshold is not None
         sides = [
-            self.judged(reference, suite, visit.job, get_judge(suite.judge), suite.judge)
+            self.judged(reference, suite, visit.job, self.judge(suite.judge, pair), suite.judge)
             for reference in (pair.baseline, pair.candidate)
         ]
         record = gate_record(
             suite, gate, visit.job.probes, *sides, policy=self.policy, threshold=threshold, judge="",
-            accuracy=self.policy.judges.get(suite.judge), stopping=visit.of(gate),
+            accuracy=self._accuracy(suite.judge), stopping=visit.of(gate),
         )  # fmt: skip
         state = record["sequential"]
         # A regression that the judge's own errors may account for is not known yet.
@@ -163,6 +173,25 @@ class Audit:
             self._sides[key] = found
         return found
 
+    def judge(self, name: str, pair: ReferencePair) -> Any:
+        """The judge of that name, or what `--trust-judge` puts in its place. Raises InvalidInput when that is one of the pair."""
+        from pytest_trust.judges import get_judge
+
+        if name not in self._replaced:
+            return get_judge(name)
+        given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
+        model = re.split("[?@]", given.partition(":")[2])[0]
+        for side in (pair.baseline, pair.candidate):
+            if side.location == model:
+                raise InvalidInput(
+                    f"--trust-judge: {side.location} is one of the models that are compared: it cannot judge, name another"
+                )
+        return self._replaced[name]
+
+    def _accuracy(self, judge: str) -> tuple[Accuracy, Accuracy] | None:
+        """Measured for the built-in judge only."""
+        return None if judge in self._replaced else self.policy.judges.get(judge)
+
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
         from pytest_trust.evaluation import Side, judge_options, judge_responses
@@ -173,7 +202,7 @@ class Audit:
                 reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
             )
         responses = self.engine.responses(reference, job)
-        if not judge_name:
+        if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
             return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
         with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
             return Side(reference.label, judge_responses(remembered, judge_name, job.probes, responses))
@@ -191,9 +220,9 @@ class Audit:
     ) -> dict[str, Any]:
         """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
         from pytest_trust.evaluation import gate_record
-        from pytest_trust.judges import as_judge, get_judge
+        from pytest_trust.judges import as_judge
 
-        known = self.policy.threshold(f"{suite.name}/{gate.name}")
+        known = self.policy.threshold_of(suite, gate)
         if margin is None and known is None:
             raise InvalidInput(
                 f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), compare(..., margin=0.05), or one in the policy file"
@@ -212,8 +241,9 @@ class Audit:
                 f"{suite.name} has no judge: give compare(..., judge=NAME or a function (response, probe))"
             )
         else:
-            judging = get_judge(judge or suite.judge)
-            judge_name, identity = judge or suite.judge, judging.identity
+            judge_name = judge or suite.judge
+            judging = self.judge(judge_name, pair)
+            identity = judging.identity
         self.acquire(pair, [suite])
         visit = self._visits.get((pair.baseline, pair.candidate, suite.name))
         if visit is not None and (judge_name != suite.judge or threshold != known):
@@ -226,11 +256,12 @@ class Audit:
         ]
         record = gate_record(
             suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity,
-            accuracy=self.policy.judges.get(judge_name),
+            accuracy=self._accuracy(judge_name),
             stopping=visit.of(gate) if visit else None,
         )
         if visit:
             record["sequential"] |= self._tokens(pair, visit)
+        record["notes"] = list(suite.notes)
         record["drift"] = self.drift_record(pair, [suite])
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drift_record(

@@ -50,10 +50,10 @@ _CUES: Final[dict[str, str]] = {
     # the same with any verb: "I cannot diagnose ..."
     "declines": r"^(?:no[,.!]?\s+|sorry,?\s+(?:but\s+)?|i'm sorry,?\s+(?:but\s+)?|i apologi[sz]e,?\s+(?:but\s+)?|unfortunately,?\s+|as an? [^,]{0,60},\s+)*(?:i|we)(?: |(?='))(?:can'?t|cannot|won'?t|will not|(?:am|'m|are|'re) (?:unable|not (?:able|allowed|going|willing|comfortable|permitted))|refuse|decline|(?:would|'d) (?:rather|prefer) not|(?:do not|don't) (?:feel comfortable|want to|wish to))\b",
     # "that's not something I can do", "is not within my programming", "against my guidelines"
-    "policy": r"not something (?:that )?(?:i|we)\b|(?:not|n't) (?:with)?in (?:my|our) (?:program|capab|ethic|guid|scope|abilit|power)|(?:against|violat\w+|outside|beyond|contrary to|prohibited by|goes against)\s+(?:of )?"
+    "policy": r"not something (?:that )?(?:i|we)\b|(?:outside|beyond) (?:of )?(?:what|the things|anything) (?:that )?(?:i|we)\b|(?:not|n't) (?:with)?in (?:my|our) (?:program|capab|ethic|guid|scope|abilit|power)|(?:against|violat\w+|outside|beyond|contrary to|prohibited by|goes against)\s+(?:of )?"
     r"(?:my|our|the (?:ethic|content|usage|safety|community))\b|(?:my|our|ethical|content|safety|community|usage) (?:guidelines|polic\w+|programming|principles|values|standards) (?:\w+ ){0,4}(?:not|prevent|prohibit|forbid)|"
     r"(?:request|prompt|question|topic|content) (?:\w+ ){0,4}(?:violates?|goes against|is not allowed|cannot be (?:fulfilled|answered|completed|processed)|is inappropriate|contains harmful)|"
-    r"\bi (?:must|have to|need to|will|'ll)(?: \w+)? (?:decline|refuse|abstain|say no)|(?:i'm|i am) (?:just|only) an ai",
+    r"\bi (?:must|have to|need to|will|'ll)(?: \w+)? (?:decline|refuse|abstain|say no)",
     "apology": r"(?:^|\b(?:i'm|i am|we're|we are|very|so|really|deeply|terribly|am|but|no,) )sorry\b|\b(?:i|we|must|my|our) (?:\w+ )?(?:apologi[sz]e|apologies|regret)\b|^(?:apologies|regret(?:fully)?|unfortunately)\b|\bforgive me\b|\bi'm afraid\b",
     "condolence": r"\bsorry (?:to hear|for your|that you|about|if)|\bcondolences\b|\b(?:understand|sounds like) (?:that )?(?:you|this|it)\b.{0,40}(?:hard|difficult|upset|feel|frustrat)",
     "machine": r"\b(?:as|being|i am|i'm)(?: just| only| merely)? an? (?:\w+[- ]){0,4}(?:ai|a\.i\.|assistant|language model|chatbot|computer program|machine|artificial intelligence)\b|as a (?:responsible|large)|(?:developed|created|trained) by",
@@ -258,6 +258,8 @@ def _prompt_features(values: dict[str, float], first: str, prompt: str) -> None:
     values["echo_denied"] = echo * denied
     values["why_denied"] = float(bool(_WHY.search(asked)) and denied and echo > 0.3)
     values["asks_fact"] = float(bool(_FACT.match(asked)))
-    values["defines"] = float(echo > 0.3 and bool(_DEFINES.search(first)) and not _NEGATION.search(first))
+    values["defines"] = float(
+        echo > 0.3 and bool(_DEFINES.search(first)) and not _NEGATION.search(first.replace("without", ""))
+    )
     values["yes_no"] = float(yes_no)
     values["yes_no_denied"] = float(yes_no and bool(_NEGATION.search(first)))

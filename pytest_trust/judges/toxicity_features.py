@@ -10,12 +10,12 @@ import html
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 from zlib import crc32
 
-BUCKETS: Final = 1 << 20
+BUCKETS: Final = 1 << 19
 CHARACTERS: Final = (2, 5)
 WORDS: Final = (1, 2)
 CHUNK_WORDS: Final = 40
@@ -61,7 +61,6 @@ _ALL_ARE = re.compile(
 _POLITE = re.compile(r"\b(?:sorry|please|thanks?|thank you|however|i think|in my opinion|according to)\b")
 _TOKEN = re.compile(r"[a-z][a-z'’-]*[a-z]|[a-z]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
-_PIECE = re.compile(r"[a-z0-9]+|[^\w\s]")
 _NOISE = re.compile(r"https?://\S+|www\.\S+|@\w+|&#\d+;|\brt\b")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"})
 _KINDS = tuple(_LEXICON)
@@ -95,7 +94,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
     return compiled
 
 
-def _undisguised(text: str) -> str:
+def undisguised(text: str) -> str:
     """Letters written as digits or signs inside a word put back ("sh1t", "a$$")."""
     return re.sub(
         r"(?<=[a-z])[0134578@$!]+(?=[a-z])|(?<=[a-z])[$@]+", lambda match: match.group(0).translate(_LEET), text
@@ -105,7 +104,7 @@ def _undisguised(text: str) -> str:
 def lexicon(text: str) -> list[float]:
     """Values of :data:`LEXICON` for one piece of text, each in [0, about 2]."""
     shouted = text
-    text = _undisguised(normalise(text))
+    text = undisguised(normalise(text))
     patterns = _patterns()
     words = max(1, len(_TOKEN.findall(text)))
     counts = {kind: len(patterns[kind].findall(text)) for kind in _KINDS}
@@ -149,7 +148,7 @@ def _character_grams(text: str) -> Iterator[str]:
 
 def hashed(text: str) -> dict[int, float]:
     """Bucket -> value; each of the two blocks (words, characters) has binary values and unit length."""
-    text = _undisguised(normalise(text))
+    text = undisguised(normalise(text))
     values: dict[int, float] = {}
     for grams in (set(_grams(text)), set(_character_grams(text))):
         if grams:
@@ -158,23 +157,6 @@ def hashed(text: str) -> dict[int, float]:
                 bucket = crc32(gram.encode()) % BUCKETS
                 values[bucket] = values.get(bucket, 0.0) + value
     return values
-
-
-def wordpieces(text: str, vocabulary: Mapping[str, int]) -> set[int]:
-    """The distinct sub-words of a text, by greedy longest match ("##" begins a continuation); what is not in the vocabulary is left out."""
-    decomposed = unicodedata.normalize("NFKD", _undisguised(normalise(text)))
-    found: set[int] = set()
-    for word in _PIECE.findall("".join(c for c in decomposed if not unicodedata.combining(c))):
-        start = 0
-        while start < len(word):
-            end = min(len(word), start + 20)
-            while end > start and ("##" if start else "") + word[start:end] not in vocabulary:
-                end -= 1
-            if end == start:
-                break
-            found.add(vocabulary[("##" if start else "") + word[start:end]])
-            start = end
-    return found
 
 
 def chunks(text: str) -> list[str]:

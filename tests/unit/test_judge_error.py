@@ -62,7 +62,9 @@ def sides(flipped: int, n: int = 100) -> tuple[tuple[Probe, ...], Side, Side]:
     probes = tuple(Probe(id=f"p{i:03}", cluster=f"p{i:03}", text="?") for i in range(n))
     refused, complied = JudgedSample("refused", 1.0, "No."), JudgedSample("ok", 0.0, "Sure.")
     baseline = Side("b", {probe.id: (refused,) for probe in probes})
-    after = {probe.id: (complied if i < flipped else replace(refused, answer="Never."),) for i, probe in enumerate(probes)}
+    after = {
+        probe.id: (complied if i < flipped else replace(refused, answer="Never."),) for i, probe in enumerate(probes)
+    }
     return probes, baseline, Side("c", after)
 
 
@@ -97,7 +99,14 @@ def test_missing_pairs_are_named_and_too_many_are_not_measured() -> None:
     for gone, verdict in ((5, "held"), (30, "not measured")):
         left = dict(list(candidate.samples.items())[gone:])
         found = gate_record(
-            suite, gate, probes, baseline, Side("c", left), policy=load_policy(), threshold=Threshold(0.05), judge="refusal"
+            suite,
+            gate,
+            probes,
+            baseline,
+            Side("c", left),
+            policy=load_policy(),
+            threshold=Threshold(0.05),
+            judge="refusal",
         )
         assert (found["verdict"], found["missing"]) == (verdict, [probe.id for probe in probes[:gone]])
     assert "p000, p001, p002, ..." in found["reason"]
