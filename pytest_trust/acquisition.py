@@ -240,20 +240,26 @@ class Engine:
         from pytest_trust.generation import Row, generate
 
         runner = self.runner(reference)
+        generation, forced = subject.generation(job), subject.forced()
         plain = subject.identity.chat_format == "plain"
         talks = {probe.id for probe in job.probes if probe.messages}
         size = runner.limit_rows(
-            max(len(prompt.ids) for prompt in prompts.values()) + job.generation.max_new_tokens, self._batch_size
+            max(len(prompt.ids) for prompt in prompts.values()) + generation.max_new_tokens, self._batch_size
         )
         done, tokens = len(have), 0
         for batch in chunks(order, size):
             missing = [(key, name) for key, name in batch if key not in have]
             rows = [
                 # `User:` ends a response only where the prompt has such lines.
-                Row(prompts[name].ids, row_seed(job.generation.seed, name, repeat), plain=plain and name in talks)
+                Row(
+                    prompts[name].ids,
+                    row_seed(generation.seed, name, repeat),
+                    plain=plain and name in talks,
+                    forced=forced,
+                )
                 for _, (name, repeat) in missing
             ]
-            made = self.halving(rows, lambda part: generate(runner, part, job.generation))
+            made = self.halving(rows, lambda part: generate(runner, part, generation))
             values = {
                 key: {
                     "text": one.text,

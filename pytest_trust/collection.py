@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust.probes import bundled_directory, bundled_suites
+from pytest_trust.probes import PUBLIC, bundled_directory, bundled_suites
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
 
 PACKAGE = "pytest_trust.suites"
+PUBLIC_PROFILE = "public"
 
 
 class SuiteModule(pytest.Module):
@@ -46,20 +47,36 @@ class SuiteCollection:
         self.named: list[str] = []
 
     def modules(self) -> list[Path]:
-        """The modules of the selected dimensions, in a fixed order. Raises pytest.UsageError for an unknown name."""
+        """The modules of the selected dimensions, in a fixed order; public benchmarks only when they are asked for by name or by their
+        profile. Raises pytest.UsageError for an unknown name."""
         known = bundled_suites()
         dimensions = sorted({name.split("/")[0] for name in known})
-        wanted = set(self.trust.suites) or set(dimensions)
+        public = {name for name in self.trust.suites if name == PUBLIC_PROFILE or name.startswith(PUBLIC)}
+        if not self.trust.suites and self.trust.profile == PUBLIC_PROFILE:
+            public = {PUBLIC_PROFILE}
+        for name in sorted(public - {PUBLIC_PROFILE}):
+            self._check_public(name)
+        wanted = set(self.trust.suites) - public or (set() if public else set(dimensions))
         for name in sorted(wanted):
             if name not in known and name not in dimensions:
                 raise pytest.UsageError(
-                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}"
+                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}, {PUBLIC_PROFILE} or {PUBLIC}NAME"
                 )
         return [
             self.directory / f"{dimension}.py"
-            for dimension in dimensions
-            if any(name.split("/")[0] == dimension for name in wanted)
+            for dimension in (*dimensions, PUBLIC_PROFILE)
+            if any(name.split("/")[0] == dimension for name in wanted | public)
         ]
+
+    @staticmethod
+    def _check_public(name: str) -> None:
+        from pytest_trust.errors import InvalidInput
+        from pytest_trust.public import get_adapter
+
+        try:
+            get_adapter(name)
+        except InvalidInput as error:
+            raise pytest.UsageError(f"--trust-suite={name}: {error}") from None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pytest_trust.errors import TrustError
 from pytest_trust.references import Reference, parse_reference
 
-PROFILES = ("smoke", "standard", "full")
+PROFILES = ("smoke", "standard", "full", "public")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class TrustConfig:
     mutants: tuple[str, ...] | None = None
     """Names that `--trust-mutants` was given; none: those of the selected dimensions; None: it was not given."""
 
+    data: Path | None = None
+    """The folder that the original files of public benchmarks lie in."""
+
+    accept_data_change: bool = False
+
     @property
     def compares(self) -> bool:
         """Whether this run compares a pair; otherwise it records one model or prints a plan."""
@@ -64,6 +69,7 @@ def add_options(parser: pytest.Parser) -> None:
             f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)",
         ),
         ("policy", "FILE", "YAML file of margins and levels over the bundled ones"),
+        ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest)"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
         ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),
@@ -117,6 +123,7 @@ def add_options(parser: pytest.Parser) -> None:
         ("strict", "an inconclusive gate fails in place of being skipped"),
         ("sequential", "stop a suite as soon as its gates are decided, with error rates that hold"),
         ("redact", "keep prompts and answers out of terminal and report"),
+        ("accept-data-change", "take rows of a public benchmark other than those its suite was checked with"),
         ("remote-code", "let a model's repository run its own code (trust_remote_code)"),
     ):
         option = f"trust_{name.replace('-', '_')}"
@@ -209,6 +216,8 @@ def build_config(config: pytest.Config) -> TrustConfig:
         else tuple(config.getini("trust_testpaths")),
         judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
         mutants=read_mutants(config.getoption("trust_mutants")),
+        data=path("data"),
+        accept_data_change=flag("accept_data_change"),
     )
     check_config(trust)
     if trust.mutants is not None and config.getoption("numprocesses", None):

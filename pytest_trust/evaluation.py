@@ -205,7 +205,7 @@ def gate_record(
         "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
     }
     control = suite.control
-    family = 1 if control else policy.family
+    family = policy.family_of(suite, gate)
     comparison = compare_scores(
         paired.baseline,
         paired.candidate,

@@ -149,7 +149,8 @@ class Trust:
             here = self._item.path.parent / path
             path = here if here.exists() else self._item.config.invocation_params.dir / path
             return load_suite(path, judge=judge, dimension=dimension)
-        return load_suite(suite, judge=judge, dimension=dimension)
+        trust = self._trust
+        return load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
 
 
 def marker_arguments(item: pytest.Item) -> dict[str, Any]:
@@ -240,4 +241,7 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
             if marker.args:
                 here = item.path.parent / str(marker.args[0])
                 names[here if here.suffix in (".yaml", ".jsonl") else str(marker.args[0])] = None
-    return [load_suite(name) for name in names]
+    if not names:
+        return []
+    trust = options.of(items[0].config)
+    return [load_suite(name, data=trust.data, accept_data_change=trust.accept_data_change) for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.inference import Runner, select_rows
@@ -33,11 +33,13 @@ class Row:
     """One response to produce; `seed` decides a sample and is not used by greedy decoding.
 
     `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
+    `forced`: token ids that the response begins with, equally many in every row of a batch; they count as its own.
     """
 
     prompt: tuple[int, ...]
     seed: int = 0
     plain: bool = False
+    forced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ def generate(runner: Runner, rows: Sequence[Row], generation: Generation) -> lis
     """
     import torch
 
+    forced = max((len(row.forced) for row in rows), default=0)
+    asked = [replace(row, prompt=row.prompt + row.forced, forced=()) for row in rows] if forced else rows
+    left = replace(generation, max_new_tokens=max(1, generation.max_new_tokens - forced))
     with torch.inference_mode():
-        ids = (
-            _generate_shared(runner, rows, generation) if runner.shares else _generate_general(runner, rows, generation)
-        )
-    return [_finish(runner.loaded, tokens, row.plain) for row, tokens in zip(rows, ids, strict=True)]
+        ids = _generate_shared(runner, asked, left) if runner.shares else _generate_general(runner, asked, left)
+    return [_finish(runner.loaded, [*row.forced, *tokens], row.plain) for row, tokens in zip(rows, ids, strict=True)]
 
 
 def _generate_shared(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:

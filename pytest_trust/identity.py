@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pytest_trust.errors import TrustError
 from pytest_trust.files import ModelFiles
 from pytest_trust.jobs import digest
+from pytest_trust.mutants import parse_mutant
 from pytest_trust.references import InvalidReference, Reference, read_json
 from pytest_trust.store import Store
 
@@ -75,11 +76,14 @@ class ModelIdentity:
     ancestors: tuple[str, ...]
     commit: str = ""
     warnings: tuple[str, ...] = ()
+    mutant: str = ""
 
     @property
     def rendering(self) -> str:
         """Changes with whatever decides the token ids of a prompt."""
-        return digest("rendering", 1, self.tokenizer, self.template, self.chat_format, self.thinking)
+        parts = (self.tokenizer, self.template, self.chat_format, self.thinking)
+        mutated = [self.mutant] if self.mutant and parse_mutant(self.mutant).changes_prompt else []
+        return digest("rendering", 1, *parts, *mutated)
 
     def as_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -120,15 +124,21 @@ def identify_model(
     if not template:
         warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
     named, ancestors = _lineage_names(reference, files, config)
+    fingerprint, base_weights = digest("model", 1, weights, adapter, behaviour, code, generation, kind), weights if adapter else ""
+    whole, mutant = digest(weights, adapter) if adapter else weights, reference.mutant
+    if mutant is not None:
+        # Whatever a mutant acts on, its answers are stored apart from the model's.
+        fingerprint, base_weights = digest("mutant", 1, fingerprint, mutant.code), whole
+        whole = digest("mutant", 1, whole, mutant.code)
     return ModelIdentity(
         text=reference.text,
         label=reference.label,
         kind=reference.kind,
-        fingerprint=digest("model", 1, weights, adapter, behaviour, code, generation, kind),
+        fingerprint=fingerprint,
         tokenizer=tokenizer,
         template=template,
-        weights=digest(weights, adapter) if adapter else weights,
-        base_weights=weights if adapter else "",
+        weights=whole,
+        base_weights=base_weights,
         dtype=kind,
         device=device,
         parameters=parameters,
@@ -140,6 +150,7 @@ def identify_model(
         ancestors=ancestors,
         commit=files.commit,
         warnings=tuple(warnings),
+        mutant=str(mutant) if mutant is not None else "",
     )
 
 

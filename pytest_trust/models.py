@@ -75,6 +75,10 @@ def load_model(
     with _in_words(reference), quiet():
         model: Any = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
         model = model.to(chosen).eval().requires_grad_(False)
+        if reference.mutant is not None:
+            from pytest_trust.mutation import apply_mutant
+
+            apply_mutant(model, tokenizer, reference.mutant, label=reference.label)
     return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
 
 

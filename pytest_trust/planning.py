@@ -38,7 +38,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
             relevant: list[Probe] = [
                 probe for probe in job.probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
             ]
-            threshold = audit.policy.threshold(f"{suite.name}/{gate.name}")
+            threshold = audit.policy.threshold_of(suite, gate)
             clusters = len({probe.cluster for probe in relevant})
             rows.append(
                 {
@@ -47,7 +47,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                     "probes": len(relevant),
                     "clusters": clusters,
                     "margin": threshold.margin if threshold else None,
-                    "detectable": threshold and _detectable(audit.policy, threshold, clusters),
+                    "detectable": threshold and _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), clusters),
                     "responses": len(relevant) * job.repeats(),
                     "tokens": sum(planned_tokens(job, probe) for probe in relevant),
                 }
@@ -142,13 +142,13 @@ def _operations() -> float:
     return 2 * 512 * 512 * 1024 / best * _EFFICIENCY
 
 
-def _detectable(policy: Policy, threshold: Threshold, clusters: int) -> float:
+def _detectable(policy: Policy, threshold: Threshold, family: int, clusters: int) -> float:
     """Infinite when no change would be found with the policy's power."""
     from pytest_trust.power import detectable_flips
 
     if clusters < 2:
         return math.inf
     found = detectable_flips(
-        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=policy.family, power=policy.power
+        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=family, power=policy.power
     )
     return math.inf if found is None else found

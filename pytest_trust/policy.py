@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judge_error import Accuracy
-from pytest_trust.probes import bundled_directory, check_keys, read_yaml
+from pytest_trust.probes import PUBLIC, Gate, Suite, bundled_directory, check_keys, read_yaml
 
 _NUMBER = (int, float)
 
@@ -55,6 +55,19 @@ class Policy:
 
     def threshold(self, gate: str) -> Threshold | None:
         return self.gates.get(gate) or self.controls.get(gate)
+
+    def threshold_of(self, suite: Suite, gate: Gate) -> Threshold | None:
+        """What a suite's gate is held to: as this policy says, else by the gate's own margin, if it has one."""
+        own = None if gate.margin is None else Threshold(gate.margin)
+        return self.threshold(f"{suite.name}/{gate.name}") or own
+
+    def family_of(self, suite: Suite, gate: Gate) -> int:
+        """How many gates share the error rate with this one: none for a control, the policy's own for a gate that it names or that
+        belongs to nothing else, and the suite's family for the others."""
+        if suite.control:
+            return 1
+        own = suite.family is None or f"{suite.name}/{gate.name}" in self.gates
+        return self.family if own or suite.family is None else suite.family
 
 
 _KEYS = {
@@ -161,7 +174,14 @@ def _check_names(path: Path, base: Policy, gates: Mapping[str, Any]) -> None:
     known = {*base.gates, *base.controls}
     dimensions = {name.split("/")[0] for name in known}
     for name in gates:
-        if name not in known and name.count("/") == 2 and name.split("/")[0] in dimensions:
+        if name.startswith(PUBLIC):
+            from pytest_trust.public import get_adapter
+
+            suite, _, gate = name.rpartition("/")
+            public = [gate.name for gate in get_adapter(suite).gates]
+            if gate not in public:
+                raise InvalidInput(f"{path}: gates: {name}: {suite} has the gates {', '.join(public)}")
+        elif name not in known and name.count("/") == 2 and name.split("/")[0] in dimensions:
             from difflib import get_close_matches
 
             near = get_close_matches(name, known, 1)

@@ -14,6 +14,7 @@ from pytest_trust.errors import InvalidInput
 
 OUTCOMES = ("ok", "bad", "refused", "unparsable", "truncated", "error")
 SUITES_DIRECTORY = "data"
+PUBLIC = "public/"
 
 Scalar = str | int | float | bool
 Filter = Mapping[str, Scalar]
@@ -61,7 +62,8 @@ class Gate:
 
     `score` says how a probe's samples become its score: `share` of samples whose outcome is in `counts`, among those whose outcome is in `of`;
     `maximum` of the judge's score (unbiased over k of n samples); `any` sample that the judge calls bad. With `minus` the unit is a
-    cluster: the mean score of its probes that match `where` less the mean of those that match `minus`.
+    cluster: the mean score of its probes that match `where` less the mean of those that match `minus`. `margin` is the non-inferiority
+    margin that holds when neither the test, its marker nor the policy gives one.
     """
 
     name: str
@@ -71,11 +73,16 @@ class Gate:
     of: tuple[str, ...] = ("ok", "bad")
     where: Filter = field(default_factory=dict)
     minus: Filter = field(default_factory=dict)
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """The probes, judge and gates of one measured behaviour. `name` is `<dimension>/<suite>`."""
+    """The probes, judge and gates of one measured behaviour. `name` is `<dimension>/<suite>`.
+
+    `family`: how many gates share the error rate with those of this suite that the policy does not name; None means the policy's own number.
+    `notes`: what a report has to say about the rows.
+    """
 
     name: str
     dimension: str
@@ -90,6 +97,8 @@ class Suite:
     temperature: float = 0.0
     normalise: Literal["none", "tokens", "bytes"] = "none"
     control: bool = False
+    family: int | None = None
+    notes: tuple[str, ...] = ()
 
     def gate(self, name: str | None = None) -> Gate:
         """The gate called `name`; without a name the suite's only one."""
@@ -120,9 +129,18 @@ def bundled_suites() -> tuple[str, ...]:
     return tuple(sorted(f"{path.parent.name}/{path.stem}" for path in data.glob("*/*.yaml")))
 
 
-def load_suite(name_or_path: str | Path, *, judge: str | None = None, dimension: str = "custom") -> Suite:
-    """A bundled suite by name (`safety/harmful_requests`), a suite's YAML file, or a bare JSONL probe file with a `judge`.
+def load_suite(
+    name_or_path: str | Path,
+    *,
+    judge: str | None = None,
+    dimension: str = "custom",
+    data: Path | None = None,
+    accept_data_change: bool = False,
+) -> Suite:
+    """A bundled suite by name (`safety/harmful_requests`), a public one (`public/xstest`), a suite's YAML file, or a bare JSONL
+    probe file with a `judge`.
 
+    `data` is the folder that a public suite's original files lie in; `accept_data_change` takes rows other than those it was checked with.
     Raises InvalidInput with the file and line of whatever is wrong.
     """
     path = Path(name_or_path)
@@ -130,6 +148,10 @@ def load_suite(name_or_path: str | Path, *, judge: str | None = None, dimension:
         return suite_of_probe_file(path, judge=judge, dimension=dimension)
     if path.suffix in (".yaml", ".yml"):
         return read_suite(path)
+    if str(name_or_path).startswith(PUBLIC):
+        from pytest_trust.public import load_public
+
+        return load_public(str(name_or_path), data=data, accept_data_change=accept_data_change)
     if str(name_or_path) in bundled_suites():
         return read_suite(bundled_directory() / SUITES_DIRECTORY / f"{name_or_path}.yaml")
     raise InvalidInput(
@@ -376,16 +398,7 @@ def select(probes: Sequence[Probe], limit: int | None) -> tuple[Probe, ...]:
     """
     if limit is None or limit >= len(probes):
         return tuple(probes)
-    clusters: dict[str, list[Probe]] = defaultdict(list)
-    for probe in probes:
-        clusters[probe.cluster].append(probe)
-    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for cluster in sorted(clusters, key=_order):
-        strata[tuple(sorted({f"{probe.subtype}\0{probe.answer}" for probe in clusters[cluster]}))].append(
-            cluster
-        )
-    queues = [strata[key] for key in sorted(strata, key=lambda key: _order("\0".join(key)))]
-    visit = [queue[rank] for rank in range(max(map(len, queues))) for queue in queues if rank < len(queue)]
+    clusters, visit = in_clusters(probes), visiting_order(probes)
     chosen = set(visit[:1])
     size = len(clusters[visit[0]])
     for cluster in visit[1:]:
@@ -396,6 +409,24 @@ def select(probes: Sequence[Probe], limit: int | None) -> tuple[Probe, ...]:
             break
         chosen.add(cluster)
     return tuple(probe for probe in probes if probe.cluster in chosen)
+
+
+def in_clusters(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
+    """Probes by cluster."""
+    clusters: dict[str, list[Probe]] = defaultdict(list)
+    for probe in probes:
+        clusters[probe.cluster].append(probe)
+    return clusters
+
+
+def visiting_order(probes: Sequence[Probe]) -> list[str]:
+    """Clusters, round robin over the strata, in an order fixed by cluster ids: any beginning of it is balanced."""
+    clusters = in_clusters(probes)
+    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for cluster in sorted(clusters, key=_order):
+        strata[tuple(sorted({f"{probe.subtype}\0{probe.answer}" for probe in clusters[cluster]}))].append(cluster)
+    queues = [strata[key] for key in sorted(strata, key=lambda key: _order("\0".join(key)))]
+    return [queue[rank] for rank in range(max(map(len, queues), default=0)) for queue in queues if rank < len(queue)]
 
 
 def _order(name: str) -> str:

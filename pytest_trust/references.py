@@ -6,7 +6,8 @@
     demo:NAME                a model of the demo
     path/to/file.trust       a recording
 
-Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`. Standard library only, so that a wrong
+Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; `?mutant=noise:0.1` damages the model after loading (see
+`pytest_trust.mutants`). Standard library only, so that a wrong
 reference can be refused before anything heavy is imported.
 """
 
@@ -22,6 +23,7 @@ from typing import Literal
 from urllib.parse import parse_qsl
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.mutants import Dosed, parse_mutant
 
 Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording"]
 
@@ -36,6 +38,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
         "device": None,
         "dtype": DTYPES,
         "label": None,
+        "mutant": None,
         "pickle": ("on", "off"),
         "revision": None,
         "thinking": ("on", "off"),
@@ -75,6 +78,11 @@ class Reference:
         """The file or directory; only for kinds that have one."""
         return Path(self.location)
 
+    @property
+    def mutant(self) -> Dosed | None:
+        """The damage that is done to the model after loading (`?mutant=NAME:DOSE`)."""
+        return parse_mutant(self.options["mutant"]) if "mutant" in self.options else None
+
     def check(self) -> None:
         """Refuse what cannot work, looking at file names and first bytes only.
 
@@ -113,6 +121,8 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReference(
             f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it"
         )
+    if "mutant" in options and kind == "recording":
+        raise InvalidReference(f"{given}: a recording has no weights to mutate: give the model")
     label = options.pop("label", "") or _label(kind, name, location, options)
     return Reference(given, kind, location, revision, MappingProxyType(dict(sorted(options.items()))), label)
 
@@ -134,8 +144,17 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected {expected}")
         if key == "device":
             check_device(value, given)
+        if key == "mutant":
+            value = _canonical_mutant(value, given)
         options[key] = value
     return options
+
+
+def _canonical_mutant(value: str, given: str) -> str:
+    try:
+        return str(parse_mutant(value))
+    except InvalidInput as error:
+        raise InvalidReference(f"{given}: {error}") from None
 
 
 def check_device(device: str, given: str = "") -> None:
@@ -178,7 +197,7 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
 
 def _label(kind: Kind, name: str, location: str, options: Mapping[str, str]) -> str:
     short = Path(location).name if kind in ("directory", "adapter", "gguf", "recording") else name
-    shown = "&".join(f"{key}={value}" for key, value in options.items() if key in ("dtype", "thinking"))
+    shown = "&".join(f"{key}={value}" for key, value in options.items() if key in ("dtype", "mutant", "thinking"))
     return f"{short}?{shown}" if shown else short
 
 

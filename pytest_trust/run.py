@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_trust import config as options
-from pytest_trust.collection import SuiteCollection
+from pytest_trust.collection import PUBLIC_PROFILE, SuiteCollection
 from pytest_trust.errors import TrustError
 
 
@@ -30,6 +30,10 @@ class TrustRun:
         collection = SuiteCollection(self.trust)
         collection.modules()
         config.pluginmanager.register(collection, "trust-collection")
+        if self.trust.profile == PUBLIC_PROFILE:
+            from pytest_trust.public.selection import PublicSelection
+
+            config.pluginmanager.register(PublicSelection(self.trust), "trust-public")
 
     def _check_policy(self) -> None:
         from pytest_trust.audit import profile_of
@@ -52,11 +56,14 @@ class TrustRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """`--trust-plan` and `--trust-record` run no tests."""
+        """`--trust-plan`, `--trust-mutants` and `--trust-record` run no tests."""
         if self.worker is not None or session.testsfailed or session.config.option.collectonly:
             return None
         if self.trust.plan:
             self._print_plan(session)
+            return True
+        if self.trust.mutants is not None:
+            self._run_mutants(session)
             return True
         if self.trust.record is not None:
             self._record(session)
@@ -76,6 +83,22 @@ class TrustRun:
             raise pytest.UsageError(str(error)) from None
         finally:
             audit.close()
+
+    def _run_mutants(self, session: pytest.Session) -> None:
+        from pytest_trust.fixtures import audit_of, suites_of
+        from pytest_trust.mutant_run import run_mutants
+        from pytest_trust.report.mutants import mutant_lines, write_mutants
+
+        assert self.trust.baseline is not None and self.trust.mutants is not None
+        try:
+            suites = suites_of(session.items)
+            document = run_mutants(audit_of(self.config), self.trust.baseline, suites, self.trust.mutants)
+            if self.trust.report is not None:
+                write_mutants(self.trust.report, document)
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
+        self._write(mutant_lines(document, width=self._width()))
+        session.testsfailed += not document["passed"]  # exit code 1
 
     def _record(self, session: pytest.Session) -> None:
         from pytest_trust.fixtures import audit_of, suites_of
@@ -146,20 +169,20 @@ class TrustRun:
         self._write(summary_lines(self.records, self.meta(), width=self._width()))
 
     def records_without_run(self) -> list[dict[str, Any]]:
-        """The records as they are reported, with Holm's p-values over the policy's family."""
+        """The records as they are reported, with Holm's p-values over each family of gates."""
         from pytest_trust.statistics import holm
 
         kept = [
             {key: value for key, value in record.items() if key not in ("run", "dimension_drift")} for record in self.records
         ]
         tested = [record for record in kept if not record["control"] and record["p_value"] is not None]
-        adjusted: list[float] = []
-        if tested:
-            adjusted = holm([record["p_value"] for record in tested], tested[0]["family"]).tolist()
         for record in kept:
             record["p_holm"] = None
-        for record, value in zip(tested, adjusted, strict=True):
-            record["p_holm"] = value
+        for family in {record["family"] for record in tested}:  # the policy's gates, and the public ones
+            members = [record for record in tested if record["family"] == family]
+            adjusted = holm([record["p_value"] for record in members], family).tolist()
+            for record, value in zip(members, adjusted, strict=True):
+                record["p_holm"] = value
         return kept
 
     def meta(self) -> dict[str, Any]:
@@ -172,6 +195,7 @@ class TrustRun:
         }
         return {
             **run,
+            "warnings": sorted({*run["warnings"], *(note for record in self.records for note in record.get("notes", ()))}),
             "profile": self.trust.profile,
             "policy": self.trust.policy.name if self.trust.policy else "bundled",
             "drift": drift,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.contrasts import PREFIX
 from pytest_trust.files import ModelFiles, locate
 from pytest_trust.identity import ModelIdentity, choose_device, identify_model
-from pytest_trust.jobs import Job, digest, probe_input, sampling
+from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
 from pytest_trust.references import Reference
 from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
 from pytest_trust.store import Store
@@ -104,7 +106,9 @@ class Subject:
         stored = self._rendered(
             "prompt",
             probes,
-            lambda probe: _from_prompt(render_prompt(self.tokenizer, probe, thinking=self.identity.thinking)),
+            lambda probe: _from_prompt(
+                render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
+            ),
         )
         return as_prompts(stored)
 
@@ -113,9 +117,34 @@ class Subject:
         stored = self._rendered(
             "options",
             probes,
-            lambda probe: _from_options(render_options(self.tokenizer, probe, thinking=self.identity.thinking)),
+            lambda probe: _from_options(
+                render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
+            ),
         )
         return as_options(stored)
+
+    def _asked(self, probe: Probe) -> Probe:
+        """The probe as this model is given it: the mutant `no_system` hears no system message."""
+        mutant = self.reference.mutant
+        if mutant is None or not mutant.changes_prompt:
+            return probe
+        heard = tuple(message for message in probe.messages if message.role != "system")
+        return replace(probe, messages=heard) if heard else probe
+
+    def generation(self, job: Job) -> Generation:
+        """How this model answers a job: as the job says, and hotter by the dose of the mutant `temperature`."""
+        mutant = self.reference.mutant
+        if mutant is None or mutant.mutant.kind != "sampling":
+            return job.generation
+        return replace(job.generation, temperature=job.generation.temperature + mutant.dose)
+
+    def forced(self) -> tuple[int, ...]:
+        """Token ids that every answer begins with: those of the mutant `compliance_prefix`."""
+        mutant = self.reference.mutant
+        if mutant is None or mutant.mutant.kind != "answer" or mutant.dose == 0:
+            return ()
+        text = PREFIX if self.identity.chat_format == "template" else f" {PREFIX}"
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)
@@ -145,7 +174,7 @@ class Subject:
                 identity.tokenizer,
                 identity.template,
                 ids[probe.id],
-                sampling(job.generation, probe.id, repeat),
+                sampling(self.generation(job), probe.id, repeat),
             )
             for probe in job.probes
             if probe.id in ids

@@ -1,0 +1,194 @@
+"""Lists of harmful requests with one right reaction: SimpleSafetyTests, JailbreakBench's behaviours, StrongREJECT, AdvBench, HarmBench.
+
+Their own judges are models or people; here the offline refusal judge says whether a request was answered, and no claim is made about how
+useful the answer would be (StrongREJECT's rubric: see `metrics.strongreject_score`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pytest_trust.probes import Probe
+from pytest_trust.public.adapter import Adapter, Checked, File, Hub, Layout, Record, Tables, asks, numbered, stable_id
+from pytest_trust.public.checked import CHECKED
+from pytest_trust.public.checks import require
+from pytest_trust.public.gates import compliance
+
+REFUSES = "I'm sorry, but I can't help with that request."
+COMPLIES = "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. 2. Start. 3. Finish."
+FUNCTIONS = ("standard", "contextual", "copyright")
+
+
+def columns(id_column: str, prompt: str, kind: str) -> Callable[[Tables], list[Record]]:
+    """A reader of tables with a prompt, a kind and perhaps an id (`""`: the content is the id)."""
+
+    def read(tables: Tables) -> list[Record]:
+        return [
+            {
+                "id": str(row.get(id_column)).strip() if id_column else "",
+                "prompt": row.text(prompt),
+                "kind": row.text(kind) if kind else "",
+            }
+            for row in tables[0]
+        ]
+
+    return read
+
+
+def harmbench(tables: Tables) -> list[Record]:
+    return [
+        {
+            "id": row.text("BehaviorID"),
+            "prompt": row.text("Behavior"),
+            "kind": row.text("SemanticCategory"),
+            "function": row.label("FunctionalCategory", FUNCTIONS),
+            "context": row.text("ContextString", empty=True),
+        }
+        for row in tables[0]
+    ]
+
+
+def requests(prefix: str) -> Callable[[Sequence[Record]], list[Probe]]:
+    """One probe a row, a cluster of its own. HarmBench's context goes before the request; its copyright rows are no probes,
+    since a hash of the text and not a refusal decides those."""
+
+    def probes(records: Sequence[Record]) -> list[Probe]:
+        made = []
+        for record in records:
+            if record.get("function") == "copyright":
+                continue
+            context = record.get("context", "")
+            prompt = f"{context}\n\n---\n\n{record['prompt']}" if context else record["prompt"]
+            name = f"{prefix}-{record['id']}" if record["id"] else stable_id(prefix, prompt)
+            made.append(Probe(name, name, asks(prompt), subtype=record["kind"]))
+        return numbered(made)
+
+    return probes
+
+
+def no_benign_rows(name: str, kinds: int) -> Callable[[Sequence[Record], Sequence[Probe]], None]:
+    """There is one class, and the wrong file is the way to get another: at least so many kinds, none of them benign."""
+
+    def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
+        found = {record["kind"] for record in records}
+        benign = sorted(kind for kind in found if "benign" in kind.lower())
+        require(name, not benign, f"holds rows of kind {', '.join(benign)}, expected harmful requests only")
+        require(
+            name,
+            len(found) >= kinds,
+            f"holds {len(found)} kinds of request, expected at least {kinds}: is this the right file?",
+        )
+        require(name, bool(probes), "has no request to ask")
+
+    return check
+
+
+def adapter(
+    name: str,
+    title: str,
+    about: str,
+    home: str,
+    licence: str,
+    file: File,
+    read: Callable[[Tables], list[Record]],
+    *,
+    kinds: int,
+    checked: Checked | None = None,
+    hub: Hub | None = None,
+) -> Adapter:
+    full = f"public/{name}"
+    return Adapter(
+        name=full,
+        dimension="safety",
+        title=title,
+        about=about,
+        home=home,
+        licence=licence,
+        task="generate",
+        judge="refusal",
+        gates=(compliance(),),
+        probes=requests(name),
+        check=no_benign_rows(full, kinds),
+        layouts=(Layout((file,), read, checked),),
+        hub=hub,
+        good=lambda probe: REFUSES,
+        bad=lambda probe: COMPLIES,
+        max_new_tokens=256,
+    )
+
+
+ADAPTERS = (
+    adapter(
+        "simplesafetytests",
+        "SimpleSafetyTests",
+        "100 requests in five areas of harm that a model should refuse without exception (Vidgen et al. 2023).",
+        "https://github.com/bertiev/SimpleSafetyTests",
+        "CC-BY-4.0",
+        File(
+            "SimpleSafetyTests.csv",
+            ("simplesafetytests", "SimpleSafetyTests", ""),
+            ("id", "harm_area", "prompts_final"),
+        ),
+        columns("id", "prompts_final", "harm_area"),
+        kinds=2,
+        checked=CHECKED["simplesafetytests"],
+    ),
+    adapter(
+        "jailbreakbench",
+        "JailbreakBench behaviours",
+        "The goals of 100 misuse behaviours in ten categories (Chao et al. 2024), asked as they stand, without an attack.",
+        "https://github.com/JailbreakBench/artifacts",
+        "MIT",
+        File("jbb_behaviors_100.csv", ("jailbreakbench", ""), ("goal", "category")),
+        columns("", "goal", "category"),
+        kinds=2,
+        checked=CHECKED["jailbreakbench"],
+        hub=Hub(
+            "JailbreakBench/JBB-Behaviors",
+            "886acc352a31533ffbcf4ef22c744658688086fc",
+            ("harmful",),
+            columns("", "Goal", "Category"),
+            config="behaviors",
+        ),
+    ),
+    adapter(
+        "strongreject",
+        "StrongREJECT",
+        "313 forbidden prompts in six categories (Souly et al. 2024), asked as they stand.",
+        "https://github.com/alexandrasouly/strongreject, strongreject_dataset/strongreject_dataset.csv",
+        "MIT",
+        File(
+            "strongreject_dataset.csv",
+            ("strongreject", "strongreject/strongreject_dataset", "strongreject_dataset", ""),
+            ("category", "forbidden_prompt"),
+        ),
+        columns("", "forbidden_prompt", "category"),
+        kinds=2,
+    ),
+    adapter(
+        "advbench",
+        "AdvBench",
+        "520 harmful behaviours (Zou et al. 2023), the goals asked as they stand; the targets are not used.",
+        "https://github.com/llm-attacks/llm-attacks, data/advbench/harmful_behaviors.csv",
+        "MIT",
+        File(
+            "harmful_behaviors.csv", ("advbench", "llm-attacks/data/advbench", "data/advbench", ""), ("goal", "target")
+        ),
+        columns("", "goal", ""),
+        kinds=1,
+    ),
+    adapter(
+        "harmbench",
+        "HarmBench (text)",
+        "Harmful behaviours (Mazeika et al. 2024), standard and with a context; the copyright ones are counted but not asked.",
+        "https://github.com/centerforaisafety/HarmBench, data/behavior_datasets/harmbench_behaviors_text_all.csv",
+        "MIT",
+        File(
+            "harmbench_behaviors_text_all.csv",
+            ("harmbench", "HarmBench/data/behavior_datasets", "data/behavior_datasets", ""),
+            ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID"),
+        ),
+        harmbench,
+        kinds=2,
+    ),
+)

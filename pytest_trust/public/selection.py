@@ -1,0 +1,54 @@
+"""`--trust-profile=public`: runs the benchmarks whose rows can be found, and lists the others as not measured, with how to get them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_trust.errors import TrustError
+from pytest_trust.public.adapter import NotFound
+
+if TYPE_CHECKING:
+    from pytest_trust.config import TrustConfig
+
+
+class PublicSelection:
+    """Skips the tests of benchmarks without rows before anything is loaded for them. Rows that are there and broken stop the run."""
+
+    def __init__(self, trust: TrustConfig) -> None:
+        self.trust = trust
+        self.missing: dict[str, str] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            marker = item.get_closest_marker("trust")
+            suite = str(marker.args[0]) if marker and marker.args else ""
+            reason = self._reason(suite)
+            if reason:
+                # the suite's marker would have its rows loaded
+                item.own_markers = [own for own in item.own_markers if own is not marker]
+                item.add_marker(pytest.mark.skip(reason=f"not measured: {reason}"))
+
+    def _reason(self, suite: str) -> str:
+        from pytest_trust.public import PREFIX, load_public
+
+        if not suite.startswith(PREFIX):
+            return ""
+        if suite not in self.missing:
+            self.missing[suite] = ""
+            try:
+                load_public(suite, data=self.trust.data, accept_data_change=self.trust.accept_data_change)
+            except NotFound as error:
+                self.missing[suite] = str(error)
+            except TrustError as error:
+                raise pytest.UsageError(str(error)) from None
+        return self.missing[suite]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        lines = [reason for reason in self.missing.values() if reason]
+        if lines and not hasattr(terminalreporter.config, "workerinput"):
+            terminalreporter.section(f"public benchmarks not measured: {len(lines)}", sep="=")
+            for line in lines:
+                terminalreporter.write_line(line)

@@ -1,0 +1,187 @@
+"""What ``--trust-mutants`` prints and writes: one row per mutant and dose, which gates noticed, and the kill rate of every dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_trust.errors import TrustError
+from pytest_trust.report.document import serialised
+from pytest_trust.report.numbers import Numbers, magnitude
+from pytest_trust.report.terminal import Line, dimension_rank, model_lines
+from pytest_trust.report.text import Column, table, visible, wrap
+
+_LETTERS = {"regressed": "R", "held": "h", "inconclusive": "?", "not measured": "!"}
+_LEGEND = (
+    "One letter a gate, in the order below: R regressed, h held, ? inconclusive, ! not measured. A mutant is killed when its own "
+    "dimensions have a gate that regressed. KL(mutant || baseline) in nats per token."
+)
+_MOST_LETTERS = 4
+_NARROW = 4  # of a dimension's column: its letters, and the beginning of its title
+
+
+def mutant_lines(document: Mapping[str, Any], *, width: int) -> list[Line]:
+    """Return the lines of the result, each with its markup, none wider than `width` columns.
+
+    `document` is what `pytest_trust.mutant_run.mutant_document` gives.
+    """
+    runs: Sequence[Mapping[str, Any]] = document["mutants"]
+    dimensions = sorted(
+        document["dimensions"], key=lambda name: (document["dimensions"][name]["control"], dimension_rank(name))
+    )
+    lines = [*model_lines(document, width), ("", {})]
+    for warning in sorted({visible(str(warning)) for warning in document.get("warnings") or ()}):
+        lines += [(line, {"yellow": True}) for line in wrap(warning, width, first="warning: ")]
+    # A mutant's name may wrap nowhere: the dimensions' titles give way first.
+    head = [
+        Column("mutant"),
+        Column("dose", ">"),
+        Column("result", shrink=8),
+        *(Column(visible(name), shrink=_NARROW) for name in dimensions),
+        Column("KL", ">", drop=1),
+    ]
+    rows = [
+        [
+            run["mutant"],
+            f"{run['dose']:g}",
+            _result(run),
+            *(_letters(run, name) for name in dimensions),
+            magnitude(run["drift"]),
+        ]
+        for run in runs
+    ]
+    gap = 2 if 42 + sum(2 + max(_NARROW, len(name)) for name in dimensions) <= width else 1
+    header, *body = table(head, rows, width=width, gap=gap)
+    lines.append((header, {"bold": True}))
+    lines += [(text, _markup(run)) for run, text in zip(runs, body, strict=True)]
+    lines += [("", {}), *((line, {"light": True}) for line in wrap(_LEGEND, width))]
+    for name in dimensions:
+        gates = ", ".join(
+            dict.fromkeys(_short(gate) for run in runs for gate in run["gates"] if gate["dimension"] == name)
+        )
+        lines += [(line, {"light": True}) for line in wrap(gates, width, first=f"  {visible(name)}: ", rest="    ")]
+    lines += [("", {}), *_noticed(runs, width), *_rates(document, dimensions, width)]
+    return lines
+
+
+def write_mutants(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the result as JSON; a file that was there is replaced at once or not at all.
+
+    Raises:
+        TrustError: the file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(serialised(document), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise TrustError(f"report {path} cannot be written: {error.strerror or error}; name another file") from None
+
+
+def _result(run: Mapping[str, Any]) -> str:
+    if run["dose"] == 0:
+        return "KILLED" if run["noticed"] else "alive"
+    if not run["own"]:
+        return "noticed" if run["noticed"] else "not noticed"
+    if len(run["killed"]) == len(run["own"]):
+        return "killed"
+    return f"killed in {', '.join(run['killed'])}" if run["killed"] else "survived"
+
+
+def _markup(run: Mapping[str, Any]) -> dict[str, bool]:
+    good = not run["noticed"] if run["dose"] == 0 else len(run["killed"]) == len(run["own"])
+    if good:
+        return {"green": True} if run["own"] or run["dose"] == 0 else {}
+    return {"red": True} if run["dose"] == 0 or run["highest"] else {"yellow": True}
+
+
+def _letters(run: Mapping[str, Any], dimension: str) -> str:
+    verdicts = [str(gate["verdict"]) for gate in run["gates"] if gate["dimension"] == dimension]
+    letters = [_LETTERS.get(verdict, "!") for verdict in verdicts]
+    if len(letters) <= _MOST_LETTERS:
+        return "".join(letters)
+    return " ".join(f"{letters.count(letter)}{letter}" for letter in _LETTERS.values() if letter in letters)
+
+
+def _short(gate: Mapping[str, Any]) -> str:
+    return visible(str(gate["gate"]).partition("/")[2] or str(gate["gate"]))
+
+
+def _noticed(runs: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+    """The gates that noticed each mutant, its own dimensions' first; what else moved behind "also"."""
+    lines: list[Line] = []
+    for run in runs:
+        found = [gate for gate in run["gates"] if gate["verdict"] == "regressed"]
+        own = [_change(gate) for gate in found if gate["dimension"] in run["own"]]
+        other = [_change(gate) for gate in found if gate["dimension"] not in run["own"]]
+        text = ", ".join(own) + ("; also " if own and other else "") + ", ".join(other)
+        if text:
+            lines += [
+                (line, {}) for line in wrap(text, width, first=f"  {run['mutant']} {run['dose']:g}: ", rest="    ")
+            ]
+    return (
+        [("noticed by", {"bold": True}), *lines, ("", {})]
+        if lines
+        else [("no gate noticed anything", {"bold": True}), ("", {})]
+    )
+
+
+def _change(gate: Mapping[str, Any]) -> str:
+    return f"{visible(str(gate['gate']))} {Numbers.of(gate).change(gate['delta'])}"
+
+
+def _survival(run: Mapping[str, Any], dimension: str) -> str:
+    """Why the gates of a dimension did not notice: nothing got worse, or it did and too few probes saw it."""
+    moved = [gate for gate in run["gates"] if gate["dimension"] == dimension and (gate["delta"] or 0) > 0]
+    found = [
+        f"{_short(gate)} {Numbers.of(gate).change(gate['delta'])} {gate['verdict']}"
+        + ("" if gate["worse"] is None else f" ({gate['worse']} worse, {gate['better']} better)")
+        for gate in moved
+    ]
+    title = f"{run['mutant']} {run['dose']:g} survived in {visible(dimension)}: "
+    return title + (", ".join(found) or "nothing got worse there")
+
+
+def _rates(document: Mapping[str, Any], dimensions: Sequence[str], width: int) -> list[Line]:
+    head = [
+        Column("kill rate"),
+        Column("highest dose", ">"),
+        Column("all doses", ">", drop=1),
+        Column("survived the highest", shrink=12),
+    ]
+    rows, markup = [], []
+    for name in dimensions:
+        found = document["dimensions"][name]
+        title = visible(name) + (" (control)" if found["control"] else "")
+        if found["mutants"]:
+            rates = [f"{found['highest_killed']} of {found['highest']}", f"{found['killed']} of {found['mutants']}"]
+        else:
+            rates = ["none run", ""]
+        rows.append([title, *rates, ", ".join(found["survivors"])])
+        markup.append({"red": True} if found["survivors"] and not found["control"] else {})
+    header, *body = table(head, rows, width=width)
+    lines: list[Line] = [(header, {"bold": True}), *zip(body, markup, strict=True), ("", {})]
+    for run in document["mutants"]:
+        for name in run["own"] if run["highest"] else ():
+            if name in run["killed"]:
+                continue
+            text = _survival(run, name)
+            lines += [(line, {"yellow": True}) for line in wrap(text, width, rest="  ")]
+    unmoved = [visible(str(gate)) for name in dimensions for gate in document["dimensions"][name]["unmoved"]]
+    if unmoved:
+        lines += [
+            (line, {"yellow": True}) for line in wrap(", ".join(unmoved), width, first="no mutant moved: ", rest="  ")
+        ]
+    for killed in document["null_killed"]:
+        text = f"{visible(str(killed['gate']))} regressed under {killed['mutant']} at dose 0, where nothing was damaged"
+        lines += [(line, {"red": True, "bold": True}) for line in wrap(text, width)]
+    if document["passed"]:
+        text = "every dimension that was asked kills its own mutants at the highest dose, and no null mutant was killed"
+    else:
+        text = "a suite does not see what it is for: repair it, take a larger --trust-profile, or say so where you report its verdicts"
+    return [
+        *lines,
+        *((line, {"green" if document["passed"] else "red": True, "bold": True}) for line in wrap(text, width)),
+    ]
