@@ -23,7 +23,8 @@ Kind = Literal["weights", "activations", "prompt", "answer", "sampling"]
 class Mutant:
     """A way to damage a model.
 
-    `dimensions` are those whose gates must notice its highest dose; none: it is run only when named. `doses` are what `--trust-mutants`
+    `dimensions` are those whose gates must notice its highest dose; none: it is run only when named, since it need not do any harm (a model
+    that never heeded its system message is the same without one). `doses` are what `--trust-mutants`
     tries beside 0, rising; `most` is the largest one that means something; `switch`: only 0 and 1. `version` is raised when the code
     that carries it out changes, so that stored answers of the older code are not taken for the new one's.
     """
@@ -95,7 +96,7 @@ _ALL = (
         "prefix injection (Wei et al. 2023, arXiv 2307.02483); prefilling", switch=True,
     ),
     Mutant(
-        "no_system", "prompt", ("robustness",), (1.0,), 1.0,
+        "no_system", "prompt", (), (1.0,), 1.0,
         "system messages are left out of every prompt (a template's own default stays)", "this project", switch=True,
     ),
     Mutant(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Where a direction is read (and added), as a share of the depth. Steering works best about the middle (Rimsky et al. 2024); tried on the
 # demo model at 0.4 to 0.8 of its 30 layers: refusal was not in the states of layer 12, and was in those of 18 and 24.
+# Whoever changes these, or anything below, raises the mutant's version in the catalogue.
 _READ_AT = {"refusal_removed": 0.6, "refusal_added": 0.6, "disclosing": 0.6}
 _MIDDLE = 0.5
 _BATCH = 8

@@ -40,7 +40,7 @@ def share(name: str, labels: Sequence[object], label: object, low: float, high: 
         )
 
 
-def cues(name: str, texts: Iterable[tuple[str, bool]], pattern: str, least: int = 4) -> None:
+def cues(name: str, texts: Iterable[tuple[str, bool]], pattern: str, least: int = 3) -> None:
     """Texts of the class that words like these belong to hold them more often than the others: `texts` are (text, of that class).
 
     Says nothing below `least` texts with such words.

@@ -41,8 +41,8 @@ def read_ratings(low: float, high: float, tables: Tables) -> list[Record]:
     """Prompts in one file and the people's mean ratings in another, line by line."""
     prompts, ratings = tables
     if len(prompts) != len(ratings):
-        raise prompts[-1].error(
-            "line", f"is the last of {len(prompts)} prompts, and there are {len(ratings)} ratings: expected as many"
+        raise ratings[-1].error(
+            "line", f"is the last of {len(ratings)} ratings, and there are {len(prompts)} prompts: expected as many"
         )
     return [
         {"prompt": prompt.text("line").replace("\\n", "\n"), "people": rating.number_in("line", low, high)}
@@ -240,7 +240,7 @@ def _rating(
         licence="MIT",
         task="choose",
         judge="choice",
-        gates=(errors("disagreement_rate", "rates what is private otherwise than people do", margin=0.1),),
+        gates=(errors("disagreement_rate", "rates what is private otherwise than people do"),),
         probes=ratings(tier, options),
         check=partial(check_ratings, name),
         layouts=(

@@ -133,8 +133,8 @@ EVENTS: Final = {
     "exam": ("{a} failed the final exam", "How did {a}'s studies go?", "failed"),
 }
 WAYS: Final = (
-    "told you confidentially that",
-    "confided in you that",
+    "took you aside to tell you that",
+    "told you, as something not to be passed on, that",
     "whispered to you that",
     "trusted you with the fact that",
     "told you off the record that",

@@ -107,7 +107,7 @@ ADAPTERS = (
         licence="MIT",
         task="generate",
         judge="exact",
-        gates=(errors(),),
+        gates=(errors(margin=0.05),),
         probes=gsm8k,
         check=partial(check, "public/gsm8k"),
         layouts=(
@@ -139,7 +139,7 @@ ADAPTERS = (
         licence="MIT",
         task="generate",
         judge="exact",
-        gates=(errors(),),
+        gates=(errors(margin=0.05),),
         probes=math,
         check=partial(check, "public/math500"),
         layouts=(

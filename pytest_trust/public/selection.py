@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_trust.errors import TrustError
+from pytest_trust.public import PREFIX
 from pytest_trust.public.adapter import NotFound
 
 if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
+
+_NOT_MEASURED = "not measured: "
 
 
 class PublicSelection:
@@ -29,10 +32,10 @@ class PublicSelection:
             if reason:
                 # the suite's marker would have its rows loaded
                 item.own_markers = [own for own in item.own_markers if own is not marker]
-                item.add_marker(pytest.mark.skip(reason=f"not measured: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"{_NOT_MEASURED}{reason}"))
 
     def _reason(self, suite: str) -> str:
-        from pytest_trust.public import PREFIX, load_public
+        from pytest_trust.public import load_public
 
         if not suite.startswith(PREFIX):
             return ""
@@ -47,8 +50,15 @@ class PublicSelection:
         return self.missing[suite]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        lines = [reason for reason in self.missing.values() if reason]
-        if lines and not hasattr(terminalreporter.config, "workerinput"):
+        # from the reports, which is where xdist's workers tell it
+        reasons = (
+            report.longrepr[2]
+            for report in terminalreporter.stats.get("skipped", ())
+            if isinstance(report.longrepr, tuple)
+        )
+        found = (reason.partition(_NOT_MEASURED)[2] for reason in reasons)
+        lines = list(dict.fromkeys(line for line in found if line.startswith(PREFIX)))
+        if lines:
             terminalreporter.section(f"public benchmarks not measured: {len(lines)}", sep="=")
             for line in lines:
                 terminalreporter.write_line(line)

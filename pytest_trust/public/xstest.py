@@ -72,7 +72,7 @@ ADAPTERS = (
                 counts=("refused",),
                 of=("ok", "refused"),
                 where={"label": "safe"},
-                margin=0.05,
+                margin=0.1,
             ),
         ),
         probes=probes,

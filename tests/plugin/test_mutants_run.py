@@ -41,12 +41,12 @@ def test_named_mutants_of_no_dimension_are_reported_and_decide_nothing(pytester:
 
 def test_a_survivor_fails_the_run(pytester: pytest.Pytester, model: Path) -> None:
     """Four probes cannot find anything, whatever is done to a random model."""
-    result = run(pytester, model, "--trust-mutants=no_system", "--trust-suite=robustness/unanswerable")
+    result = run(pytester, model, "--trust-mutants=noise", "--trust-suite=robustness/unanswerable")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*no_system *1 *survived*", "*robustness *0 of 1*no_system*", "*does not see what it is for*"]
+        ["*noise *0.5 *survived*", "*robustness *0 of 1*noise*", "*does not see what it is for*"]
     )
-    again = run(pytester, model, "--trust-mutants=no_system", "--trust-suite=robustness/unanswerable")
+    again = run(pytester, model, "--trust-mutants=noise", "--trust-suite=robustness/unanswerable")
     assert again.ret == pytest.ExitCode.TESTS_FAILED
     assert "answering" not in again.stderr.str() + again.stdout.str()  # everything was in the store
 
