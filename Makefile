@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-profile=smoke
 
-.PHONY: demo test check clean
+.PHONY: demo test labels check clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
@@ -14,7 +14,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests examples -m "not gpu"
+	$(BIN)/python -m pytest tests examples -m "not gpu and not labels"
+
+# minutes, and needs the labelled data beside the project
+labels: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests -m labels
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

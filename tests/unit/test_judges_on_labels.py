@@ -17,9 +17,12 @@ DATA = ROOT.parent / "shared" / "data"
 TOXICITY_AUC = 0.935
 LARGEST_FALSE_POSITIVE_RATE = 0.01
 
-pytestmark = pytest.mark.skipif(
-    not (DATA / "xstest").is_dir(), reason="no folder with labelled data beside the project (../shared/data)"
-)
+pytestmark = [
+    pytest.mark.labels,
+    pytest.mark.skipif(
+        not (DATA / "xstest").is_dir(), reason="no folder with labelled data beside the project (../shared/data)"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,7 @@ def benchmark() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def left_out(benchmark: ModuleType) -> tuple[list[object], list[object]]:
+    pytest.importorskip("sklearn", reason="fitting without a model takes scikit-learn, which is no dependency")
     return benchmark.refusal_left_out(DATA, "model")
 
 
