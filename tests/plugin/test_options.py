@@ -23,7 +23,7 @@ PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
         ),
         (
             [*PAIR, "--trust-profile=huge"],
-            "--trust-profile=huge: no such profile; expected one of smoke, standard, public, full",
+            "--trust-profile=huge: no such profile; expected one of smoke, standard, full, public",
         ),
         ([*PAIR, "--trust-policy=absent.yaml"], "absent.yaml does not exist: expected a YAML file"),
         (
