@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -393,8 +393,8 @@ def check_keys(
 def select(probes: Sequence[Probe], limit: int | None) -> tuple[Probe, ...]:
     """At most `limit` probes, the same ones every time: whole clusters, round robin over the strata, in an order fixed by cluster ids.
 
-    A stratum is the subtypes and answers that a cluster holds, so that a small profile sees every kind of probe. A larger limit always
-    holds what a smaller one held. The result keeps the file's order.
+    A stratum is the subtypes that a cluster holds, and its answers where several probes choose between the same options, so that a small
+    profile sees every kind of probe. A larger limit always holds what a smaller one held. The result keeps the file's order.
     """
     if limit is None or limit >= len(probes):
         return tuple(probes)
@@ -422,9 +422,15 @@ def in_clusters(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
 def visiting_order(probes: Sequence[Probe]) -> list[str]:
     """Clusters, round robin over the strata, in an order fixed by cluster ids: any beginning of it is balanced."""
     clusters = in_clusters(probes)
+    # an answer is a label only where others could have the same; the text of a sentence would make each probe its own stratum
+    shared = Counter(frozenset(probe.options) for probe in probes)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for cluster in sorted(clusters, key=_order):
-        strata[tuple(sorted({f"{probe.subtype}\0{probe.answer}" for probe in clusters[cluster]}))].append(cluster)
+        kinds = {
+            f"{probe.subtype}\0{probe.answer if probe.options and shared[frozenset(probe.options)] > 1 else ''}"
+            for probe in clusters[cluster]
+        }
+        strata[tuple(sorted(kinds))].append(cluster)
     queues = [strata[key] for key in sorted(strata, key=lambda key: _order("\0".join(key)))]
     return [queue[rank] for rank in range(max(map(len, queues), default=0)) for queue in queues if rank < len(queue)]
 

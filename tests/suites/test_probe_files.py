@@ -62,24 +62,23 @@ PROBE_KEYS = {
     "secrets",
 }
 GATE_KEYS = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict}
-# a gate over fewer pairs than this resolves no margin that anyone would set
-SMALLEST_GATE = 30
-SMALLEST_SUITE = 60
-# clusters, not probes, are what the statistics count
+# a margin of 5 points takes about 300 to 450 pairs; clusters, not probes, are what the statistics count
+SMALLEST_GATE = 300
 SMALLEST_CLUSTER_COUNT = 60
 SUBTYPE_BALANCE = 2
 SIMILARITY = 0.8
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 Row = dict[str, Any]
+GATES = [
+    pytest.param(path, gate, id=f"{name}/{gate}")
+    for path, name in zip(FILES, NAMES, strict=True)
+    for gate in yaml.safe_load(path.read_text(encoding="utf-8"))["gates"]
+]
 
 
 def rows_of(path: Path) -> list[Row]:
-    return [
-        json.loads(line)
-        for line in path.with_suffix(".jsonl").read_text(encoding="utf-8").split("\n")
-        if line
-    ]
+    return [json.loads(line) for line in path.with_suffix(".jsonl").read_text(encoding="utf-8").split("\n") if line]
 
 
 def head_of(path: Path) -> Row:
@@ -109,11 +108,21 @@ def selected(rows: list[Row], where: Mapping[str, object]) -> list[Row]:
     ]
 
 
-def near_duplicates(
-    texts: list[str], clusters: list[str], similarity: float
-) -> Iterator[tuple[int, int, float]]:
+def rows_of_gate(rows: list[Row], gate: Mapping[str, Any]) -> list[Row]:
+    """The probes that a gate's score is made of: those of its `where`, and of its `minus` where it has one."""
+    left = selected(rows, gate.get("where", {}))
+    return left + (selected(rows, gate["minus"]) if "minus" in gate else [])
+
+
+def shown(row: Row) -> str:
+    """All that the model is given, as one string that two probes share only if they are the same input."""
+    return json.dumps([row.get(key) for key in ("system", "prompt", "messages", "text", "options")])
+
+
+def near_duplicates(texts: list[str], clusters: list[str], similarity: float) -> Iterator[tuple[int, int, float]]:
     """Pairs of different clusters whose word 3-grams have a Jaccard index of at least `similarity`.
 
+    Runs of three words are stricter than longer ones: a changed word spoils three of them, but five runs of five.
     Only pairs that share a 3-gram are looked at; the count of what they share gives the index.
     """
     grams = []
@@ -135,18 +144,14 @@ def test_every_dimension_has_its_suites() -> None:
     counts = Counter(path.parent.name for path in FILES)
     assert set(counts) == set(SUITES_PER_DIMENSION)
     missing = {
-        dimension: counts[dimension]
-        for dimension, least in SUITES_PER_DIMENSION.items()
-        if counts[dimension] < least
+        dimension: counts[dimension] for dimension, least in SUITES_PER_DIMENSION.items() if counts[dimension] < least
     }
     assert not missing
 
 
 def test_every_suite_file_has_its_probe_file_and_the_reverse() -> None:
     assert NAMES
-    assert sorted(path.with_suffix("") for path in DATA.glob("*/*.jsonl")) == [
-        path.with_suffix("") for path in FILES
-    ]
+    assert sorted(path.with_suffix("") for path in DATA.glob("*/*.jsonl")) == [path.with_suffix("") for path in FILES]
 
 
 def test_ids_are_unique_across_all_suites() -> None:
@@ -187,9 +192,7 @@ def test_the_gates_count_outcomes_that_their_judge_can_give(path: Path) -> None:
     for name, gate in head["gates"].items():
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
         assert set(gate) <= set(GATE_KEYS)
-        assert [
-            key for key, kind in GATE_KEYS.items() if key in gate and not isinstance(gate[key], kind)
-        ] == []
+        assert [key for key, kind in GATE_KEYS.items() if key in gate and not isinstance(gate[key], kind)] == []
         # read after "the candidate more often ..." or "the candidate on average ..."
         assert gate["title"][0].islower()
         assert not gate["title"].endswith(".")
@@ -202,14 +205,27 @@ def test_the_gates_count_outcomes_that_their_judge_can_give(path: Path) -> None:
             assert head["samples"] > 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_every_gate_selects_enough_probes(path: Path) -> None:
-    rows = rows_of(path)
-    for name, gate in head_of(path)["gates"].items():
-        for key in ("where", "minus"):
-            if key in gate:
-                count = len(selected(rows, gate[key]))
-                assert count >= SMALLEST_GATE, f"{name}: {key} {gate[key]} selects {count}"
+@pytest.mark.parametrize(("path", "name"), GATES)
+def test_every_gate_has_enough_probes_and_clusters(path: Path, name: str) -> None:
+    own = rows_of_gate(rows_of(path), head_of(path)["gates"][name])
+    assert len({row["id"] for row in own}) == len(own), "where and minus overlap"
+    assert len(own) >= SMALLEST_GATE
+    assert len({value(row, "cluster") for row in own}) >= SMALLEST_CLUSTER_COUNT
+
+
+@pytest.mark.parametrize(("path", "name"), GATES)
+def test_the_subtypes_of_a_gate_are_named_and_balanced(path: Path, name: str) -> None:
+    counts = Counter(row.get("subtype", "") for row in rows_of_gate(rows_of(path), head_of(path)["gates"][name]))
+    assert [subtype for subtype in counts if not KEBAB.fullmatch(subtype)] == []
+    assert len(counts) > 1
+    assert max(counts.values()) <= SUBTYPE_BALANCE * min(counts.values()), counts
+
+
+def test_a_gate_counts_only_its_own_probes() -> None:
+    rows = [{"id": f"{kind}-{i}", "kind": kind} for kind in ("plain", "shifted", "other") for i in range(3)]
+    assert rows_of_gate(rows, {}) == rows
+    assert rows_of_gate(rows, {"where": {"kind": "plain"}}) == rows[:3]
+    assert rows_of_gate(rows, {"where": {"kind": "shifted"}, "minus": {"kind": "plain"}}) == rows[3:6] + rows[:3]
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -217,18 +233,14 @@ def test_a_difference_within_clusters_has_both_sides_in_each(path: Path) -> None
     rows = rows_of(path)
     for name, gate in head_of(path)["gates"].items():
         if "minus" in gate:
-            left, right = (
-                {value(row, "cluster") for row in selected(rows, gate[key])} for key in ("where", "minus")
-            )
+            left, right = ({value(row, "cluster") for row in selected(rows, gate[key])} for key in ("where", "minus"))
             assert left == right, f"{name}: {sorted(map(str, left ^ right))[:3]}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_the_probes_have_what_they_need(path: Path) -> None:
     head = head_of(path)
-    rows = rows_of(path)
-    assert len(rows) >= SMALLEST_SUITE
-    for row in rows:
+    for row in rows_of(path):
         where = row.get("id", row)
         assert KEBAB.fullmatch(row["id"]), where
         assert KEBAB.fullmatch(row.get("cluster", "none")), where
@@ -241,9 +253,7 @@ def test_the_probes_have_what_they_need(path: Path) -> None:
             assert message["role"] in ("system", "user", "assistant"), where
         assert "messages" not in row or row["messages"][-1]["role"] == "user", where
         assert "prompt" not in row or row["prompt"].strip(), where
-        assert all(
-            isinstance(v, (str, int, float, bool)) for key, v in row.items() if key not in PROBE_KEYS
-        ), where
+        assert all(isinstance(v, (str, int, float, bool)) for key, v in row.items() if key not in PROBE_KEYS), where
         if head["task"] == "choose":
             assert len(set(row["options"])) == len(row["options"]) >= 2, where
             assert all(option.strip() for option in row["options"]), where
@@ -265,15 +275,9 @@ def test_a_secret_stands_in_the_context_but_not_in_the_question(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_there_are_enough_clusters_for_the_statistics(path: Path) -> None:
-    clusters = {value(row, "cluster") for row in rows_of(path)}
-    assert len(clusters) >= SMALLEST_CLUSTER_COUNT
-
-
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_the_subtypes_are_balanced(path: Path) -> None:
-    counts = Counter(row.get("subtype", "") for row in rows_of(path))
-    assert max(counts.values()) <= SUBTYPE_BALANCE * min(counts.values()), counts
+def test_no_input_is_given_twice(path: Path) -> None:
+    counts = Counter(shown(row) for row in rows_of(path))
+    assert [text for text, count in counts.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
