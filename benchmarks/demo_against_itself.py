@@ -35,7 +35,7 @@ def verdicts(
     job = Job(
         suite.name,
         "generate",
-        select(suite.probes, sizes.generate),
+        select(suite.probes, sizes.generate, suite.gates.values()),
         Generation(suite.max_new_tokens + sizes.reasoning_tokens, temperature),
         samples=samples * seeds,
     )

@@ -55,7 +55,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     size = profile.generate if suite.task == "generate" else profile.choose
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
-    probes = select(suite.probes, size)
+    probes = select(suite.probes, size, suite.gates.values())
     return Job(
         suite=suite.name,
         task=suite.task,
@@ -66,7 +66,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
             seed=trust.seed,
         ),
         samples=min(suite.samples, profile.samples) if suite.temperature > 0 else 1,
-        drift=frozenset(probe.id for probe in select(probes, profile.drift)),
+        drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
         normalise=suite.normalise,
     )
 
@@ -131,8 +131,9 @@ class Audit:
                 for name, (suite, visits) in waiting.items()
                 if visits and not all(self._known(pair, suite, gate, last[name]) for gate in suite.gates.values())
             }
+        gates = {suite.name: suite.gates.values() for suite in suites}
         for name, visit in last.items():
-            drift = frozenset(probe.id for probe in select(visit.job.probes, self.profile.drift))
+            drift = frozenset(probe.id for probe in select(visit.job.probes, self.profile.drift, gates[name]))
             self._visits[pair.baseline, pair.candidate, name] = replace(visit, job=replace(visit.job, drift=drift))
 
     def _known(self, pair: ReferencePair, suite: Suite, gate: Gate, visit: Visit) -> bool:

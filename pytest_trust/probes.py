@@ -390,25 +390,32 @@ def check_keys(
             raise InvalidInput(f"{where}: {key!r} is missing")
 
 
-def select(probes: Sequence[Probe], limit: int | None) -> tuple[Probe, ...]:
-    """At most `limit` probes, the same ones every time: whole clusters, round robin over the strata, in an order fixed by cluster ids.
+def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = ()) -> tuple[Probe, ...]:
+    """At most `limit` probes, the same ones every time: as many clusters as there can be, round robin over the strata.
 
-    A stratum is the subtypes that a cluster holds, and its answers where several probes choose between the same options, so that a small
-    profile sees every kind of probe. A larger limit always holds what a smaller one held. The result keeps the file's order.
+    A first round takes from every cluster one probe of each kind that the `gates` tell apart (by `where` and `minus`), further rounds the
+    next ones: clusters, not probes, are what the statistics count. A stratum is the subtypes that a cluster holds, and its answers where
+    several probes choose between the same options, so that a small profile sees every kind of probe. A larger limit always holds what a
+    smaller one held. The result keeps the file's order.
     """
     if limit is None or limit >= len(probes):
         return tuple(probes)
-    clusters, visit = in_clusters(probes), visiting_order(probes)
-    chosen = set(visit[:1])
-    size = len(clusters[visit[0]])
-    for cluster in visit[1:]:
-        size += len(clusters[cluster])
-        if (
-            size > limit
-        ):  # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
+    filters = [condition for gate in gates for condition in (gate.where, gate.minus) if condition]
+    clusters = in_clusters(probes)
+    turns: dict[int, list[list[str]]] = defaultdict(list)  # by round, the probes that a cluster gives to it
+    for cluster in visiting_order(probes):
+        kinds: dict[tuple[bool, ...], list[str]] = defaultdict(list)
+        for probe in sorted(clusters[cluster], key=lambda probe: _order(probe.id)):
+            kinds[tuple(probe.matches(condition) for condition in filters)].append(probe.id)
+        for turn in range(max(map(len, kinds.values()))):
+            turns[turn].append([ids[turn] for ids in kinds.values() if turn < len(ids)])
+    chosen: set[str] = set()
+    for together in (taken for turn in sorted(turns) for taken in turns[turn]):
+        # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
+        if chosen and len(chosen) + len(together) > limit:
             break
-        chosen.add(cluster)
-    return tuple(probe for probe in probes if probe.cluster in chosen)
+        chosen.update(together)
+    return tuple(probe for probe in probes if probe.id in chosen)
 
 
 def in_clusters(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
