@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.audit import Audit
     from pytest_trust.policy import Policy, Threshold
-    from pytest_trust.probes import Probe, Suite
+    from pytest_trust.probes import Gate, Probe, Suite
     from pytest_trust.references import Reference
 
 # A rate from less work than this is mostly the time of loading.
@@ -21,13 +21,16 @@ _LEAST_TOKENS = 10_000
 # Planned tokens a second, as a share of what a matrix product of this machine would allow at 2 operations a parameter: what the
 # demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
 _EFFICIENCY = 0.5
+# Share of clusters that is taken to change to better before anything has been measured.
+_BACKGROUND = 0.05
 
 
 def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     """What a run would do and could find; see `pytest_trust.report.plan`. Loads no weights, downloads and converts nothing.
 
-    Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable` takes every gate for a
-    binary one in which a twentieth of the probes flips to better, as no response has been looked at. `stored` counts the responses that
+    Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable`
+    supposes that a twentieth of the clusters changes to better, as no response has been looked at: exact for binary gates, simulated for
+    graded ones (`pytest_trust.simulated_power`). `stored` counts the responses that
     this store holds of models whose files are on this machine. `seconds` is this pair's own rate in this store; before its first run, on
     a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
     """
@@ -47,7 +50,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                     "probes": len(relevant),
                     "clusters": clusters,
                     "margin": threshold.margin if threshold else None,
-                    "detectable": threshold and _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), clusters),
+                    "detectable": threshold and _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()),
                     "responses": len(relevant) * job.repeats(),
                     "tokens": sum(planned_tokens(job, probe) for probe in relevant),
                 }
@@ -142,13 +145,20 @@ def _operations() -> float:
     return 2 * 512 * 512 * 1024 / best * _EFFICIENCY
 
 
-def _detectable(policy: Policy, threshold: Threshold, family: int, clusters: int) -> float:
+def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:
     """Infinite when no change would be found with the policy's power."""
     from pytest_trust.power import detectable_flips
+    from pytest_trust.simulated_power import detectable_graded
 
     if clusters < 2:
         return math.inf
-    found = detectable_flips(
-        clusters, 0.05, margin=threshold.margin, alpha=policy.alpha, family=family, power=policy.power
-    )
+    graded = bool(gate.minus) or gate.score == "maximum" or (gate.score == "share" and repeats > 1)
+    if graded:
+        found = detectable_graded(
+            clusters, _BACKGROUND, minus=bool(gate.minus), margin=threshold.margin, alpha=policy.alpha, family=family, power=policy.power
+        )
+    else:
+        found = detectable_flips(
+            clusters, _BACKGROUND, margin=threshold.margin, alpha=policy.alpha, family=family, power=policy.power
+        )
     return math.inf if found is None else found

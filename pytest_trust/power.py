@@ -1,7 +1,8 @@
 """What a comparison could have seen, and what it would take to see more.
 
 Computed, not looked up: exactly from the multinomial of flips for binary outcomes up to 4,000 pairs (normal
-approximation beyond), by the t approximation for graded ones. Every function is cached on its numbers.
+approximation beyond); for graded ones by the t approximation where their error is known (`simulated_power` has the ones of which
+nothing has been measured yet). Every function is cached on its numbers.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pytest_trust.comparison import compare_scores
 from pytest_trust.power import detectable_flips, detectable_shift, flip_power, needed_flips, needed_shift
+from pytest_trust.simulated_power import detectable_graded
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,25 @@ def test_detectable_shift_is_reached_by_simulation() -> None:
         for _ in range(400)
     )
     assert hits / 400 == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("minus", [False, True])
+def test_graded_change_stated_before_a_run_is_called_regressed_as_often(minus: bool) -> None:
+    n, margin, background, family = 60, 0.05, 0.05, 7
+    change = detectable_graded(n, background, minus=minus, margin=margin, family=family)
+    assert change is not None
+    random = np.random.default_rng(11)
+
+    def changes(worse: float) -> Any:
+        return random.choice([-1, 0, 1], size=n, p=[background, 1 - background - worse, worse]) * random.random(n)
+
+    hits = 0
+    for _ in range(400):
+        difference = changes(background + 2 * change) - (changes(background) if minus else 0.0)
+        hits += compare_scores(np.zeros(n), difference, margin=margin, family=family).regressed
+    assert hits / 400 == pytest.approx(0.8, abs=0.06)
+
+
+def test_no_graded_change_is_found_in_three_clusters() -> None:
+    assert detectable_graded(3, 0.05, margin=0.05, family=16) is None
+    assert detectable_graded(1, 0.05, margin=0.05) is None
