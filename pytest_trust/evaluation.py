@@ -355,7 +355,7 @@ def _coverage_reason(
     gap = abs(sides["baseline"]["coverage"] - sides["candidate"]["coverage"])
     if gap > policy.max_coverage_gap:
         worse = min(("baseline", "candidate"), key=lambda name: float(sides[name]["coverage"]))
-        return f"the sides' coverage differs by {gap:.0%} (the policy allows {policy.max_coverage_gap:.0%}){_advice(sides[worse])}"
+        return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
     return ""
 
 
