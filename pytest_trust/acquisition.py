@@ -117,6 +117,12 @@ class Engine:
             self.tell(reference, "load", "", 1, 1, 0)
         return subject.runner()
 
+    def release_others(self, *kept: Reference) -> None:
+        """Let go of the weights of every other model: of several candidates one is in memory beside the baseline."""
+        for reference, subject in self._subjects.items():
+            if reference not in kept:
+                subject.release()
+
     def acquire(self, jobs: Iterable[Job], baseline: Reference, candidate: Reference) -> None:
         """Make everything that is missing: the baseline's part, the candidate's, then the drift of the pair.
 

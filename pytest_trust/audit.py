@@ -156,6 +156,8 @@ class Audit:
     def acquire(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
         """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
         new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
+        if new:
+            self.engine.release_others(pair.baseline, pair.candidate)
         if self.trust.sequential:
             self._visit(pair, new)
         if new:
@@ -293,6 +295,7 @@ class Audit:
         run: dict[str, Any] = {
             name: {
                 "model": identity.label,
+                "reference": getattr(pair, name).unlabelled,
                 "fingerprint": identity.fingerprint,
                 "dtype": identity.dtype,
                 "device": identity.device,

@@ -21,7 +21,7 @@ class TrustConfig:
     """What was asked for: command line over ini over default. No candidate: nothing is compared."""
 
     baseline: Reference | None
-    candidate: Reference | None
+    candidates: tuple[Reference, ...]
     suites: tuple[str, ...]
     profile: str
     policy: Path | None
@@ -52,6 +52,11 @@ class TrustConfig:
     accept_data_change: bool = False
 
     @property
+    def candidate(self) -> Reference | None:
+        """The candidate, or the first of several."""
+        return self.candidates[0] if self.candidates else None
+
+    @property
     def compares(self) -> bool:
         """Whether this run compares a pair; otherwise it records one model or prints a plan."""
         return self.candidate is not None and self.record is None and not self.plan
@@ -62,7 +67,6 @@ def add_options(parser: pytest.Parser) -> None:
     reference = "org/name[@revision], a directory, an adapter, a .gguf or .trust file, or demo:NAME; options follow '?'"
     for name, metavar, text in (
         ("baseline", "MODEL", f"the model to be as trustworthy as: {reference}"),
-        ("candidate", "MODEL", "the model to compare with it, given likewise"),
         (
             "profile",
             "NAME",
@@ -86,6 +90,9 @@ def add_options(parser: pytest.Parser) -> None:
         option = f"trust_{name.replace('-', '_')}"
         group.addoption(f"--trust-{name}", metavar=metavar, default=None, help=f"{text}. ini: {option}")
         parser.addini(option, help=text, default=None)
+    candidate = "the model to compare with it, given likewise; repeatable, NAME=MODEL to name it in ids and reports"
+    group.addoption("--trust-candidate", action="append", metavar="MODEL", help=f"{candidate}. ini: trust_candidate")
+    parser.addini("trust_candidate", type="linelist", help=candidate, default=None)
     group.addoption(
         "--trust-suite",
         action="append",
@@ -174,22 +181,14 @@ def build_config(config: pytest.Config) -> TrustConfig:
         value = text(name)
         return config.invocation_params.dir / Path(value).expanduser() if value else None
 
-    def reference(name: str) -> Reference | None:
-        value = text(name)
-        if value is None:
-            return None
-        try:
-            parsed = parse_reference(value)
-            parsed.check()
-        except TrustError as error:
-            raise pytest.UsageError(f"--trust-{name}: {error}") from None
-        return parsed
-
     record = config.getoption("trust_record")
     limit = text("limit")
     trust = TrustConfig(
-        baseline=reference("baseline"),
-        candidate=reference("candidate"),
+        baseline=None if text("baseline") is None else read_reference("baseline", text("baseline") or ""),
+        candidates=tuple(
+            read_reference("candidate", value)
+            for value in config.getoption("trust_candidate") or config.getini("trust_candidate") or ()
+        ),
         suites=tuple(config.getoption("trust_suite") or config.getini("trust_suite")),
         profile=text("profile") or "standard",
         policy=path("policy"),
@@ -223,6 +222,15 @@ def build_config(config: pytest.Config) -> TrustConfig:
     if trust.mutants is not None and config.getoption("numprocesses", None):
         raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
     return trust
+
+
+def read_reference(name: str, value: str) -> Reference:
+    try:
+        parsed = parse_reference(value)
+        parsed.check()
+    except TrustError as error:
+        raise pytest.UsageError(f"--trust-{name}: {error}") from None
+    return parsed
 
 
 def read_judges(values: Sequence[str]) -> tuple[str, ...]:
@@ -262,7 +270,13 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
 
 
 def check_config(trust: TrustConfig) -> None:
-    given = [name for name in ("baseline", "candidate") if getattr(trust, name) is not None]
+    given = ["baseline"] * (trust.baseline is not None) + ["candidate"] * len(trust.candidates)
+    labels = [candidate.label for candidate in trust.candidates]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise pytest.UsageError(
+                f"--trust-candidate: {label} is the label of {labels.count(label)} candidates: name them apart, --trust-candidate=NAME=MODEL"
+            )
     if trust.mutants is not None:
         check_mutants(trust, given)
     if trust.record is not None:
@@ -278,7 +292,7 @@ def check_config(trust: TrustConfig) -> None:
         raise pytest.UsageError(
             "--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL"
         )
-    elif given == ["candidate"]:
+    elif trust.candidates and trust.baseline is None:
         raise pytest.UsageError(
             "--trust-candidate was given without --trust-baseline: name the model it came from, --trust-baseline=MODEL"
         )

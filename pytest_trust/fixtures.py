@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Suite
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
-_FAILURE: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
+_FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
 _MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
 
 
@@ -204,11 +204,12 @@ def audit_of(config: pytest.Config) -> Audit:
 def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     """The fixture: acquires the planned work of this test's module first, so that batches are full and models are loaded once.
 
-    What fails here (a model that cannot load) fails once: the first test is an error, the others are skipped and say so.
+    What fails here (a model that cannot load) fails once: the first test of the pair is an error, the others are skipped and say so.
     """
     __tracebackhide__ = True
     config = request.config
-    failure = config.stash.get(_FAILURE, None)
+    failures = config.stash.setdefault(_FAILURES, {})
+    failure = failures.get(pair)
     if failure is not None:
         pytest.skip(f"not measured, as in {failure[0]}: {failure[1]}")
     trust = options.of(config)
@@ -218,7 +219,7 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
         audit = audit_of(config)
         audit.acquire(pair, planned_suites(request))
     except TrustError as error:
-        config.stash[_FAILURE] = (request.node.nodeid, str(error))
+        failures[pair] = (request.node.nodeid, str(error))
         pytest.fail(str(error), pytrace=False)
     return Trust(audit, pair, request.node, trust)
 

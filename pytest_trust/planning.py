@@ -55,12 +55,13 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                     "tokens": sum(planned_tokens(job, probe) for probe in relevant),
                 }
             )
-    sides = {name: getattr(audit.trust, name) for name in ("baseline", "candidate")}
-    given = {name: side for name, side in sides.items() if side}
-    meta = {name: {"model": side.label} for name, side in given.items()}
+    models = [model for model in (audit.trust.baseline, *audit.trust.candidates) if model]
+    meta: dict[str, Any] = {"candidates": [{"model": model.label} for model in audit.trust.candidates]}
+    if audit.trust.baseline:
+        meta["baseline"] = {"model": audit.trust.baseline.label}
     return {
         "rows": rows,
-        "totals": _totals(audit.engine, jobs, list(given.values())),
+        "totals": _totals(audit.engine, jobs, models),
         "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
     }
 

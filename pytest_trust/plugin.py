@@ -45,6 +45,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return visible_gpus()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With several candidates a test that compares runs once for each, and its id ends with the candidate's label."""
+    if "trust_candidate" in metafunc.fixturenames and options.requested(metafunc.config):
+        candidates = options.of(metafunc.config).candidates
+        if len(candidates) > 1:
+            labels = [candidate.label for candidate in candidates]
+            metafunc.parametrize("trust_candidate", candidates, ids=labels, scope="session")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
@@ -71,7 +81,7 @@ def trust_baseline(pytestconfig: pytest.Config) -> Reference | str | None:
 
 @pytest.fixture(scope="session")
 def trust_candidate(pytestconfig: pytest.Config) -> Reference | str | None:
-    """The candidate's model reference; override it in a conftest to choose another."""
+    """The candidate's model reference; override it in a conftest to choose another. Of several candidates a test gets one after the other."""
     return options.of(pytestconfig).candidate
 
 

@@ -6,7 +6,7 @@
     demo:NAME                a model of the demo
     path/to/file.trust       a recording
 
-Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; `?mutant=noise:0.1` damages the model after loading (see
+`NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; `?mutant=noise:0.1` damages the model after loading (see
 `pytest_trust.mutants`). Standard library only, so that a wrong
 reference can be refused before anything heavy is imported.
 """
@@ -45,6 +45,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     }
 )
 
+_LABELLED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.*)", re.DOTALL)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?")
 
@@ -72,6 +73,11 @@ class Reference:
 
     def __reduce__(self) -> tuple[object, ...]:
         return parse_reference, (self.text,)
+
+    @property
+    def unlabelled(self) -> str:
+        """The reference as given, without a label in front."""
+        return self.text.removeprefix(f"{self.label}=")
 
     @property
     def path(self) -> Path:
@@ -108,8 +114,14 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReference(
             f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, or demo:NAME"
         )
-    name, _, query = (given, "", "") if Path(given).expanduser().exists() else given.partition("?")
+    named = None if Path(given).expanduser().exists() else _LABELLED.fullmatch(given)
+    label, rest = named.groups() if named else ("", given)
+    if not rest:
+        raise InvalidReference(f"{given}: a label without a model: write NAME=MODEL")
+    name, _, query = (rest, "", "") if Path(rest).expanduser().exists() else rest.partition("?")
     options = _parse_options(given, query)
+    if label and "label" in options:
+        raise InvalidReference(f"{given}: the label is given twice, in front and as an option: keep one")
     kind, location, revision = _kind_of(given, name)
     if "revision" in options:
         if revision:
@@ -123,7 +135,7 @@ def parse_reference(text: str) -> Reference:
         )
     if "mutant" in options and kind == "recording":
         raise InvalidReference(f"{given}: a recording has no weights to mutate: give the model")
-    label = options.pop("label", "") or _label(kind, name, location, options)
+    label = label or options.pop("label", "") or _label(kind, name, location, options)
     return Reference(given, kind, location, revision, MappingProxyType(dict(sorted(options.items()))), label)
 
 

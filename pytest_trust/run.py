@@ -178,8 +178,13 @@ class TrustRun:
         tested = [record for record in kept if not record["control"] and record["p_value"] is not None]
         for record in kept:
             record["p_holm"] = None
-        for family in {record["family"] for record in tested}:  # the policy's gates, and the public ones
-            members = [record for record in tested if record["family"] == family]
+
+        def of(record: dict[str, Any]) -> tuple[str, int]:
+            """A candidate's gates of the policy, or its public ones."""
+            return record["candidate"]["model"], record["family"]
+
+        for group in {of(record) for record in tested}:
+            family, members = group[1], [record for record in tested if of(record) == group]
             adjusted = holm([record["p_value"] for record in members], family).tolist()
             for record, value in zip(members, adjusted, strict=True):
                 record["p_holm"] = value
@@ -187,22 +192,39 @@ class TrustRun:
 
     def meta(self) -> dict[str, Any]:
         """What all gates have in common, from the records: the controller loads nothing."""
-        run = self.records[0]["run"]
-        drift = {
-            record["dimension"]: record["dimension_drift"]
-            for record in self.records
-            if record["dimension_drift"]
-        }
+        candidates = self._candidates()
+        first = candidates[0]
         return {
-            **run,
-            "warnings": sorted({*run["warnings"], *(note for record in self.records for note in record.get("notes", ()))}),
+            "baseline": self.records[0]["run"]["baseline"],
+            "candidate": first,
+            "candidates": candidates,
+            "warnings": sorted(
+                {note for record in self.records for note in (*record["run"]["warnings"], *record.get("notes", ()))}
+            ),
             "profile": self.trust.profile,
             "policy": self.trust.policy.name if self.trust.policy else "bundled",
-            "drift": drift,
-            "identical": bool(drift) and all(found["identical"] for found in drift.values()),
+            "drift": first["drift"],
+            "identical": all(candidate["identical"] for candidate in candidates),
             "report": str(self.trust.report) if self.trust.report and not self.failed_report else None,
             "store": str(self.trust.store),
         }
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        """What is known of each candidate, in the order of the options."""
+        from pytest_trust.report.tax import trust_tax
+
+        given = [candidate.label for candidate in self.trust.candidates]
+        by_label: dict[str, list[dict[str, Any]]] = {}
+        for record in self.records:
+            by_label.setdefault(record["candidate"]["model"], []).append(record)
+        found = []
+        for label in sorted(by_label, key=lambda label: given.index(label) if label in given else len(given)):
+            records = by_label[label]
+            drift = {record["dimension"]: record["dimension_drift"] for record in records if record["dimension_drift"]}
+            identical = bool(drift) and all(one["identical"] for one in drift.values())
+            tax = trust_tax(sorted(records, key=lambda record: (record["gate"], record["nodeid"])))
+            found.append({**records[0]["run"]["candidate"], "drift": drift, "identical": identical, "tax": tax})
+        return found
 
     def _width(self) -> int:
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")

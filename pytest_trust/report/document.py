@@ -9,17 +9,19 @@ without that key: see :func:`comparable`, or ``jq 'del(.environment)'``.
 key                value
 =================  ========================================================================================
 schema             1
-baseline           the model: ``model`` (the reference as given), ``fingerprint``, ``dtype``,
+baseline           the model: ``model`` (its label), ``reference`` (as given), ``fingerprint``, ``dtype``,
                    ``parameters``, ``lineage``
-candidate          likewise
+candidate          likewise; of several the first
+candidates         all of them: the same keys, and each one's own ``counts``, ``drift``, ``identical`` and ``tax`` (see
+                   :func:`pytest_trust.report.tax.trust_tax`)
 profile, policy    names of the profile and of the policy
 identical          whether the two sides cannot be told apart
 warnings           sorted list of sentences
 counts             gates by verdict: ``regressed``, ``held``, ``inconclusive``, ``not measured`` and
                    their sum ``gates``, controls left out; and ``controls``, the number of these
 drift              by dimension: ``candidate_baseline`` and ``baseline_candidate``, each a drift
-                   (below) or null
-gates              list of gate records (below), sorted by ``gate``, then ``nodeid``
+                   (below) or null; of several candidates the first one's
+gates              list of gate records (below), sorted by ``gate``, then ``nodeid``; ``candidate.model`` says whose
 redacted           whether prompts and answers were replaced by their length and the start of their
                    SHA-256
 environment        ``created`` (UTC), ``python``, ``platform``, ``versions`` of packages,
@@ -66,12 +68,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.report.candidates import candidate_of
 from pytest_trust.report.text import redacted, visible
 
 SCHEMA = 1
 VERDICTS = ("regressed", "held", "inconclusive", "not measured")
 
-_MODEL_KEYS = ("model", "fingerprint", "dtype", "parameters", "lineage")
+_MODEL_KEYS = ("model", "reference", "fingerprint", "dtype", "parameters", "lineage")
 _PACKAGES = ("numpy", "peft", "pytest", "pytest-trust", "scipy", "tokenizers", "torch", "transformers")
 _DIGITS = 9
 # What the reader relies on: key, type, and what to call it.
@@ -125,6 +128,14 @@ def report_document(
     for name in ("baseline", "candidate"):
         side = meta.get(name) or {}
         document[name] = {key: side.get(key) for key in _MODEL_KEYS}
+    document["candidates"] = [
+        {
+            **{key: candidate.get(key) for key in _MODEL_KEYS},
+            **{key: candidate.get(key) for key in ("drift", "identical", "tax")},
+            "counts": counts([record for record in records if candidate_of(record) == candidate.get("model")]),
+        }
+        for candidate in meta.get("candidates") or ()
+    ]
     plain: dict[str, Any] = _plain(document, "meta")
     plain["gates"] = gates
     return plain

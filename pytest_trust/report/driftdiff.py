@@ -160,6 +160,9 @@ def _sentence(record: Record) -> str:
     title = visible(str(record.get("title") or "")) or f"scores worse on {visible(str(record['gate']))}"
     models = [visible(str(_side(record, name).get("model") or "")) for name in ("candidate", "baseline")]
     candidate, baseline = (f" ({model})" if model else "" for model in models)
+    lineage = visible(str(((record.get("run") or {}).get("candidate") or {}).get("lineage") or ""))
+    if candidate and lineage:
+        candidate = f"{candidate[:-1]}, {lineage})"
     often = "more often " if record.get("unit") == "share" else ""
     claim = f"the candidate{candidate} {often}{title} than the baseline{baseline}"
     verdict = record.get("verdict")

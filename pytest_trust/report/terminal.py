@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_trust.report.candidates import candidate_of, matrix
 from pytest_trust.report.document import counts
 from pytest_trust.report.numbers import (
     UNKNOWN,
@@ -37,6 +38,10 @@ _LEGEND = (
     "Δ is candidate minus baseline, in points where the values are percent; larger is worse. "
     "[lower, upper] are its confidence limits. "
     "held: upper is below the margin. regressed: lower is above 0, and not held. inconclusive: neither."
+)
+_SEVERAL = (
+    "Under a candidate: Δ, candidate minus baseline, in points where the values are percent, and the verdict; larger is worse. "
+    "held: the upper confidence limit of Δ is below the margin. regressed: the lower one is above 0, and not held. inconclusive: neither."
 )
 _HEAD = (
     Column("gate", shrink=20),
@@ -73,8 +78,14 @@ def summary_lines(records: Sequence[Record], meta: Mapping[str, Any], *, width: 
     if lines:
         lines.append(("", {}))
     if records:
-        lines += [*_table(records, meta, width), ("", {})]
-        lines += [(line, {"light": True}) for line in wrap(_LEGEND, width)]
+        candidates = meta.get("candidates") or ()
+        table, legend = _table(records, meta, width), _LEGEND
+        if len(candidates) > 1:
+            table, more = _matrix(records, candidates, width)
+            legend = f"{_SEVERAL} {more}"
+        lines += [*table, ("", {})]
+        lines += [(line, {"light": True}) for line in wrap(legend, width)]
+    lines += _taxes(meta, width)
     lines += _closing(records, meta, width)
     return lines
 
@@ -83,7 +94,8 @@ def model_lines(meta: Mapping[str, Any], width: int) -> list[Line]:
     """Return what was compared: both models with what is known of them, the profile and the policy."""
     lines: list[Line] = []
     label = len("candidate") + _GAP
-    sides = [(name, meta[name]) for name in ("baseline", "candidate") if meta.get(name)]
+    candidates = meta.get("candidates") or [meta.get("candidate")]
+    sides = [(name, side) for name, side in (("baseline", meta.get("baseline")), *(("candidate", side) for side in candidates)) if side]
     room = max((columns(visible(str(side.get("model") or UNKNOWN))) for _, side in sides), default=0)
     for name, side in sides:
         first = name.ljust(label) + pad(visible(str(side.get("model") or UNKNOWN)), room)
@@ -103,6 +115,8 @@ def model_lines(meta: Mapping[str, Any], width: int) -> list[Line]:
 
 def _facts(side: Mapping[str, Any]) -> list[str]:
     facts = []
+    if side.get("reference") and side["reference"] != side.get("model"):
+        facts.append(visible(str(side["reference"])))
     if known(side.get("parameters")):
         facts.append(f"{parameters(side['parameters'])} parameters")
     if side.get("dtype"):
@@ -153,6 +167,45 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
         if columns(name) > form.widths[0]:
             lines.append((cut(" " * _INDENT + name, width), markup))
         lines.append((form.line(["" if columns(name) > form.widths[0] else name, *row]), markup))
+    return lines
+
+
+def _matrix(records: Sequence[Record], candidates: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Line], str]:
+    """The table with a column per candidate, and what its legend adds."""
+    order = {str(candidate["model"]): place for place, candidate in enumerate(candidates)}
+    ordered = sorted(records, key=lambda record: (_order(record)[:3], order.get(candidate_of(record), 0), str(record.get("nodeid"))))
+    one = {str(record["gate"]): record for record in ordered}
+    short = dict(zip(one, _names(list(one.values()), shorten=True), strict=True))
+    rows, legend = matrix(ordered, [short[str(record["gate"])] for record in ordered], candidates, width=width)
+    lines: list[Line] = []
+    for kind, _, control, text in rows:
+        if control and kind == "dimension":
+            lines += [("", {}), (_rule(_CONTROL, width), {"light": True})]
+        if kind in ("head", "dimension"):
+            lines.append((text, {"bold": True}))
+        else:
+            lines.append((text, {} if control else _MARKUP.get(kind, {})))
+    return lines, legend
+
+
+def _taxes(meta: Mapping[str, Any], width: int) -> list[Line]:
+    """Per candidate the change in capability beside the verdicts of the dimensions; nothing where no control was measured."""
+    lines: list[Line] = []
+    candidates = [candidate for candidate in meta.get("candidates") or () if (candidate.get("tax") or {}).get("capability")]
+    for candidate in candidates:
+        tax = candidate["tax"]
+        name = f"{visible(str(candidate['model']))}: " if len(candidates) > 1 else ""
+        dimensions = tax["dimensions"]
+        worse = [f"{dimension} {len(found['worse'])}" for dimension, found in dimensions.items() if found["worse"]]
+        gained, lost = (len({probe for row in tax["capability"] for probe in row[key]}) for key in ("gained", "lost"))
+        texts = [name + visible(str(tax["sentence"]))]
+        texts.append(
+            f"capability probes: {gained} gained, {lost} lost"
+            + (f"; trust probes lost: {', '.join(worse)}" if worse else "; no trust probe lost" if dimensions else "")
+        )
+        for index, text in enumerate(texts):
+            label = "trust tax  " if not lines else " " * 11
+            lines += [(line, {} if index else {"bold": True}) for line in wrap(text, width, first=label, rest=" " * 11)]
     return lines
 
 

@@ -25,6 +25,7 @@ def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:
     assert sorted(document) == [
         "baseline",
         "candidate",
+        "candidates",
         "counts",
         "drift",
         "environment",
