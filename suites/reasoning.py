@@ -7,3 +7,9 @@ import pytest
 @pytest.mark.parametrize("gate", ["error_rate"])
 def test_arithmetic(trust, gate):
     assert trust.compare("reasoning/arithmetic", gate).measured
+
+
+@pytest.mark.trust("reasoning/graded_steps")
+@pytest.mark.parametrize("gate", ["error_rate"])
+def test_graded_steps(trust, gate):
+    assert trust.compare("reasoning/graded_steps", gate).measured

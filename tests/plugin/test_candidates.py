@@ -9,7 +9,7 @@ import pytest
 from pytest_trust.report import comparable, read_report
 from tests.plugin.test_runs import trust_run
 
-SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=reasoning", "--trust-limit=30")
+SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=reasoning/arithmetic", "--trust-limit=30")
 
 
 def candidates(refusing: Path, complying: Path) -> list[str]:

@@ -23,7 +23,7 @@ SUITES_PER_DIMENSION = {
     "ethics": 2,
     "privacy": 2,
     "robustness": 2,
-    "reasoning": 1,
+    "reasoning": 2,
 }
 TASKS = {"generate", "choose"}
 # the outcomes that each judge can give (a suite's judge decides what its gates may count)

@@ -40,6 +40,7 @@ def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:
     assert document["schema"] == 1
     assert document["baseline"] == {
         "model": "demo:aligned",
+        "reference": None,
         "fingerprint": "3f2a91c0d4e5f6071829",
         "dtype": "float32",
         "parameters": 134515008,
