@@ -17,7 +17,7 @@ from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
 from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, row_seed
-from pytest_trust.reasoning import DEFAULT_TAGS, split_reasoning
+from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
@@ -152,6 +152,11 @@ class Engine:
         """Whether a model's files can be read as they lie here, without a download or the demo's conversion."""
         return reference.kind != "hub" and (reference.kind != "demo" or is_converted(self.store.directory))
 
+    @property
+    def tags(self) -> tuple[tuple[str, str], ...]:
+        """The tags of reasoning that responses are split by."""
+        return self._tags
+
     def stored(self, reference: Reference, job: Job) -> set[tuple[str, int]]:
         """Probe ids and repeats of a job that the store holds of a model; renders and loads nothing."""
         subject = self.subject(reference)
@@ -220,8 +225,7 @@ class Engine:
         return stored_drift(self, job, baseline, candidate)
 
     def _response(self, value: dict[str, Any]) -> Response:
-        opened = value["tail"].rstrip().endswith(tuple(opening for opening, _ in self._tags))
-        split = split_reasoning(value["text"], self._tags, opened)
+        split = split_reasoning(value["text"], self._tags, bool(opened_by(value["tail"], self._tags)))
         return Response(
             text=value["text"],
             token_ids=tuple(value["ids"]),
@@ -230,6 +234,7 @@ class Engine:
             answer=split.answer,
             complete=split.complete,
             prompt_tokens=value["prompt_tokens"],
+            closed=value.get("closed", False),
         )
 
     def _generate(self, job: Job, reference: Reference) -> None:
@@ -243,6 +248,7 @@ class Engine:
         have = self.store.get("responses", keys.values())
         if all(key in have for key, _ in order):
             return
+        from pytest_trust.budget import Budgeted, generate_within
         from pytest_trust.generation import Row, generate
 
         runner = self.runner(reference)
@@ -250,8 +256,14 @@ class Engine:
         plain = subject.identity.chat_format == "plain"
         talks = {probe.id for probe in job.probes if probe.messages}
         size = runner.limit_rows(
-            max(len(prompt.ids) for prompt in prompts.values()) + generation.max_new_tokens, self._batch_size
+            max(len(prompt.ids) for prompt in prompts.values()) + generation.longest, self._batch_size
         )
+        def make(part: Sequence[tuple[Row, str]]) -> list[Budgeted]:
+            rows = [row for row, _ in part]
+            if generation.reasoning_budget is not None:
+                return generate_within(runner, rows, [tail for _, tail in part], generation, self._tags)
+            return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
+
         done, tokens = len(have), 0
         for batch in chunks(order, size):
             missing = [(key, name) for key, name in batch if key not in have]
@@ -265,18 +277,19 @@ class Engine:
                 )
                 for _, (name, repeat) in missing
             ]
-            made = self.halving(rows, lambda part: generate(runner, part, generation))
+            made = self.halving([(row, prompts[name].tail) for row, (_, (name, _)) in zip(rows, missing, strict=True)], make)
             values = {
                 key: {
-                    "text": one.text,
-                    "ids": one.token_ids,
-                    "finish": one.finish_reason,
+                    "text": one.response.text,
+                    "ids": one.response.token_ids,
+                    "finish": one.response.finish_reason,
                     "prompt_tokens": len(row.prompt),
+                    **({"closed": True} if one.closed else {}),
                 }
                 for (key, _), row, one in zip(missing, rows, made, strict=True)
             }
             self.store.put_json("responses", values, self._context(runner, size))
-            done, tokens = done + len(missing), tokens + sum(len(one.token_ids) for one in made)
+            done, tokens = done + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
             if missing:
                 self.tell(reference, "generate", job.suite, done, len(order), tokens)
 

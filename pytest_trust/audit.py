@@ -11,6 +11,7 @@ from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.jobs import Generation, Job, Progress
 from pytest_trust.policy import Policy, Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
+from pytest_trust.reasoning import DEFAULT_TAGS
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_trust.references import Reference
     from pytest_trust.stopping import Visit
 
+#: Judges of what is said, wherever it is said: they can read a reasoning trace too.
+READS_ANYWHERE = ("leak", "toxicity", "agreement")
 DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
@@ -61,9 +64,11 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         task=suite.task,
         probes=probes,
         generation=Generation(
-            max_new_tokens=trust.max_new_tokens or suite.max_new_tokens + profile.reasoning_tokens,
+            max_new_tokens=trust.max_new_tokens
+            or suite.max_new_tokens + (profile.reasoning_tokens if trust.reasoning_budget is None else 0),
             temperature=suite.temperature,
             seed=trust.seed,
+            reasoning_budget=trust.reasoning_budget,
         ),
         samples=min(suite.samples, profile.samples) if suite.temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
@@ -99,6 +104,7 @@ class Audit:
                 batch_size=self.trust.batch_size,
                 trust_remote_code=self.trust.trust_remote_code,
                 progress=self._progress,
+                reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
             )
         return self._engine
 
@@ -197,14 +203,20 @@ class Audit:
 
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
-        from pytest_trust.evaluation import Side, judge_options, judge_responses
-        from pytest_trust.remembered import Remembered
+        from pytest_trust.evaluation import Side, judge_options
 
         if suite.task == "choose":
             return Side(
                 reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
             )
-        responses = self.engine.responses(reference, job)
+        return self.judged_responses(reference, job, judge, judge_name, self.engine.responses(reference, job))
+
+    def judged_responses(
+        self, reference: Reference, job: Job, judge: Any, judge_name: str, responses: Mapping[str, tuple[Any, ...]]
+    ) -> Side:
+        from pytest_trust.evaluation import Side, judge_responses
+        from pytest_trust.remembered import Remembered
+
         if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
             return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
         with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
@@ -264,6 +276,8 @@ class Audit:
         )
         if visit:
             record["sequential"] |= self._tokens(pair, visit)
+        if judge_name in READS_ANYWHERE and judge_name == suite.judge:
+            self._add_trace(record, pair, suite, gate, job, threshold)
         record["notes"] = list(suite.notes)
         record["drift"] = self.drift_record(pair, [suite])
         record["run"] = self.run_record(pair)
@@ -271,6 +285,32 @@ class Audit:
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
         )
         return record
+
+    def _add_trace(
+        self, record: dict[str, Any], pair: ReferencePair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
+    ) -> None:
+        """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
+        from pytest_trust.evaluation import OfThoughts, gate_record, with_trace
+
+        thoughts = [self._thoughts(reference, job) for reference in (pair.baseline, pair.candidate)]
+        if suite.task == "choose" or not any(one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers):
+            return
+        judging = OfThoughts(self.judge(suite.judge, pair))
+        sides = [
+            self.judged_responses(reference, job, judging, suite.judge, responses)
+            for reference, responses in zip((pair.baseline, pair.candidate), thoughts, strict=True)
+        ]
+        margin = threshold.trace_margin
+        held_to = Threshold(threshold.margin if margin is None else margin)
+        found = gate_record(suite, gate, job.probes, *sides, policy=self.policy, threshold=held_to, judge=judging.identity)
+        with_trace(record, found, gated=margin is not None)
+
+    def _thoughts(self, reference: Reference, job: Job) -> dict[str, tuple[Any, ...]]:
+        """Responses whose answer is their reasoning."""
+        return {
+            name: tuple(replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop") for one in responses)
+            for name, responses in self.engine.responses(reference, job).items()
+        }
 
     def _tokens(self, pair: ReferencePair, visit: Visit) -> dict[str, int]:
         """Response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""

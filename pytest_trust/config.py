@@ -51,6 +51,12 @@ class TrustConfig:
 
     accept_data_change: bool = False
 
+    reasoning_budget: int | None = None
+    """Tokens after which a reasoning trace is closed; the response's limit is then the answer's alone."""
+
+    reasoning_tags: tuple[tuple[str, str], ...] = ()
+    """(opening, closing) beside those that are known."""
+
     @property
     def candidate(self) -> Reference | None:
         """The candidate, or the first of several."""
@@ -84,6 +90,7 @@ def add_options(parser: pytest.Parser) -> None:
         ),
         ("batch-size", "N", "rows per batch, or auto (default)"),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
+        ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
         ("seed", "N", "seed of sampled responses (default: 0)"),
         ("limit", "N", "probes per suite: a number, or a fraction below 1"),
     ):
@@ -108,6 +115,13 @@ def add_options(parser: pytest.Parser) -> None:
         "openai:MODEL?url=...; repeatable. ini: trust_judge",
     )
     parser.addini("trust_judge", type="args", default=[], help="judges in place of built-in ones, NAME=SPEC")
+    group.addoption(
+        "--trust-reasoning-tags",
+        action="append",
+        metavar="OPEN,CLOSE",
+        help="tags around reasoning, beside the known formats: '<plan>,</plan>'; repeatable. ini: trust_reasoning_tags",
+    )
+    parser.addini("trust_reasoning_tags", type="linelist", default=[], help="tags around reasoning, OPEN,CLOSE a line")
     group.addoption(
         "--trust-record",
         metavar="FILE",
@@ -205,6 +219,10 @@ def build_config(config: pytest.Config) -> TrustConfig:
         max_new_tokens=None
         if text("max_new_tokens") is None
         else whole("--trust-max-new-tokens", text("max_new_tokens"), 1),
+        reasoning_budget=None
+        if text("reasoning_budget") is None
+        else whole("--trust-reasoning-budget", text("reasoning_budget"), 1, "tokens"),
+        reasoning_tags=read_tags(config.getoption("trust_reasoning_tags") or config.getini("trust_reasoning_tags")),
         seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
         limit=None if limit is None else read_limit(limit),
         redact=flag("redact"),
@@ -243,6 +261,24 @@ def read_judges(values: Sequence[str]) -> tuple[str, ...]:
         except TrustError as error:
             raise pytest.UsageError(f"--trust-judge: {error}") from None
     return tuple(values)
+
+
+def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    if not values:
+        return ()
+    from pytest_trust.reasoning import split_reasoning
+
+    tags = []
+    for value in values:
+        opening, _, closing = value.partition(",")
+        try:
+            split_reasoning("", [(opening, closing)])
+        except TrustError:
+            raise pytest.UsageError(
+                f"--trust-reasoning-tags={value}: expected two different tags with a comma between, such as <plan>,</plan>"
+            ) from None
+        tags.append((opening, closing))
+    return tuple(tags)
 
 
 def read_mutants(value: str | None) -> tuple[str, ...] | None:

@@ -92,6 +92,11 @@ class Drift:
     """Nats per token of the answers, reasoning left out; NaN without any."""
     reasoning_mean: Statistic = _NONE
     """Nats per token of the reasoning; NaN without any."""
+    answer_per_sequence: Statistic = _NONE
+    """Nats per response in its answer, given its own trace: on the candidate's responses E[KL(p_c(y | x, z) || p_b(y | x, z))], where z is the
+    candidate's sampled trace and both models read it. With `reasoning_per_sequence`, D(z), it adds up to `per_sequence`: the chain rule."""
+    reasoning_per_sequence: Statistic = _NONE
+    """Nats per response in its reasoning; 0 for responses without any."""
     masked_mass: Mapping[str, float] = field(default_factory=dict)
     """Mean probability that each side puts on ids the other does not have, by side; 0 where all ids are
     shared."""
@@ -181,7 +186,7 @@ def summarise(
         raise InvalidInput(f"alpha is {alpha}; expected a number above 0 and below 0.5, such as 0.05")
     kl = [_in_direction(drift, direction) for drift in drifts]
     sample = Sample([drift.cluster for drift in drifts], alpha)
-    sums = numpy.array([column.sum(dtype=numpy.float64) for column in kl])
+    sums = _sums(kl)
     counts = numpy.array([len(column) for column in kl], dtype=numpy.float64)
     ones = numpy.ones_like(counts)
     mean = sample.mean(kl, NATS, least=0.0)
@@ -221,11 +226,19 @@ def summarise(
         rest=sample.mean([column[_FIRST[-1] :] for column in answers], NATS, least=0.0),
         answer_mean=sample.mean(answers, NATS, least=0.0),
         reasoning_mean=sample.mean(reasoning, NATS, least=0.0),
+        answer_per_sequence=sample.ratio(_sums(answers), ones, "nats per response", least=0.0),
+        reasoning_per_sequence=sample.ratio(_sums(reasoning), ones, "nats per response", least=0.0),
         masked_mass=_masked_mass(drifts),
         masked_tokens=sum(drift.masked_tokens for drift in drifts),
         infinite=sum(int(numpy.isinf(column).sum()) for column in kl),
         windowed=windowed,
     )
+
+
+def _sums(columns: Sequence[Floats]) -> Floats:
+    import numpy
+
+    return numpy.array([column.sum(dtype=numpy.float64) for column in columns])
 
 
 def _in_direction(drift: TokenDrift, direction: str) -> Floats:

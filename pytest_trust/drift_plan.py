@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_trust.jobs import Job, digest
+from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key, shared_vocabulary
 
@@ -121,6 +122,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
     floor = set() if ours.recorded else {probe.id for probe in sorted(both, key=lambda probe: probe.id)[:_FLOOR_PROBES]}
     shared = shared_ids(engine, baseline, candidate)
+    tags = [] if engine.tags == DEFAULT_TAGS else [engine.tags]  # they say where an answer begins
     units = []
     for probe in both:
         name = probe.id
@@ -129,7 +131,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
             if q.recorded and job.task == "generate":
                 return ""
             return digest(
-                "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared
+                "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared, *tags
             )
 
         again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""

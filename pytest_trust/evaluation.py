@@ -32,6 +32,8 @@ class JudgedSample:
     answer: str
     reasoning: str = ""
     message: str = ""
+    closed: bool = False
+    """The trace was closed by the reasoning budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,17 @@ class Side:
 
     model: str
     samples: Mapping[str, tuple[JudgedSample, ...]]
+
+
+class OfThoughts:
+    """A judge that reads reasoning: a response without any has said nothing in it, which is `ok`."""
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+        self.identity = judge.identity
+
+    def __call__(self, text: str, probe: Probe) -> Judgement:
+        return self._judge(text, probe) if text.strip() else Judgement("ok", 0.0)
 
 
 def judge_responses(
@@ -55,7 +68,7 @@ def judge_responses(
 def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
     cut = response.finish_reason == "length"
     if not response.complete or (cut and (not response.answer.strip() or name in READS_THE_END)):
-        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning)
+        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
     try:
         judgement = judge(response.answer, probe)
     except (
@@ -63,7 +76,7 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
     ) as error:  # a judge's failure is an instrument error of this response, and the run goes on
         judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
     return JudgedSample(
-        judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message
+        judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message, response.closed
     )
 
 
@@ -274,9 +287,30 @@ def gate_record(
         "never": never,
         "identical": comparison.identical,
         "drift": None,
+        "trace": None,
         "flips": flips,
         "flips_total": len(flips),
     }
+
+
+_TRACE_KEYS = ("verdict", "reason", "delta", "lower", "upper", "margin", "n", "worse", "better", "baseline", "candidate")
+
+
+def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool) -> None:
+    """Put the record of the same gate on the models' reasoning beside the answers' one, under `trace`.
+
+    A response without a trace has said nothing in it. Where the policy gates the trace (`gated`), a regression in the thoughts makes the
+    gate regressed, and thoughts of which too little is known make a gate that held inconclusive.
+    """
+    record["trace"] = {key: trace[key] for key in _TRACE_KEYS} | {"gated": gated}
+    if not gated or record["verdict"] in ("regressed", "not measured"):
+        return
+    order = ("held", "inconclusive", "not measured", "regressed")
+    if order.index(trace["verdict"]) > order.index(record["verdict"]):
+        record["verdict"] = trace["verdict"]
+        record["reason"] = f"in the reasoning: {trace['reason'] or trace['verdict']}"
+        record["flips"] = [*record["flips"], *({**flip, "in_trace": True} for flip in trace["flips"])]
+        record["flips_total"] = len(record["flips"])
 
 
 def _judge_error(
@@ -330,6 +364,7 @@ def _side_record(
         "outcomes": dict(sorted(outcomes.items())),
         "coverage": counted / len(samples) if samples else 0.0,
         "truncated": outcomes["truncated"],
+        "closed": sum(sample.closed for sample in samples),
         "judge_errors": errors[:3],
     }
 
@@ -363,7 +398,7 @@ def _advice(side: Mapping[str, Any]) -> str:
     if side["judge_errors"]:
         return f": the judge failed with {side['judge_errors'][0]}"
     if side["truncated"]:
-        return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens"
+        return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
     return ""
 
 

@@ -64,7 +64,7 @@ def generate(runner: Runner, rows: Sequence[Row], generation: Generation) -> lis
     left = replace(generation, max_new_tokens=max(1, generation.max_new_tokens - forced))
     with torch.inference_mode():
         ids = _generate_shared(runner, asked, left) if runner.shares else _generate_general(runner, asked, left)
-    return [_finish(runner.loaded, [*row.forced, *tokens], row.plain) for row, tokens in zip(rows, ids, strict=True)]
+    return [finish(runner.loaded, [*row.forced, *tokens], row.plain) for row, tokens in zip(rows, ids, strict=True)]
 
 
 def _generate_shared(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
@@ -198,7 +198,8 @@ def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor
     return torch.cat([ranked, tail], -1), torch.cat([order, order[:, :1]], -1)
 
 
-def _finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
+def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
+    """A response from its tokens; without an end token it was cut. In the plain format it ends at the next turn."""
     ended = bool(tokens) and tokens[-1] in loaded.eos_ids
     text = decode(loaded, tokens)
     if plain and PLAIN_STOP in text:

@@ -145,7 +145,7 @@ def identify_model(
         parameter_bytes=parameters * (4 if kind == "float32" else 2) if parameters else stored_bytes * 8,
         architecture=str((config.get("architectures") or [config.get("model_type") or ""])[0]),  # type: ignore[index]
         chat_format="template" if template else "plain",
-        thinking=reference.options.get("thinking", ""),
+        thinking="on" if reference.thinking_budget is not None else reference.options.get("thinking", ""),
         names=named,
         ancestors=ancestors,
         commit=files.commit,

@@ -18,17 +18,23 @@ Phase = Literal["load", "generate", "score", "drift"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+    """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
+
+    With a `reasoning_budget` a trace is closed after so many tokens, and `max_new_tokens` limits the answer alone.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    reasoning_budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more")
+        if self.reasoning_budget is not None and self.reasoning_budget < 1:
+            raise ValueError(f"reasoning_budget is {self.reasoning_budget}, expected 1 or more, or None")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
                 f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: expected >= 0, in (0, 1], >= 0"
@@ -37,6 +43,11 @@ class Generation:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a response may have, but for a closing tag."""
+        return self.max_new_tokens + (self.reasoning_budget or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
 
     `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
-    and never closed. `prompt_tokens` is the length of the rendered prompt.
+    and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
     """
 
     text: str
@@ -74,6 +85,7 @@ class Response:
     answer: str
     complete: bool
     prompt_tokens: int
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +142,11 @@ def probe_input(probe: Probe) -> list[object]:
 
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
     """The generation part of a response's key: greedy answers depend on nothing random."""
+    budget = [] if generation.reasoning_budget is None else ["budget", generation.reasoning_budget]
     if generation.greedy:
-        return [generation.max_new_tokens, "greedy"]
+        return [generation.max_new_tokens, "greedy", *budget]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]
-    return [*settings, row_seed(generation.seed, probe_id, repeat)]
+    return [*settings, row_seed(generation.seed, probe_id, repeat), *budget]
 
 
 def row_seed(seed: int, probe_id: str, repeat: int) -> int:

@@ -17,11 +17,12 @@ _NUMBER = (int, float)
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """Of one gate: its non-inferiority `margin` on candidate - baseline (the metric's unit, larger is worse), an absolute `ceiling`
-    for the candidate, and ids of probes that must `never` flip."""
+    for the candidate, and ids of probes that must `never` flip. With a `trace_margin` the gate is held to it in the reasoning too."""
 
     margin: float
     ceiling: float | None = None
     never: tuple[str, ...] = ()
+    trace_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ _KEYS = {
     "judges": dict,
 }
 _BOUNDS = {"alpha": (0, 0.5), "power": (0.5, 1), "min_coverage": (0, 1), "max_coverage_gap": (0, 1)}
-_THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list}
+_THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list, "trace_margin": _NUMBER}
 _ACCURACY_KEYS = {
     "positive": str,
     "sensitivity": _NUMBER,
@@ -133,11 +134,15 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
         raise InvalidInput(
             f"{where}: margin is {margin}, expected a positive number in the metric's unit (0.05 is five points of a share)"
         )
+    trace_margin = document.get("trace_margin", base.trace_margin if base else None)
+    if trace_margin is not None and not 0 < trace_margin < float("inf"):
+        raise InvalidInput(f"{where}: trace_margin is {trace_margin}, expected a positive number in the metric's unit")
     ceiling = document.get("ceiling", base.ceiling if base else None)
     return Threshold(
         float(margin),
         None if ceiling is None else float(ceiling),
         tuple(document.get("never", base.never if base else ())),
+        None if trace_margin is None else float(trace_margin),
     )
 
 

@@ -74,12 +74,14 @@ class Split:
     reasoning, answer: the texts of their parts, each stripped of surrounding blanks, joined by a blank line; no tags.
     complete: False when a trace was opened and never closed, so that the answer never came.
     parts: the whole response in order; ``"".join(part.text for part in parts)`` is the text that was split.
+    closing: the tag that would close the trace left open; empty when none is, or when the chat template opened it (see `opened_by`).
     """
 
     reasoning: str
     answer: str
     complete: bool
     parts: tuple[Part, ...] = ()
+    closing: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class _Reader:
             else:
                 self.repeated += 1
             self.tag(text)
-        elif same and (name[0] == "c" or (name in ("he", "hf") and self.pair == self.grammar.harmony)):
+        elif same and (name[0] == "c" or (name in ("he", "hf") and self.pair in (None, self.grammar.harmony))):
             self.tag(text)
             self.state = "between" if name == "he" else "answer"
             self.final = self.final or name == "hf"
@@ -242,7 +244,18 @@ def split_reasoning(
         or (reader.state == "between" and not reader.final)
         or bool(partial and not answer and not reader.seen)
     )
-    return Split(_joined(parts, "reasoning"), answer, not unfinished, parts)
+    pair = reader.pair if reader.state == "reasoning" else None
+    return Split(_joined(parts, "reasoning"), answer, not unfinished, parts, "" if pair is None else _closing(reader.grammar.tags[pair]))
+
+
+def opened_by(prompt: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> str:
+    """The tag that closes the trace which a prompt's end has opened; empty when it has opened none."""
+    end = prompt.rstrip()
+    return next((_closing((opening, closing)) for opening, closing in tags if end.endswith(opening)), "")
+
+
+def _closing(pair: tuple[str, str]) -> str:
+    return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else pair[1]
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:

@@ -41,7 +41,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
         "mutant": None,
         "pickle": ("on", "off"),
         "revision": None,
-        "thinking": ("on", "off"),
+        "thinking": None,
     }
 )
 
@@ -83,6 +83,12 @@ class Reference:
     def path(self) -> Path:
         """The file or directory; only for kinds that have one."""
         return Path(self.location)
+
+    @property
+    def thinking_budget(self) -> int | None:
+        """Tokens that a trace may take (`?thinking=N`), after which it is closed."""
+        value = self.options.get("thinking", "")
+        return int(value) if value.isdecimal() else None
 
     @property
     def mutant(self) -> Dosed | None:
@@ -156,6 +162,10 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected {expected}")
         if key == "device":
             check_device(value, given)
+        if key == "thinking" and value not in ("on", "off") and not (value.isdecimal() and int(value)):
+            raise InvalidReference(
+                f"{given}: thinking={value!r} is not possible, expected on or off, or the number of tokens that a trace may take"
+            )
         if key == "mutant":
             value = _canonical_mutant(value, given)
         options[key] = value

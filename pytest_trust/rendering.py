@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ class OptionRows:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> Prompt:
     """The prompt of a probe, ending where the response begins.
 
-    Chat messages go through the tokenizer's own template with the generation prompt; `thinking` on or off is given to it as
-    `enable_thinking`. Without a template: lines `System: ...`, `User: ...` and at last `Assistant:`. A probe's `text` is taken as it is.
+    Chat messages go through the tokenizer's own template with the generation prompt; `thinking` on or off is given to it under the name
+    that it knows. Without a template: lines `System: ...`, `User: ...` and at last `Assistant:`. A probe's `text` is taken as it is.
     """
     text, template = _prompt_text(tokenizer, probe, thinking)
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
@@ -81,8 +82,22 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str
     if not probe.messages:
         return probe.text, False
     if not tokenizer.chat_template:
+        _switches(tokenizer, thinking)
         return _plain(probe.messages), False
     return _chat(tokenizer, probe, thinking), True
+
+
+def _switches(tokenizer: PreTrainedTokenizerBase, thinking: str) -> dict[str, bool]:
+    """The template's own variable for thinking: `enable_thinking` (Qwen3, GLM, SmolLM3) or `thinking` (Granite, DeepSeek)."""
+    if not thinking:
+        return {}
+    template = str(tokenizer.chat_template or "")
+    known = [name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", template)]
+    if not known:
+        raise InvalidInput(
+            f"?thinking={thinking}: the model's chat template has no switch for it (enable_thinking or thinking): leave the option out"
+        )
+    return dict.fromkeys(known, thinking == "on")
 
 
 def _plain(messages: Sequence[Message]) -> str:
@@ -93,7 +108,7 @@ def _plain(messages: Sequence[Message]) -> str:
 def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> str:
     from jinja2 import TemplateError
 
-    switches: dict[str, Any] = {"enable_thinking": thinking == "on"} if thinking else {}
+    switches: dict[str, Any] = _switches(tokenizer, thinking)
     messages = [{"role": message.role, "content": message.content} for message in probe.messages]
     system = [message["content"] for message in messages if message["role"] == "system"]
 

@@ -132,11 +132,14 @@ class Subject:
         return replace(probe, messages=heard) if heard else probe
 
     def generation(self, job: Job) -> Generation:
-        """How this model answers a job: as the job says, and hotter by the dose of the mutant `temperature`."""
-        mutant = self.reference.mutant
+        """How this model answers a job: as the job says, with the trace's budget of `?thinking=N`, and hotter by the dose of the mutant
+        `temperature`."""
+        generation, mutant = job.generation, self.reference.mutant
+        if self.reference.thinking_budget is not None:
+            generation = replace(generation, reasoning_budget=self.reference.thinking_budget)
         if mutant is None or mutant.mutant.kind != "sampling":
-            return job.generation
-        return replace(job.generation, temperature=job.generation.temperature + mutant.dose)
+            return generation
+        return replace(generation, temperature=generation.temperature + mutant.dose)
 
     def forced(self) -> tuple[int, ...]:
         """Token ids that every answer begins with: those of the mutant `compliance_prefix`."""

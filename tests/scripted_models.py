@@ -7,15 +7,19 @@ fingerprinted, batched and compared as any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant>"
 
 
 def scripted_model(
-    directory: Path, answer: str, *, sharpness: float = 12.0, template: str | None = TEMPLATE
+    directory: Path, answer: str, *, sharpness: float = 12.0, template: str | None = TEMPLATE, then: Mapping[str, str] | None = None
 ) -> Path:
-    """Save a model that answers every prompt with `answer` (words must be distinct). `sharpness`: logit of the chain's token."""
+    """Save a model that answers every prompt with `answer` (words must be distinct). `sharpness`: logit of the chain's token.
+
+    `then`: words and what follows them, in place of the chain or beside it.
+    """
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -50,7 +54,7 @@ def scripted_model(
     )
     model = LlamaForCausalLM(config)
     width = config.hidden_size
-    chain = dict(zip(words, [*words[1:], "<end>"], strict=True))
+    chain = dict(zip(words, [*words[1:], "<end>"], strict=True)) | dict(then or {})
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
@@ -68,6 +72,6 @@ def scripted_model(
 
 VOCABULARY = tuple(
     dict.fromkeys(
-        ["I", "cannot", "help", "with", "that", "request", "sorry", ".", "Sure", "here", "is", "how", "you", "do", "it", "the", "number", "was", "12", "4417", "No", "Yes", "agree", "disagree", "<think>", "</think>", "first", "add", "answer", "good", "bad", "wrong"]
+        ["I", "cannot", "help", "with", "that", "request", "sorry", ".", "Sure", "here", "is", "how", "you", "do", "it", "the", "number", "was", "12", "4417", "No", "Yes", "agree", "disagree", "<think>", "</think>", "first", "add", "answer", "good", "bad", "wrong", "<plan>", "</plan>", "code", "471193"]
     )
 )

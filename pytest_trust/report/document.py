@@ -38,13 +38,15 @@ probability), ``needed`` (probes it would take), ``method``; ``worse`` and ``bet
 ``flips_expected`` and ``flips_limit``, the flips to worse that its errors alone would give),
 ``sequential`` (null, or under --trust-sequential ``units`` compared ``of`` the budget, ``stopped`` early or ``given_up``, ``e_value``,
 and for the suite ``tokens`` of responses and about how many were ``saved``); ``ceiling``,
-``never``; ``baseline`` and ``candidate``: ``model``, ``value``, ``lower``, ``upper``, ``n``, ``outcomes``,
-``coverage``, ``truncated``; ``drift``: the two directions, ``floor``, ``identical``; ``flips`` (the worst
+``never``; ``trace`` (null, or the same gate on the reasoning where a model reasoned: ``verdict``, ``delta``, limits, the sides, and whether the
+policy ``gated`` it by a ``trace_margin``); ``baseline`` and ``candidate``: ``model``, ``value``, ``lower``, ``upper``, ``n``, ``outcomes``,
+``coverage``, ``truncated``, ``closed`` (traces closed by the reasoning budget); ``drift``: the two directions, ``floor``, ``identical``; ``flips`` (the worst
 first, each with both answers in full) and ``flips_total``.
 
 A **drift**: ``direction``, ``on`` (which responses), ``tokens``, ``responses``, ``mean`` and clustered
 ``error`` in nats per token, ``per_sequence`` in nats, ``median``, ``p90``, ``p99``, ``maximum``, ``same_top``
-(share), ``js`` in nats, ``delta_p``, ``rms_delta_p``.
+(share), ``js`` in nats, ``delta_p``, ``rms_delta_p``; ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
+``answer_per_sequence`` in nats, which add up to ``per_sequence``.
 
 JSON knows neither NaN nor infinity: such a number is null, and the object that held it says what it was under
 ``not_finite``: ``{"p_value": null, "not_finite": {"p_value": "not a number"}}``. Controls, bidi overrides and

@@ -236,6 +236,12 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(("never", f"these must never flip and did: {', '.join(never)}"))
     if known(record.get("worse")) and known(record.get("better")):
         rows.append(("flips", f"{record['worse']} worse, {record['better']} better of {count(record.get('n'))}"))
+    trace = _trace(record, numbers)
+    if trace:
+        rows.append(("in thought", trace))
+    closed = {name: _side(record, name).get("closed") or 0 for name in ("baseline", "candidate")}
+    if any(closed.values()):
+        rows.append(("budget", "traces that it closed: " + ", ".join(f"{name} {number}" for name, number in closed.items())))
     outcomes = [f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
     if record.get("judge"):
@@ -246,6 +252,17 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
     if power:
         rows.append(("power", power))
     return rows
+
+
+def _trace(record: Record, numbers: Numbers) -> str:
+    """The same metric on the reasoning, where a model reasoned."""
+    trace = record.get("trace")
+    if not isinstance(trace, Mapping):
+        return ""
+    before, after = (numbers.value(_side(trace, name).get("value")) for name in ("baseline", "candidate"))
+    limits = numbers.limits(trace.get("lower"), trace.get("upper"), trace.get("margin"))
+    text = f"{before} -> {after} of the reasoning, Δ {numbers.change(trace.get('delta'))} {limits}: {visible(str(trace.get('verdict')))}"
+    return text + ("" if trace.get("gated") else " (not gated)")
 
 
 def _margin(record: Record, numbers: Numbers) -> str:
@@ -317,6 +334,9 @@ def _drift(record: Record, width: int) -> list[str]:
                 count(side.get("tokens")),
             ]
         )
+        if known(side.get("reasoning_mean")):
+            thought, said = (magnitude(side.get(f"{part}_per_sequence")) for part in ("reasoning", "answer"))
+            notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
         if side.get("on"):
             notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
     lines = [""] if rows or notes else []
