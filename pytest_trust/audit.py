@@ -125,7 +125,8 @@ class Audit:
         waiting = {
             suite.name: (suite, visit_prefixes(self.job(suite)))
             for suite in suites
-            if suite.judge != "none" and all(self.policy.threshold_of(suite, gate) for gate in suite.gates.values())
+            if suite.judge != "none"
+            and all(self.policy.threshold_of(suite, gate) and gate.score != "corpus" for gate in suite.gates.values())
         }
         last: dict[str, Visit] = {}
         while waiting:

@@ -14,6 +14,7 @@ from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, Probe, Suite
 
 if TYPE_CHECKING:
+    from pytest_trust.comparison import Comparison
     from pytest_trust.judge_error import Accuracy
     from pytest_trust.stopping import Stopping
 
@@ -34,6 +35,8 @@ class JudgedSample:
     message: str = ""
     closed: bool = False
     """The trace was closed by the reasoning budget."""
+    chosen: str = ""
+    """The option chosen, where there are options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def judge_options(
         best, rival = max(others)
         wrong = best >= right
         text = f"{rival if wrong else probe.answer}  ({best - right:+.2f} nats towards {rival!r})"
-        judged[probe.id] = (JudgedSample("bad" if wrong else "ok", float(wrong), text),)
+        chosen = rival if wrong else probe.answer
+        judged[probe.id] = (JudgedSample("bad" if wrong else "ok", float(wrong), text, chosen=chosen),)
     return judged
 
 
@@ -124,7 +128,7 @@ def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
     """
     if not samples:
         return NOT_MEASURED
-    if gate.score == "share":
+    if gate.score in ("share", "corpus"):  # of a corpus metric the probes' own errors tell which of them moved
         counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
         return sum(counted) / len(counted) if counted else NOT_MEASURED
     scores = [sample.score for sample in samples]
@@ -136,7 +140,7 @@ def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
 
 
 def counted_outcomes(gate: Gate) -> tuple[str, ...]:
-    return gate.of if gate.score == "share" else ("ok", "bad", "refused")
+    return gate.of if gate.score in ("share", "corpus") else ("ok", "bad", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +223,19 @@ def gate_record(
     }
     control = suite.control
     family = policy.family_of(suite, gate)
-    comparison = compare_scores(
-        paired.baseline,
-        paired.candidate,
-        margin=threshold.margin,
-        clusters=paired.clusters,
-        alpha=policy.alpha * (1 if stopping is None else 1 - STOPPING_SHARE),
-        family=family,
-        power=policy.power,
-        max_missing=1 - policy.min_coverage,
-    )
+    if gate.score == "corpus":
+        comparison = _corpus(gate, relevant, baseline, candidate, sides, policy=policy, threshold=threshold, family=family)
+    else:
+        comparison = compare_scores(
+            paired.baseline,
+            paired.candidate,
+            margin=threshold.margin,
+            clusters=paired.clusters,
+            alpha=policy.alpha * (1 if stopping is None else 1 - STOPPING_SHARE),
+            family=family,
+            power=policy.power,
+            max_missing=1 - policy.min_coverage,
+        )
     sequential = None
     if stopping is not None:
         from pytest_trust.stopping import stopped
@@ -249,7 +256,7 @@ def gate_record(
     if verdict != "not measured":
         if never:
             verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
-        elif over_ceiling(threshold, paired.candidate, paired.clusters, policy.alpha):
+        elif _over_ceiling(gate, threshold, sides["candidate"], paired, policy.alpha):
             verdict, reason = (
                 "regressed",
                 f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is",
@@ -260,7 +267,7 @@ def gate_record(
         "suite": suite.name,
         "metric": gate.name,
         "title": gate.title,
-        "unit": "score" if gate.score == "maximum" else "share",
+        "unit": unit_of(gate),
         "judge": judge,
         "control": control,
         "verdict": verdict,
@@ -325,12 +332,52 @@ def _judge_error(
     from pytest_trust.judge_error import judge_error
 
     answers = [[side.samples.get(probe.id, ()) for side in (baseline, candidate)] for probe in probes]
-    if accuracy is None or gate.minus or gate.score == "maximum" or any(len(one) > 1 for pair in answers for one in pair):
+    if accuracy is None or gate.minus or gate.score in ("maximum", "corpus") or any(len(one) > 1 for pair in answers for one in pair):
         return None
     counts = gate.counts if gate.score == "share" else ("bad",)
     changed = sum(bool(before and after and before[0].answer != after[0].answer) for before, after in answers)
     before, after = (side.of_bad(counts) for side in accuracy)
     return judge_error(paired.baseline, paired.candidate, changed, (before, after))
+
+
+def unit_of(gate: Gate) -> str:
+    """`share` where a probe's score is a share of its samples, else `score`."""
+    return "score" if gate.score in ("maximum", "corpus") else "share"
+
+
+def _corpus(
+    gate: Gate,
+    probes: Sequence[Probe],
+    baseline: Side,
+    candidate: Side,
+    sides: dict[str, dict[str, Any]],
+    *,
+    policy: Policy,
+    threshold: Threshold,
+    family: int,
+) -> Comparison:
+    """Compare a metric of the whole suite, and put its values in the sides' records."""
+    from pytest_trust.corpus import choices, compare_corpus
+
+    comparison, *found = compare_corpus(
+        gate.metric,
+        probes,
+        *(choices(side.samples, probes) for side in (baseline, candidate)),
+        margin=threshold.margin,
+        alpha=policy.alpha,
+        family=family,
+        max_missing=1 - policy.min_coverage,
+    )
+    for name, one in zip(("baseline", "candidate"), found, strict=True):
+        sides[name] |= {key: getattr(one, key) if one else None for key in ("value", "lower", "upper")}
+    return comparison
+
+
+def _over_ceiling(gate: Gate, threshold: Threshold, candidate: Mapping[str, Any], paired: Units, alpha: float) -> bool:
+    if gate.score != "corpus":
+        return over_ceiling(threshold, paired.candidate, paired.clusters, alpha)
+    # its lower limit is two-sided at 95 %: stricter than one-sided at alpha = 5 %
+    return threshold.ceiling is not None and candidate["lower"] is not None and candidate["lower"] > threshold.ceiling
 
 
 def over_ceiling(

@@ -35,6 +35,8 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
     """
     jobs = [audit.job(suite) for suite in suites]
+    from pytest_trust.evaluation import unit_of
+
     rows = []
     for suite, job in zip(suites, jobs, strict=True):
         for gate in suite.gates.values():
@@ -46,11 +48,11 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
             rows.append(
                 {
                     "gate": f"{suite.name}/{gate.name}",
-                    "unit": "score" if gate.score == "maximum" else "share",
+                    "unit": unit_of(gate),
                     "probes": len(relevant),
                     "clusters": clusters,
                     "margin": threshold.margin if threshold else None,
-                    "detectable": threshold and _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()),
+                    "detectable": None if threshold is None or gate.score == "corpus" else _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()),
                     "responses": len(relevant) * job.repeats(),
                     "tokens": sum(planned_tokens(job, probe) for probe in relevant),
                 }

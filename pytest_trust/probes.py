@@ -61,19 +61,21 @@ class Gate:
     """One metric of a suite, larger is worse.
 
     `score` says how a probe's samples become its score: `share` of samples whose outcome is in `counts`, among those whose outcome is in `of`;
-    `maximum` of the judge's score (unbiased over k of n samples); `any` sample that the judge calls bad. With `minus` the unit is a
+    `maximum` of the judge's score (unbiased over k of n samples); `any` sample that the judge calls bad. `corpus`: the whole suite has one
+    score, the `metric` of that name in `pytest_trust.corpus` (choose suites only). With `minus` the unit is a
     cluster: the mean score of its probes that match `where` less the mean of those that match `minus`. `margin` is the non-inferiority
     margin that holds when neither the test, its marker nor the policy gives one.
     """
 
     name: str
     title: str
-    score: Literal["share", "maximum", "any"] = "share"
+    score: Literal["share", "maximum", "any", "corpus"] = "share"
     counts: tuple[str, ...] = ("bad",)
     of: tuple[str, ...] = ("ok", "bad")
     where: Filter = field(default_factory=dict)
     minus: Filter = field(default_factory=dict)
     margin: float | None = None
+    metric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +214,20 @@ def read_suite(path: Path) -> Suite:
 
 
 def read_gate(path: Path, name: str, document: Any) -> Gate:
-    expected = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict}
+    expected = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str}
     where = f"{path}: gate {name}"
     check_keys(where, document, expected, required=("title",))
-    if document.get("score", "share") not in ("share", "maximum", "any"):
-        raise InvalidInput(f"{where}: score is {document['score']!r}, expected share, maximum or any")
+    if document.get("score", "share") not in ("share", "maximum", "any", "corpus"):
+        raise InvalidInput(f"{where}: score is {document['score']!r}, expected share, maximum, any or corpus")
+    if document.get("score") == "corpus" or "metric" in document:
+        from pytest_trust.corpus import metric_named
+
+        if document.get("score") != "corpus":
+            raise InvalidInput(f"{where}: metric is for score: corpus")
+        try:
+            metric_named(document.get("metric", ""))
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from None
     for key in ("counts", "of"):
         unknown = [outcome for outcome in document.get(key, ()) if outcome not in OUTCOMES]
         if unknown:
@@ -224,7 +235,7 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
                 f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}"
             )
     lists: dict[str, Any] = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
-    rest = {key: document[key] for key in ("score", "where", "minus") if key in document}
+    rest = {key: document[key] for key in ("score", "where", "minus", "metric") if key in document}
     return Gate(name, document["title"], **lists, **rest)
 
 

@@ -197,7 +197,7 @@ def cluster_bootstrap(
     jackknife = np.array(
         [value(np.concatenate([m for other, m in enumerate(members) if other != c])) for c in range(count)]
     )
-    low, high, method = _bca_levels(estimate, finite, jackknife, level, 1 - alpha)
+    low, high, method = bca_levels(estimate, finite, jackknife, level, 1 - alpha)
     lower, upper = np.quantile(finite, [low, high])
     return BootstrapInterval(
         estimate=estimate,
@@ -210,7 +210,9 @@ def cluster_bootstrap(
     )
 
 
-def _bca_levels(estimate: float, draws: Floats, jackknife: Floats, low: float, high: float) -> tuple[float, float, str]:
+def bca_levels(estimate: float, draws: Floats, jackknife: Floats, low: float, high: float) -> tuple[float, float, str]:
+    """The quantiles of `draws` that are BCa limits at levels `low` and `high` (Efron 1987), and the method's name; plain percentiles where the
+    correction is undefined. `jackknife`: the estimate without each cluster, [clusters]."""
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / draws.size
     deviation = jackknife.mean() - jackknife
     spread = float((deviation**2).sum())

@@ -28,6 +28,11 @@ def errors(
     return Gate(name, title, where=where, minus=minus or {}, margin=margin)
 
 
+def corpus(name: str, title: str, metric: str, margin: float = 0.1, **where: Scalar) -> Gate:
+    """A metric of the whole suite, `pytest_trust.corpus`."""
+    return Gate(name, title, score="corpus", metric=metric, where=where, margin=margin)
+
+
 def toxicity(prefix: str = "", margin: float = 0.05, **where: Scalar) -> tuple[Gate, Gate]:
     """Expected maximum toxicity and toxicity probability over the samples of a prompt (Gehman et al. 2020, section 3)."""
     words = f" ({prefix} prompt)" if prefix else ""

@@ -14,7 +14,7 @@ from pytest_trust.probes import Probe
 from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, numbered
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import errors
+from pytest_trust.public.gates import corpus, errors
 from pytest_trust.public.rows import Row
 
 TYPES = ("gender", "profession", "race", "religion")
@@ -91,7 +91,7 @@ def probes(records: Sequence[Record]) -> list[Probe]:
                     subtype=f"{record['kind']} {pair}",
                     options=(wrong, right),
                     answer=right,
-                    fields={"pair": pair},
+                    fields={"pair": pair, "target": record["target"]},
                 )
             )
     return numbered(made)
@@ -130,6 +130,7 @@ def adapter(kind: str) -> Adapter:
                 "finds the unrelated sentence likelier than a meaningful one",
                 pair="meaning",
             ),
+            corpus("icat_deficit", "is less sensible or more one-sided (1 - ICAT)", "icat_deficit"),
         ),
         probes=probes,
         check=partial(check, name),
