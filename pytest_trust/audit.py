@@ -235,6 +235,7 @@ class Audit:
         never: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
+        from pytest_trust.drift_flips import flip_auc
         from pytest_trust.evaluation import gate_record
         from pytest_trust.judges import as_judge
 
@@ -281,6 +282,8 @@ class Audit:
             self._add_trace(record, pair, suite, gate, job, threshold)
         record["notes"] = list(suite.notes)
         record["drift"] = self.drift_record(pair, [suite])
+        record["drift_by_flip"] = self._drift_by_flip(pair, suite, job, record)
+        record["drift_auc"] = flip_auc(record["drift_by_flip"])
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drift_record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
@@ -395,6 +398,16 @@ class Audit:
             )
         self._drifts[key] = record if len(record) > 2 or "identical" in record else None
         return self._drifts[key]
+
+    def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
+        """Drift of the candidate's responses, apart for probes that flipped under a gate."""
+        from pytest_trust.drift_flips import drift_by_flip
+
+        found, _ = self.token_drifts(pair, [suite], "candidate_baseline")
+        drifts = {drift.probe: float(drift.kl_pq.mean()) for drift in found if len(drift)}
+        missing = set(record["missing"])
+        compared = [probe.id for probe in job.probes if probe.id not in missing]
+        return drift_by_flip(drifts, [flip["probe"] for flip in record["flips"]], compared)
 
     def suite_drift(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
         """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""

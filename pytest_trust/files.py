@@ -77,13 +77,13 @@ def _locate_adapter(
     )
 
 
-def _converted(cache: Path) -> Path:
+def converted_directory(cache: Path) -> Path:
     return cache / "models" / "demo-instruct"
 
 
 def is_converted(cache: Path) -> bool:
     """Whether the demo's base model lies in the store's directory already."""
-    return (_converted(cache) / "config.json").exists()
+    return (converted_directory(cache) / "config.json").exists()
 
 
 def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
@@ -93,7 +93,7 @@ def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
         directory = demo.adapter_path(reference.location)
         adapter = replace(reference, kind="adapter", location=str(directory))
         return _locate_adapter(adapter, directory, cache, False, parse_reference("demo:instruct"))
-    target = _converted(cache)
+    target = converted_directory(cache)
     if not is_converted(cache):
         try:
             demo.convert_instruct(target)

@@ -172,9 +172,8 @@ class TrustRun:
         """The records as they are reported, with Holm's p-values over each family of gates."""
         from pytest_trust.statistics import holm
 
-        kept = [
-            {key: value for key, value in record.items() if key not in ("run", "dimension_drift")} for record in self.records
-        ]
+        inner = ("run", "dimension_drift", "drift_by_flip")
+        kept = [{key: value for key, value in record.items() if key not in inner} for record in self.records]
         tested = [record for record in kept if not record["control"] and record["p_value"] is not None]
         for record in kept:
             record["p_holm"] = None
@@ -211,6 +210,7 @@ class TrustRun:
 
     def _candidates(self) -> list[dict[str, Any]]:
         """What is known of each candidate, in the order of the options."""
+        from pytest_trust.drift_flips import flip_auc
         from pytest_trust.report.tax import trust_tax
 
         given = [candidate.label for candidate in self.trust.candidates]
@@ -223,6 +223,9 @@ class TrustRun:
             drift = {record["dimension"]: record["dimension_drift"] for record in records if record["dimension_drift"]}
             identical = bool(drift) and all(one["identical"] for one in drift.values())
             tax = trust_tax(sorted(records, key=lambda record: (record["gate"], record["nodeid"])))
+            for dimension, row in tax["dimensions"].items():
+                own = [record["drift_by_flip"] for record in records if record["dimension"] == dimension and not record["control"]]
+                row["drift_auc"] = flip_auc({side: [value for one in own for value in one[side]] for side in ("flipped", "unflipped")})
             found.append({**records[0]["run"]["candidate"], "drift": drift, "identical": identical, "tax": tax})
         return found
 

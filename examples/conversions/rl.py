@@ -25,12 +25,13 @@ from reasoning_traces import Problem, is_right
 from sampling import sample, sampler
 from sft import measure
 from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
 
 from pytest_trust.generation import Generated
 
 SEED = 20261125
-POOL = 400  # problems looked at
-STEPS = 36
+POOL = 240  # problems looked at
+STEPS = 40
 PROBLEMS = 16  # a step
 GROUP = 8  # samples a problem
 MAX_NEW_TOKENS = 56
@@ -67,25 +68,27 @@ def learnable(model: Any, tokenizer: Any, asked: Sequence[Problem], *, seed: int
     return [problem for problem, group in zip(asked, rewards, strict=True) if 0 < sum(group) < GROUP]
 
 
-def update(model: Any, tokenizer: Any, work: Sequence[tuple[list[int], tuple[int, ...], float]]) -> None:
-    """Adds the gradient of -mean over response tokens of advantage x log-probability; `work` is (prompt ids, response ids, advantage)."""
+def update(model: Any, work: Sequence[tuple[list[int], Sequence[tuple[tuple[int, ...], float]]]]) -> None:
+    """Adds the gradient of -mean over response tokens of advantage x log-probability; `work` has, by problem, the prompt's ids and
+    (response ids, advantage). A prompt is run once for all of its responses."""
     base = model.get_base_model()
-    tokens = sum(len(response) for _, response, _ in work)
-    ordered = sorted(work, key=lambda item: len(item[0]) + len(item[1]))
-    for start in range(0, len(ordered), SCHEDULE.batch_size):
-        part = ordered[start : start + SCHEDULE.batch_size]
-        width = max(len(prompt) + len(response) for prompt, response, _ in part)
-        ids = torch.full((len(part), width), tokenizer.pad_token_id)
-        attention = torch.zeros((len(part), width), dtype=torch.long)
-        weights = torch.zeros((len(part), width - 1))
-        for row, (prompt, response, advantage) in enumerate(part):
-            length = len(prompt) + len(response)
-            ids[row, :length] = torch.tensor([*prompt, *response])
-            attention[row, :length] = 1
-            weights[row, len(prompt) - 1 : length - 1] = advantage
-        hidden = base.model(input_ids=ids, attention_mask=attention).last_hidden_state[:, :-1]
+    tokens = sum(len(response) for _, group in work for response, _ in group)
+    for prompt, group in work:
+        width = max(len(response) for response, _ in group)
+        ids = torch.zeros((len(group), width), dtype=torch.long)  # what is read: the prompt's last token and all but the last of the response
+        labels, weights = torch.zeros_like(ids), torch.zeros((len(group), width))
+        attention = torch.ones((len(group), len(prompt) - 1 + width), dtype=torch.long)
+        for row, (response, advantage) in enumerate(group):
+            ids[row, : len(response)] = torch.tensor([prompt[-1], *response[:-1]])
+            labels[row, : len(response)] = torch.tensor(response)
+            weights[row, : len(response)] = advantage
+            attention[row, len(prompt) - 1 + len(response) :] = 0
+        cache = DynamicCache()
+        base.model(input_ids=torch.tensor([prompt[:-1]]), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(group))
+        hidden = base.model(input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True).last_hidden_state
         counted = weights != 0
-        losses = cross_entropy(base.lm_head(hidden[counted]).float(), ids[:, 1:][counted], reduction="none")
+        losses = cross_entropy(base.lm_head(hidden[counted]).float(), labels[counted], reduction="none")
         ((losses * weights[counted]).sum() / tokens).backward()
 
 
@@ -110,9 +113,10 @@ def train(model: Any, tokenizer: Any, pool: Sequence[Problem], *, seed: int, ste
             chat = [{"role": "user", "content": problem.question}]
             text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
             prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-            work += [(prompt, reply.token_ids, gain) for reply, gain in zip(group, gains, strict=True) if gain]
+            learnt = [(reply.token_ids, gain) for reply, gain in zip(group, gains, strict=True) if gain]
+            work += [(prompt, learnt)] if learnt else []
         if work:
-            update(model, tokenizer, work)
+            update(model, work)
             torch.nn.utils.clip_grad_norm_(weights, SCHEDULE.clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -121,7 +125,7 @@ def train(model: Any, tokenizer: Any, pool: Sequence[Problem], *, seed: int, ste
         right = statistics.fmean(value >= 1 for group in rewards for value in group)
         length = statistics.fmean(len(reply.token_ids) for group in replies for reply in group)
         print(
-            f"step {step + 1}/{steps}  reward {mean:.3f}  right {right:.3f}  {length:.0f} tokens  {len(work)} samples learnt from  {curve[-1][3]:.0f} s",
+            f"step {step + 1}/{steps}  reward {mean:.3f}  right {right:.3f}  {length:.0f} tokens  {len(work)} problems learnt from  {curve[-1][3]:.0f} s",
             flush=True,
         )
     model.eval()

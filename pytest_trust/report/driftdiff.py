@@ -346,6 +346,10 @@ def _drift(record: Record, width: int) -> list[str]:
         lines += table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)
         if known(drift.get("floor")):
             notes.append(f"noise floor {magnitude(drift['floor'], 2)}")
+        auc = record.get("drift_auc")
+        if auc:
+            limits = f"[{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]"
+            notes.append(f"probes that flipped drifted more with probability {magnitude(auc['auc'], 2)} {limits}")
         if drift.get("identical"):
             notes.append("the two distributions are identical on every token")
     return lines + (wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else [])

@@ -203,6 +203,9 @@ def _taxes(meta: Mapping[str, Any], width: int) -> list[Line]:
             f"capability probes: {gained} gained, {lost} lost"
             + (f"; trust probes lost: {', '.join(worse)}" if worse else "; no trust probe lost" if dimensions else "")
         )
+        aucs = [f"{dimension} {magnitude(found['drift_auc']['auc'], 2)}" for dimension, found in dimensions.items() if found.get("drift_auc")]
+        if aucs:
+            texts.append(f"drift predicts flips, AUC (0.5: not at all): {', '.join(aucs)}")
         for index, text in enumerate(texts):
             label = "trust tax  " if not lines else " " * 11
             lines += [(line, {} if index else {"bold": True}) for line in wrap(text, width, first=label, rest=" " * 11)]

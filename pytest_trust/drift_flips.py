@@ -1,0 +1,40 @@
+"""Does drift predict flips? The area under the ROC curve of a response's drift, for probes that flipped against those that did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: Probes that each group needs at least.
+_LEAST = 5
+
+
+def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]) -> dict[str, list[float]]:
+    """Drift per response (nats per token) of the compared probes it was measured on, apart for those that `flipped`."""
+    moved, both = set(flipped), set(compared)
+    groups: dict[str, list[float]] = {"flipped": [], "unflipped": []}
+    for probe in sorted(drifts.keys() & both):
+        if math.isfinite(drifts[probe]):
+            groups["flipped" if probe in moved else "unflipped"].append(drifts[probe])
+    return groups
+
+
+def flip_auc(groups: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """The probability that a flipped probe's response drifted more than an unflipped one's, ties half (Mann-Whitney U over all pairs).
+
+    0.5 says that drift tells nothing, 1 that it tells all. `lower` and `upper` are 95 % limits from the standard error of Hanley and McNeil
+    1982 (Radiology 143:29). None when either group has fewer than 5 probes.
+    """
+    from scipy.stats import rankdata
+
+    flipped, unflipped = groups["flipped"], groups["unflipped"]
+    m, n = len(flipped), len(unflipped)
+    if min(m, n) < _LEAST:
+        return None
+    ranks = rankdata([*flipped, *unflipped])
+    auc = float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
+    q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
+    variance = (auc * (1 - auc) + (m - 1) * (q1 - auc * auc) + (n - 1) * (q2 - auc * auc)) / (m * n)
+    reach = 1.96 * math.sqrt(max(0.0, variance))
+    return {"auc": auc, "lower": max(0.0, auc - reach), "upper": min(1.0, auc + reach), "flipped": m, "unflipped": n}
