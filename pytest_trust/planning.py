@@ -58,14 +58,26 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                 }
             )
     models = [model for model in (audit.trust.baseline, *audit.trust.candidates) if model]
-    meta: dict[str, Any] = {"candidates": [{"model": model.label} for model in audit.trust.candidates]}
+    meta: dict[str, Any] = {"candidates": [_side(audit.engine, model, jobs) for model in audit.trust.candidates]}
     if audit.trust.baseline:
-        meta["baseline"] = {"model": audit.trust.baseline.label}
+        meta["baseline"] = _side(audit.engine, audit.trust.baseline, jobs)
     return {
         "rows": rows,
         "totals": _totals(audit.engine, jobs, models),
         "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
     }
+
+
+def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str, Any]:
+    """A model's label; of a recording also what it is of and what it holds. Raises InvalidInput when it is damaged or lacks what is asked."""
+    side: dict[str, Any] = {"model": reference.label, "reference": reference.unlabelled}
+    recording = engine.recording(reference)
+    if recording:
+        identity = recording.identity
+        side |= {"fingerprint": identity.fingerprint, "dtype": identity.dtype, "parameters": identity.parameters}
+        side["holds"] = recording.verify()
+        recording.require(jobs)
+    return side
 
 
 def planned_tokens(job: Job, probe: Probe) -> int:

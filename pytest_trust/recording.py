@@ -128,6 +128,19 @@ class Recording:
                 f"{self.path}: lacks probes that this run needs ({shown}): record again with the same suites, profile, limit and seed, or select fewer"
             )
 
+    def verify(self) -> str:
+        """Read every part of the file and say what it holds, in words. Raises InvalidRecording where it is damaged."""
+        parts = [f"{len(self._responses):,} responses", f"{len(self._options):,} option scores"]
+        if self._drift:
+            tensors = self._read_tensors()
+            hidden, head = tensors["hidden"], tensors["head"]
+            kind = str(hidden.dtype).removeprefix("torch.")
+            parts.append(f"states of {len(self._drift):,} texts ({hidden.shape[0]:,} tokens x {hidden.shape[1]:,}, {kind})")
+            parts.append(f"head {head.shape[0]:,} x {head.shape[1]:,}")
+        else:
+            parts.append("no states, so no KL")
+        return f"holds {', '.join(parts)}; {self.path.stat().st_size / 1e6:.1f} MB, schema {SCHEMA}, verified"
+
     def _read_tensors(self) -> dict[str, torch.Tensor]:
         if self._tensors is None:
             try:

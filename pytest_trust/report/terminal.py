@@ -127,6 +127,8 @@ def _facts(side: Mapping[str, Any]) -> list[str]:
         facts.append(f"fingerprint {visible(str(side['fingerprint']))[:12]}")
     if side.get("lineage"):
         facts.append(visible(str(side["lineage"])))
+    if side.get("holds"):
+        facts += [visible(part) for part in str(side["holds"]).replace("; ", ", ").split(", ")]
     return facts
 
 

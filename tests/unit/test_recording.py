@@ -238,3 +238,27 @@ def test_damaged_tensors_are_one_line_when_drift_needs_them(made: Any, tmp_path:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidRecording, match="no such file"):
         read_recording(tmp_path / "r.trust")
+
+
+def test_what_a_recording_holds_is_read_and_counted(made: Any, tmp_path: Path) -> None:
+    path = made[0]
+    recording = read_recording(path)
+    words = recording.verify()
+    tokens = sum(len(row) for entry in ("ask-0", "ask-3") for row in _text(recording, entry)) + sum(map(len, _text(recording, "pick-1", JOBS[1])))
+    assert words.startswith("holds 9 responses, 3 option scores, states of 3 texts")
+    assert f"({tokens:,} tokens x 32, float16)" in words
+    assert words.endswith("MB, schema 1, verified")
+    damaged = tmp_path / "damaged.trust"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, data[:-50] if name.endswith(".safetensors") else data)
+    with pytest.raises(InvalidRecording, match="damaged") as error:
+        read_recording(damaged).verify()
+    assert "\n" not in str(error.value)
+
+
+def _text(recording: Any, probe: str, job: Job = JOBS[0]) -> Any:
+    from pytest_trust.subject import portable_key
+
+    return recording.drift_text(portable_key(next(one for one in job.probes if one.id == probe), job, 0))
