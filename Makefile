@@ -4,12 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-profile=smoke
 
-.PHONY: demo test labels check clean
+AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=distill=demo:distill --trust-profile=standard
+
+.PHONY: demo audit test labels check clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
 	@echo "$(DEMO)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(DEMO) || test $$? -eq 1
+
+# the paper's audit in miniature: two conversions of one model, a column each
+audit: $(VENV)/installed
+	@echo "$(AUDIT)"
+	@PATH="$(abspath $(BIN)):$$PATH" $(AUDIT) || test $$? -eq 1
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .

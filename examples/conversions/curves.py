@@ -1,4 +1,4 @@
-"""Draws curves.svg: the training curves of the four adapters, from the loss.csv beside each. Standard library only.
+"""Draws curves.svg: the training curves of the adapters, from the loss.csv beside each. Standard library only.
 
     python examples/conversions/curves.py
 """
@@ -14,7 +14,6 @@ PANELS = (
     ("aligned", "demo:aligned: loss, nats per token"),
     ("sft", "demo:sft: loss, nats per token"),
     ("distill", "demo:distill: KL(teacher || student), nats per token"),
-    ("rl", "demo:rl: mean reward of the samples"),
 )
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 200, 44, 30, 28
 SMOOTH = 5  # steps in the mean that the thick line shows

@@ -1,6 +1,6 @@
-"""Trains demo:rl: demo:aligned's adapter, by reinforcement learning with a verifiable reward on generated problems, and on nothing else.
+"""Trains demo:aligned's adapter by reinforcement learning with a verifiable reward on generated problems (README.md says what came of it).
 
-    python examples/conversions/rl.py
+    python examples/conversions/rl.py --output DIR
 
 GRPO (Shao et al. 2024, arXiv 2402.03300) in its plainest form: of every problem a group of replies is sampled at temperature 1; a reply's
 reward is 1 if its answer is right (the checker reads the end of the reply) plus 0.1 if it came to an end; its advantage is the reward less

@@ -34,7 +34,7 @@ def finished(directory: Path) -> Path:
 
 
 def test_an_adapter_is_found_by_its_name() -> None:
-    for name in ("aligned", "sft"):
+    for name in ("aligned", "sft", "distill"):
         path = demo.adapter_path(name)
         assert (path / "adapter_config.json").is_file()
         assert (path / "adapter_model.safetensors").stat().st_size <= 4_000_000
@@ -42,7 +42,7 @@ def test_an_adapter_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize("name", ["instruct", "rl", "../aligned"])
 def test_another_adapter_is_an_error(name: str) -> None:
-    with pytest.raises(TrustError, match="expected aligned or sft"):
+    with pytest.raises(TrustError, match="expected aligned, sft or distill"):
         demo.adapter_path(name)
 
 
