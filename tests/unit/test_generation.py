@@ -181,10 +181,10 @@ def test_text_keeps_special_markers_and_drops_what_frames_it(llama: Any) -> None
 
 
 def test_the_plain_format_ends_at_the_next_user_line(llama: Any) -> None:
-    from pytest_trust.generation import _finish
+    from pytest_trust.generation import finish
 
     tokens = llama.loaded.tokenizer("Sure, here it is.\nUser: and then", add_special_tokens=False)["input_ids"]
-    made = _finish(llama.loaded, tokens, True)
+    made = finish(llama.loaded, tokens, True)
     assert (made.text, made.finish_reason) == ("Sure, here it is.", "stop")
     assert len(made.token_ids) < len(tokens)
-    assert _finish(llama.loaded, tokens, False).finish_reason == "length"
+    assert finish(llama.loaded, tokens, False).finish_reason == "length"
