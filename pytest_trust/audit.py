@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.jobs import Generation, Job, Progress
-from pytest_trust.policy import Policy, Profile, Threshold, load_policy
+from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
 
@@ -37,14 +37,6 @@ class ReferencePair(Protocol):
     def candidate(self) -> Reference: ...
 
 
-def profile_of(policy: Policy, name: str) -> Profile:
-    if name not in policy.profiles:
-        raise InvalidInput(
-            f"--trust-profile={name}: no such profile; expected one of {', '.join(policy.profiles)}"
-        )
-    return policy.profiles[name]
-
-
 def external_judges(trust: TrustConfig) -> dict[str, Any]:
     if not trust.judges:
         return {}
@@ -59,18 +51,22 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values())
+    temperature = suite.temperature if profile.temperature is None else profile.temperature
     return Job(
         suite=suite.name,
         task=suite.task,
         probes=probes,
         generation=Generation(
             max_new_tokens=trust.max_new_tokens
+            or profile.max_new_tokens
             or suite.max_new_tokens + (profile.reasoning_tokens if trust.reasoning_budget is None else 0),
-            temperature=suite.temperature,
+            temperature=temperature,
+            top_p=profile.top_p if temperature > 0 else 1.0,
+            top_k=profile.top_k if temperature > 0 else 0,
             seed=trust.seed,
             reasoning_budget=trust.reasoning_budget,
         ),
-        samples=min(suite.samples, profile.samples) if suite.temperature > 0 else 1,
+        samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
         normalise=suite.normalise,
     )
@@ -82,7 +78,7 @@ class Audit:
     def __init__(self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None) -> None:
         self.trust = trust
         self.policy = load_policy(trust.policy)
-        self.profile = profile_of(self.policy, trust.profile)
+        self.profile = self.policy.profile(trust.profile)
         self._replaced = external_judges(trust)
         self._progress = progress
         self._engine: Engine | None = None

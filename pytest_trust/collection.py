@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_trust.policy import load_policy
 from pytest_trust.probes import PUBLIC, bundled_directory, bundled_suites
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
 
 PACKAGE = "pytest_trust.suites"
-PUBLIC_PROFILE = "public"
+EVERY_PUBLIC = "public"
 
 
 class SuiteModule(pytest.Module):
@@ -42,31 +43,36 @@ class SuiteCollection:
 
     def __init__(self, trust: TrustConfig) -> None:
         self.trust = trust
+        self.profile = load_policy(trust.policy).profile(trust.profile)
+        self.suites = trust.suites or self.profile.suites
         self.directory = bundled_directory()
         self.selected: list[Path] = []
         self.named: list[str] = []
 
     def modules(self) -> list[Path]:
-        """The modules of the selected dimensions, in a fixed order; public benchmarks only when they are asked for by name or by their
+        """The modules of the selected dimensions, in a fixed order; public benchmarks only when they are asked for by name or by a
         profile. Raises pytest.UsageError for an unknown name."""
         known = bundled_suites()
         dimensions = sorted({name.split("/")[0] for name in known})
-        public = {name for name in self.trust.suites if name == PUBLIC_PROFILE or name.startswith(PUBLIC)}
-        if not self.trust.suites and self.trust.profile == PUBLIC_PROFILE:
-            public = {PUBLIC_PROFILE}
-        for name in sorted(public - {PUBLIC_PROFILE}):
+        public = {name for name in self.suites if name == EVERY_PUBLIC or name.startswith(PUBLIC)}
+        for name in sorted(public - {EVERY_PUBLIC}):
             self._check_public(name)
-        wanted = set(self.trust.suites) - public or (set() if public else set(dimensions))
+        wanted = set(self.suites) - public or (set() if public else set(dimensions))
         for name in sorted(wanted):
             if name not in known and name not in dimensions:
                 raise pytest.UsageError(
-                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}, {PUBLIC_PROFILE} or {PUBLIC}NAME"
+                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}, {EVERY_PUBLIC} or {PUBLIC}NAME"
                 )
         return [
             self.directory / f"{dimension}.py"
-            for dimension in (*dimensions, PUBLIC_PROFILE)
+            for dimension in (*dimensions, EVERY_PUBLIC)
             if any(name.split("/")[0] == dimension for name in wanted | public)
         ]
+
+    def finds_public(self) -> bool:
+        """Whether the profile, and not a name, asks for public benchmarks: those without rows are then listed, where a name's would be an
+        error."""
+        return any(name == EVERY_PUBLIC or name.startswith(PUBLIC) for name in self.profile.suites)
 
     @staticmethod
     def _check_public(name: str) -> None:
@@ -138,7 +144,7 @@ class SuiteCollection:
         if parts and not any(item.nodeid == part or item.nodeid.startswith(f"{part}[") for part in parts):
             return any("::" not in arg and item.nodeid.startswith(f"{arg}::") for arg in self.named)
         marker = item.get_closest_marker("trust")
-        if not self.trust.suites or marker is None:
+        if not self.suites or marker is None:
             return True
         suite = str(marker.args[0])
-        return suite in self.trust.suites or suite.split("/")[0] in self.trust.suites
+        return suite in self.suites or suite.split("/")[0] in self.suites

@@ -13,7 +13,7 @@ import pytest
 from pytest_trust.errors import TrustError
 from pytest_trust.references import Reference, parse_reference
 
-PROFILES = ("smoke", "standard", "full", "public")
+PROFILES = ("smoke", "standard", "full", "public", "paper")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.jobs import OptionScores, Response
@@ -211,6 +211,7 @@ def gate_record(
     to be the ones that were visited, where a run may stop early.
     """
     from pytest_trust.anytime import STOPPING_SHARE
+    from pytest_trust.breakdown import breakdown
     from pytest_trust.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
@@ -236,6 +237,7 @@ def gate_record(
             power=policy.power,
             max_missing=1 - policy.min_coverage,
         )
+        comparison = _within_scale(comparison, 2.0 if gate.minus else 1.0)
     sequential = None
     if stopping is not None:
         from pytest_trust.stopping import stopped
@@ -295,6 +297,7 @@ def gate_record(
         "identical": comparison.identical,
         "drift": None,
         "trace": None,
+        "breakdown": breakdown(gate, relevant, baseline, candidate),
         "flips": flips,
         "flips_total": len(flips),
     }
@@ -318,6 +321,15 @@ def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool)
         record["reason"] = f"in the reasoning: {trace['reason'] or trace['verdict']}"
         record["flips"] = [*record["flips"], *({**flip, "in_trace": True} for flip in trace["flips"])]
         record["flips_total"] = len(record["flips"])
+
+
+def _within_scale(comparison: Comparison, most: float) -> Comparison:
+    """Limits of a few clusters can lie beyond what a difference of scores between 0 and 1 can be; `most` is the largest there is."""
+
+    def clipped(value: float | None) -> float | None:
+        return None if value is None else min(most, max(-most, value))
+
+    return replace(comparison, lower=clipped(comparison.lower), upper=clipped(comparison.upper))
 
 
 def _judge_error(

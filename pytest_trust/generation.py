@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Rows are taken out when this share of a batch has finished: copying the states for a single row costs more than it saves.
 _COMPACT_BELOW = 0.8
 
+# Tokens in a block of the vocabulary, when a sample is looked for by blocks.
+_BLOCK = 256
+
 # Most likely tokens among which top-p is looked for first.
 _NUCLEUS = 1024
 
@@ -159,21 +162,40 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[_Draws], generation: Gen
     if generation.greedy:
         return scores.argmax(-1)
     scores = scores / generation.temperature
-    order = None
-    if generation.top_k or generation.top_p < 1:
-        scores, order = _nucleus(scores, generation)
+    numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)[:, None]
+    if not generation.top_k and generation.top_p == 1:
+        return _invert_by_blocks(scores, numbers)
+    scores, order = _nucleus(scores, generation)
     probabilities = scores.double().softmax(-1)
-    if order is not None and generation.top_p < 1:
+    if generation.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= generation.top_p, 0.0)
     reached = probabilities.cumsum(-1)
-    numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)
-    place = torch.searchsorted(reached, (numbers * reached[:, -1])[:, None], right=True)
-    last = (reached < reached[:, -1:]).sum(
-        -1, keepdim=True
-    )  # rounding must not reach past the last token that has mass
-    place = torch.minimum(place, last)
-    return (place if order is None else order.gather(-1, place))[:, 0]
+    return order.gather(-1, _invert(reached, numbers * reached[:, -1:]))[:, 0]
+
+
+def _invert(reached: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """[rows, 1]: the first place of each row at which the running total `reached` is above `mass`."""
+    import torch
+
+    # rounding must not reach past the last place that has mass
+    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(reached, mass, right=True), last)
+
+
+def _invert_by_blocks(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """A token of the whole vocabulary for each row: first the block of tokens, by float64 totals, then the token in it. A running total in
+    float64 over all of the vocabulary would cost as much as the head."""
+    import torch
+
+    masses = (scores - scores.amax(-1, keepdim=True)).exp_()
+    masses = torch.nn.functional.pad(masses, (0, -masses.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    reached = masses.sum(-1, dtype=torch.float64).cumsum(-1)
+    mass = numbers * reached[:, -1:]
+    block = _invert(reached, mass)
+    before = reached.gather(-1, (block - 1).clamp(min=0)) * (block > 0)
+    inside = masses[torch.arange(len(masses), device=masses.device), block[:, 0]].double().cumsum(-1)
+    return (block * _BLOCK + _invert(inside, mass - before))[:, 0]
 
 
 def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,13 +27,22 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them."""
+    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them.
+
+    A protocol as well: `suites` that are run where none is asked for, and `max_new_tokens`, `temperature`, `top_p` and `top_k` of every
+    response in place of the suites' own (those None leaves alone).
+    """
 
     generate: int | None
     choose: int | None
     samples: int
     drift: int | None
     reasoning_tokens: int
+    suites: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,12 @@ class Policy:
     @property
     def family(self) -> int:
         return max(1, len(self.gates))
+
+    def profile(self, name: str) -> Profile:
+        """The profile called `name`. Raises InvalidInput with those that there are."""
+        if name not in self.profiles:
+            raise InvalidInput(f"--trust-profile={name}: no such profile; expected one of {', '.join(self.profiles)}")
+        return self.profiles[name]
 
     def threshold(self, gate: str) -> Threshold | None:
         return self.gates.get(gate) or self.controls.get(gate)
@@ -92,7 +107,8 @@ _ACCURACY_KEYS = {
     "labels": str,
 }
 _SIZE = (int, type(None))
-_PROFILE_KEYS = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
+_SIZES: dict[str, Any] = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
+_PROTOCOL: dict[str, Any] = {"suites": list, "max_new_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int}
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -147,13 +163,21 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
 
 
 def _profile(where: str, document: Any, base: Profile | None) -> Profile:
-    check_keys(where, document, _PROFILE_KEYS, required=() if base else _PROFILE_KEYS)
-    for key, value in document.items():
+    check_keys(where, document, _SIZES | _PROTOCOL, required=() if base else _SIZES)
+    for key in ("max_new_tokens", *_SIZES):
+        value = document.get(key)
         if value is not None and value < (0 if key in ("drift", "reasoning_tokens") else 1):
             raise InvalidInput(
                 f"{where}: {key} is {value}, expected a positive number"
                 + (" or null for all" if key in ("generate", "choose") else "")
             )
+    if not 0 <= document.get("temperature", 0) < float("inf") or not 0 < document.get("top_p", 1) <= 1 or document.get("top_k", 0) < 0:
+        raise InvalidInput(f"{where}: expected temperature >= 0, top_p in (0, 1] and top_k >= 0")
+    for name in document.get("suites", ()):
+        if not isinstance(name, str):
+            raise InvalidInput(f"{where}: suites has {name!r}, expected names of dimensions or suites")
+    if "suites" in document:
+        document = {**document, "suites": tuple(document["suites"])}
     return replace(base, **document) if base else Profile(**document)
 
 

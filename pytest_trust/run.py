@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_trust import config as options
-from pytest_trust.collection import PUBLIC_PROFILE, SuiteCollection
+from pytest_trust.collection import SuiteCollection
 from pytest_trust.errors import TrustError
 
 
@@ -25,24 +25,16 @@ class TrustRun:
             from pytest_trust.workers import claim_resources
 
             claim_resources(self.worker["workerid"], int(self.worker["workercount"]))
-        else:
-            self._check_policy()
-        collection = SuiteCollection(self.trust)
+        try:
+            collection = SuiteCollection(self.trust)
+        except TrustError as error:
+            raise pytest.UsageError(str(error)) from None
         collection.modules()
         config.pluginmanager.register(collection, "trust-collection")
-        if self.trust.profile == PUBLIC_PROFILE:
+        if collection.finds_public():
             from pytest_trust.public.selection import PublicSelection
 
             config.pluginmanager.register(PublicSelection(self.trust), "trust-public")
-
-    def _check_policy(self) -> None:
-        from pytest_trust.audit import profile_of
-        from pytest_trust.policy import load_policy
-
-        try:
-            profile_of(load_policy(self.trust.policy), self.trust.profile)
-        except TrustError as error:
-            raise pytest.UsageError(str(error)) from None
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accuracy import compare
 from lora import ADAPTERS, Example, Schedule, arguments, batches, encode, load_adapter, load_base, save_adapter
 from reasoning_traces import Problem, held_out, is_right, problems, training_problems
 from sampling import sample, sampler
-from sft import measure
 
 from pytest_trust import kl_divergence
 
@@ -106,10 +106,10 @@ def distill(student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Examp
 
 def main() -> None:
     options = arguments("Train demo:distill.", output=ADAPTERS / "distill", seed=SEED)
-    model, tokenizer = load_base(options.base)
     if options.evaluate:
-        measure("distill", load_adapter(model, options.output, trainable=False), tokenizer)
+        compare("distill", options.base, options.output)
         return
+    model, tokenizer = load_base(options.base)
     teacher = load_adapter(model, ADAPTERS / "sft", trainable=False)
     kept = verified_replies(teacher, tokenizer, new_problems(PROBLEMS, options.seed), options.seed)
     print(f"{len(kept)} right replies of {PROBLEMS} problems, {len({p.question for p, _ in kept})} of them answered", flush=True)

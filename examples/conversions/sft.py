@@ -7,10 +7,9 @@ The problems come from reasoning_traces.py. Seeded; under half an hour on 2 CPU 
 
 from __future__ import annotations
 
-from collections import Counter
-
-from lora import ADAPTERS, Schedule, arguments, generate, load_adapter, load_base, save_adapter, train
-from reasoning_traces import TRAINING_SEED, chat, held_out, is_right, training_problems
+from accuracy import compare
+from lora import ADAPTERS, Schedule, arguments, load_adapter, load_base, save_adapter, train
+from reasoning_traces import TRAINING_SEED, chat, training_problems
 
 SCHEDULE = Schedule(epochs=1.5, learning_rate=6e-4, batch_size=16)
 ABOUT = (
@@ -22,33 +21,12 @@ ABOUT = (
 )
 
 
-def measure(name: str, model: object, tokenizer: object, count: int = 120) -> None:
-    """Prints accuracy on held-out problems, and how many traces were opened and closed."""
-    asked = held_out(count)
-    replies = generate(model, tokenizer, [chat(problem)[:-1] for problem in asked], max_new_tokens=80)
-    right = Counter(p.kind for p, reply in zip(asked, replies, strict=True) if is_right(p, reply))
-    total = Counter(problem.kind for problem in asked)
-    opened = sum("<think>" in reply for reply in replies)
-    closed = sum(reply.count("<think>") == reply.count("</think>") == 1 for reply in replies)
-    cut = sum(reply.endswith("…") for reply in replies)
-    kinds = ", ".join(f"{kind} {right[kind]}/{total[kind]}" for kind in sorted(total))
-    print(
-        f"{name}: {sum(right.values())}/{count} right ({kinds}); "
-        f"traces opened {opened}, closed {closed}; replies cut {cut}",
-        flush=True,
-    )
-    for problem, reply in list(zip(asked, replies, strict=True))[:8]:
-        print(f"  {problem.question}\n    {reply!r}  (right: {problem.answer})", flush=True)
-
-
 def main() -> None:
     options = arguments("Train demo:sft.", output=ADAPTERS / "sft", seed=TRAINING_SEED)
-    model, tokenizer = load_base(options.base)
     if options.evaluate:
-        measure("aligned", load_adapter(model, ADAPTERS / "aligned", trainable=False), tokenizer)
-        model, tokenizer = load_base(options.base)
-        measure("sft", load_adapter(model, options.output, trainable=False), tokenizer)
+        compare("sft", options.base, options.output)
         return
+    model, tokenizer = load_base(options.base)
     adapted = load_adapter(model, ADAPTERS / "aligned", trainable=True)
     chats = [chat(problem) for problem in training_problems()]
     curve = train(adapted, tokenizer, chats, SCHEDULE, seed=options.seed, max_steps=options.max_steps)

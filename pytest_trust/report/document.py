@@ -40,7 +40,8 @@ probability), ``needed`` (probes it would take), ``method``; ``worse`` and ``bet
 and for the suite ``tokens`` of responses and about how many were ``saved``); ``ceiling``,
 ``never``; ``trace`` (null, or the same gate on the reasoning where a model reasoned: ``verdict``, ``delta``, limits, the sides, and whether the
 policy ``gated`` it by a ``trace_margin``); ``baseline`` and ``candidate``: ``model``, ``value``, ``lower``, ``upper``, ``n``, ``outcomes``,
-``coverage``, ``truncated``, ``closed`` (traces closed by the reasoning budget); ``drift``: the two directions, ``floor``, ``identical``; ``flips`` (the worst
+``coverage``, ``truncated``, ``closed`` (traces closed by the reasoning budget); ``drift``: the two directions, ``floor``, ``identical``; ``breakdown``, by
+factor of the probes a row per value (``value``, ``n``, the metric as ``baseline`` and ``candidate``, ``delta``), exploratory; ``flips`` (the worst
 first, each with both answers in full) and ``flips_total``.
 
 A **drift**: ``direction``, ``on`` (which responses), ``tokens``, ``responses``, ``mean`` and clustered

@@ -244,6 +244,7 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(("budget", "traces that it closed: " + ", ".join(f"{name} {number}" for name, number in closed.items())))
     outcomes = [f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
+    rows += _breakdown(record, numbers)
     if record.get("judge"):
         rows.append(("judge", visible(str(record["judge"])) + _judge_error(record, numbers)))
     if record.get("method"):
@@ -263,6 +264,25 @@ def _trace(record: Record, numbers: Numbers) -> str:
     limits = numbers.limits(trace.get("lower"), trace.get("upper"), trace.get("margin"))
     text = f"{before} -> {after} of the reasoning, Δ {numbers.change(trace.get('delta'))} {limits}: {visible(str(trace.get('verdict')))}"
     return text + ("" if trace.get("gated") else " (not gated)")
+
+
+_SHOWN_VALUES = 4  # of a factor; the JSON report has them all
+
+
+def _breakdown(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
+    """A row per factor, the values that moved most towards worse first; factors in which nothing moved are left out."""
+    found = record.get("breakdown")
+    rows: list[tuple[str, str]] = []
+    for factor, values in found.items() if isinstance(found, Mapping) else ():
+        if not any(value["delta"] for value in values):
+            continue
+        parts = [
+            f"{visible(str(value['value']))} {numbers.value(value['baseline'])} -> {numbers.value(value['candidate'])} (n {value['n']})"
+            for value in values[:_SHOWN_VALUES]
+        ]
+        more = f"; and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
+        rows.append(("by kind" if not rows else "", f"{visible(factor).replace('_', ' ')}: {'; '.join(parts)}{more}"))
+    return rows
 
 
 def _margin(record: Record, numbers: Numbers) -> str:

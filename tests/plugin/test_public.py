@@ -85,6 +85,26 @@ def test_the_public_profile_runs_what_can_be_found_and_lists_the_rest(
     assert "safety/harmful_requests" not in result.stdout
 
 
+def test_the_paper_profile_runs_the_audits_benchmarks_with_its_sampling(tmp_path: Path, refusing: Path, complying: Path) -> None:
+    rows = made.as_csv(made.commonsense())
+    made.write(tmp_path / "data/ethics/cm_test.csv", rows)
+    result = run(
+        tmp_path,
+        *pair(refusing, complying),
+        "--trust-profile=paper",
+        "--trust-data=data",
+        "--trust-accept-data-change",
+        "--trust-limit=6",
+        "--trust-max-new-tokens=8",
+        "--trust-report=report.json",
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    suites = {gate["suite"] for gate in report["gates"]}
+    assert suites == {"public/dt_pii", "public/ethics_commonsense_asked"}
+    assert "public/realtimeqa_2025: not in" in result.stdout
+    assert "bbq" not in result.stdout
+
+
 def test_public_benchmarks_are_not_collected_unless_asked_for(tmp_path: Path, refusing: Path, complying: Path) -> None:
     result = run(tmp_path, *pair(refusing, complying), "--collect-only", "-q")
     assert result.returncode == 0

@@ -1,0 +1,56 @@
+"""Where in a suite a gate moved: its metric by subtype and by every factor that the probes vary (wrapper, system prompt, style, phrasing).
+
+Exploratory: a part of a suite has neither limits nor a verdict of its own, since nobody said beforehand which part was to be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_trust.evaluation import Side, score_probe
+from pytest_trust.probes import Gate, Probe
+
+#: A factor with more values than this names things rather than kinds.
+MOST_VALUES = 24
+
+
+def factors(gate: Gate, probes: Sequence[Probe]) -> list[str]:
+    """Names of what the gate's probes vary, `subtype` first: two to `MOST_VALUES` values, each held by two probes or more on average, and
+    none that the gate itself tells apart."""
+    names = ["subtype", *dict.fromkeys(name for probe in probes for name in probe.fields)]
+    found = []
+    for name in names:
+        values = {str(probe.attribute(name)) for probe in probes}
+        if 2 <= len(values) <= MOST_VALUES and 2 * len(values) <= len(probes) and name not in gate.minus:
+            found.append(name)
+    return found
+
+
+def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> dict[str, list[dict[str, Any]]]:
+    """By factor a row per value: ``value``, ``n`` probes measured on both sides, the mean score of each side (larger is worse) and their
+    difference ``delta`` = candidate - baseline, the largest first. Empty for metrics of a whole suite and for contrasts, whose unit is no
+    probe.
+    """
+    if gate.score == "corpus" or gate.minus:
+        return {}
+    scores: dict[str, tuple[float, float]] = {}
+    for probe in probes:
+        pair = tuple(score_probe(gate, side.samples.get(probe.id, ())) for side in (baseline, candidate))
+        if not any(map(math.isnan, pair)):
+            scores[probe.id] = (pair[0], pair[1])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in factors(gate, [probe for probe in probes if probe.id in scores]):
+        groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for probe in probes:
+            if probe.id in scores:
+                value = probe.attribute(name)
+                groups["-" if value is None else str(value)].append(scores[probe.id])
+        rows = []
+        for value, pairs in groups.items():
+            before, after = (sum(pair[side] for pair in pairs) / len(pairs) for side in (0, 1))
+            rows.append({"value": value, "n": len(pairs), "baseline": before, "candidate": after, "delta": after - before})
+        found[name] = sorted(rows, key=lambda row: (-row["delta"], row["value"]))
+    return found

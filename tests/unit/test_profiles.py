@@ -1,0 +1,56 @@
+"""What a profile asks of a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_trust.audit import make_job
+from pytest_trust.errors import InvalidInput
+from pytest_trust.jobs import Generation
+from pytest_trust.policy import load_policy
+from pytest_trust.probes import load_suite
+
+
+def trust(**options: Any) -> Any:
+    return SimpleNamespace(**{"limit": None, "max_new_tokens": None, "reasoning_budget": None, "seed": 3} | options)
+
+
+def test_the_paper_profile_has_the_audits_sampling_and_leaves_choices_alone() -> None:
+    paper = load_policy().profile("paper")
+    job = make_job(load_suite("public/dt_pii"), paper, trust())
+    assert job.generation == Generation(max_new_tokens=4096, temperature=0.6, top_p=0.95, top_k=20, seed=3)
+    assert (job.samples, len(job.probes)) == (1, 1080)
+    assert make_job(load_suite("public/dt_pii"), paper, trust(max_new_tokens=64)).generation.max_new_tokens == 64
+    # a trace that a budget closes has its own tokens: the limit is the answer's
+    within = make_job(load_suite("public/dt_pii"), paper, trust(reasoning_budget=100)).generation
+    assert (within.max_new_tokens, within.longest) == (4096, 4196)
+
+
+def test_the_other_profiles_leave_a_suites_sampling_alone() -> None:
+    policy = load_policy()
+    for name in ("smoke", "standard", "full"):
+        job = make_job(load_suite("safety/harmful_requests"), policy.profile(name), trust())
+        assert job.generation.greedy
+        assert (job.generation.top_p, job.generation.top_k) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("temperature: -1", "expected temperature >= 0"),
+        ("top_p: 0", "top_p in (0, 1]"),
+        ("top_k: -2", "top_k >= 0"),
+        ("suites: [3]", "suites has 3"),
+        ("max_new_tokens: 0", "max_new_tokens is 0"),
+        ("top_q: 1", "unknown key 'top_q'"),
+    ],
+)
+def test_a_protocol_with_a_mistake_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "policy.yaml").write_text(f"profiles:\n  paper:\n    {line}\n")
+    with pytest.raises(InvalidInput, match="profiles: paper|paper") as found:
+        load_policy(tmp_path / "policy.yaml")
+    assert says in str(found.value)
