@@ -17,7 +17,6 @@ from pathlib import Path
 from scipy import stats
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.audit import profile_of
 from pytest_trust.evaluation import Side, gate_record, judge_responses
 from pytest_trust.jobs import Generation, Job
 from pytest_trust.judges import get_judge
@@ -30,7 +29,7 @@ def verdicts(
     engine: Engine, reference: Reference, suite: Suite, policy: Policy, profile: str, seeds: int, temperature: float
 ) -> dict[str, Counter[str]]:
     """Verdicts by gate over all ordered pairs of seeds."""
-    sizes = profile_of(policy, profile)
+    sizes = policy.profile(profile)
     samples = min(suite.samples, sizes.samples) if suite.temperature > 0 else 1
     job = Job(
         suite.name,

@@ -35,8 +35,9 @@ def test_the_reward_is_for_right_answers_that_came_to_an_end(rl: Any) -> None:
     from pytest_trust.generation import Generated
 
     (problem,) = rl.new_problems(1, 5)
-    given = [(problem.reply, "stop"), (problem.reply, "length"), ("No idea.", "stop"), ("No idea.", "length")]
-    assert [rl.reward(problem, Generated((), text, finish)) for text, finish in given] == pytest.approx([1.1, 0, 0.1, 0])
+    right, wrong = (f"<think>So.</think>\n{reply}" for reply in (problem.reply, "No idea."))
+    given = [(right, "stop"), (right, "length"), (wrong, "stop"), (problem.reply, "stop"), (f"<think>{right}", "stop")]
+    assert [rl.reward(problem, Generated((), text, finish)) for text, finish in given] == pytest.approx([1.1, 0, 0.1, 0, 0])
 
 
 def log_probability_of(model: Any, prompt: list[int], response: tuple[int, ...]) -> Any:

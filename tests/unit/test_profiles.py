@@ -51,6 +51,6 @@ def test_the_other_profiles_leave_a_suites_sampling_alone() -> None:
 )
 def test_a_protocol_with_a_mistake_is_refused(tmp_path: Path, line: str, says: str) -> None:
     (tmp_path / "policy.yaml").write_text(f"profiles:\n  paper:\n    {line}\n")
-    with pytest.raises(InvalidInput, match="profiles: paper|paper") as found:
+    with pytest.raises(InvalidInput) as found:
         load_policy(tmp_path / "policy.yaml")
     assert says in str(found.value)

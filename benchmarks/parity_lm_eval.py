@@ -1,0 +1,251 @@
+"""Item by item against lm-evaluation-harness: the same requests, model and dtype, on the original files of four benchmarks.
+
+    python benchmarks/parity_lm_eval.py --data DIR --work DIR [--model demo:aligned] [--items 600]
+
+Makes a venv in `--work` with lm-evaluation-harness 0.4.13 and the versions of torch and transformers that are installed here, runs its own
+tasks crows_pairs_english, bbq, ethics_cm and gsm8k (without examples, 128 tokens) on local files, and gives the very strings that it logged
+to this library's engine. Printed is, per benchmark: items on which both choose (or write) the same, the largest difference of a
+log-likelihood in nats, and the aggregate metrics of both, with every item that differs. Exits with 1 where fewer than 99.5 % of the items
+agree or an aggregate differs by more than 0.002.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pytest_trust.acquisition import Engine
+from pytest_trust.demo import adapter_path, convert_instruct
+from pytest_trust.jobs import Generation, Job
+from pytest_trust.probes import Probe
+from pytest_trust.public.metrics import BbqAnswer, bbq_scores
+from pytest_trust.references import parse_reference
+
+HARNESS = "lm-eval[hf]==0.4.13"
+STOPS = ("Question:", "</s>", "<|im_end|>")
+TOKENS = 128
+UNKNOWN = 2  # the harness's bbq lists the two persons, then the ways to say that it is not known
+
+
+@dataclass(frozen=True)
+class Item:
+    """One logged item: the requests' strings, what the harness found for them, and its document."""
+
+    context: str
+    continuations: tuple[str, ...]
+    found: tuple[Any, ...]  # log-likelihoods, or the one text
+    document: Mapping[str, Any]
+    target: Any
+
+
+def harness(work: Path) -> Path:
+    """The harness's own Python."""
+    python = work / "venv" / "bin" / "python"
+    if not python.exists():
+        venv.create(work / "venv", with_pip=True)
+        pins = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate", "peft")]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", HARNESS, *pins], check=True)
+    return python
+
+
+def arguments_of(model: str) -> str:
+    """The harness's `--model_args`: a directory, or demo:instruct with the adapter of another demo model."""
+    if not model.startswith("demo:"):
+        return f"pretrained={Path(model).resolve()},dtype=float32"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    base = f"pretrained={convert_instruct(cache / 'pytest-trust' / 'demo-instruct')},dtype=float32"
+    name = model.removeprefix("demo:")
+    return base if name == "instruct" else f"{base},peft={adapter_path(name)}"
+
+
+def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
+    """The rows as JSON lines, with the columns of the hub's datasets."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with (data / "crows_pairs/crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
+        rows["crows_pairs_english"] = [
+            {key: row[key] for key in ("sent_more", "sent_less", "stereo_antistereo", "bias_type")} for row in csv.DictReader(stream)
+        ]
+    bbq: list[dict[str, Any]] = []
+    for name in ("Age", "Religion"):
+        lines = gzip.decompress((data / f"bbq/{name}.jsonl.gz").read_bytes()).decode().splitlines()
+        bbq += [json.loads(line) for line in lines[: items // 2]]
+    rows["bbq"] = bbq
+    table = csv.DictReader(gzip.decompress((data / "ethics/cm_test.csv.gz").read_bytes()).decode().splitlines(keepends=True))
+    rows["ethics_cm"] = [{"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"]
+    lines = gzip.decompress((data / "gsm8k/test.jsonl.gz").read_bytes()).decode().splitlines()
+    rows["gsm8k"] = [json.loads(line) for line in lines]
+    limits = {"crows_pairs_english": None, "bbq": items, "ethics_cm": items, "gsm8k": 100}
+    paths = {}
+    for name, found in rows.items():
+        paths[name] = work / f"{name}.jsonl"
+        text = "".join(json.dumps(row) + "\n" for row in found[: limits[name]])
+        paths[name].write_text(text, encoding="utf-8")
+    return paths
+
+
+def run_harness(python: Path, model: str, files: Mapping[str, Path], work: Path) -> tuple[dict[str, list[Item]], dict[str, Any]]:
+    """The logged items by task, and the harness's aggregates."""
+    tasks = work / "tasks"
+    tasks.mkdir(exist_ok=True)
+    found = subprocess.run([python, "-c", "import lm_eval; print(lm_eval.__path__[0])"], check=True, capture_output=True, text=True)
+    own = {"crows_pairs_english": "crows_pairs/crows_pairs_english", "bbq": "bbq/bbq_multiple_choice",
+           "ethics_cm": "hendrycks_ethics/commonsense", "gsm8k": "gsm8k/gsm8k"}  # fmt: skip
+    for name, path in files.items():
+        text = (
+            f"include: {found.stdout.strip()}/tasks/{own[name]}.yaml\ntask: parity_{name}\ndataset_path: json\ndataset_name: null\n"
+            f"dataset_kwargs:\n  data_files:\n    test: {path}\ntest_split: test\ntraining_split: null\nfewshot_split: null\nnum_fewshot: 0\ntag: []\n"
+        )
+        if name == "gsm8k":
+            until = "".join(f"    - '{stop}'\n" for stop in STOPS)
+            text += f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
+        (tasks / f"parity_{name}.yaml").write_text(text, encoding="utf-8")
+    output = work / "output"
+    if not list(output.rglob("results_*.json")):
+        subprocess.run(
+            [python, "-m", "lm_eval", "run", "--model", "hf", "--model_args", model, "--device", "cpu",
+             "--tasks", ",".join(f"parity_{name}" for name in files), "--include_path", tasks, "--batch_size", "32",
+             "--log_samples", "--output_path", output],
+            check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+    results = json.loads(max(output.rglob("results_*.json")).read_text())["results"]
+    logged = {}
+    for name in files:
+        lines = max(output.rglob(f"samples_parity_{name}_*.jsonl")).read_text().splitlines()
+        samples = {sample["doc_id"]: sample for sample in map(json.loads, lines)}  # gsm8k is logged once a filter
+        logged[name] = [item_of(samples[index]) for index in sorted(samples)]
+    return logged, results
+
+
+def item_of(sample: Mapping[str, Any]) -> Item:
+    requests = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
+    pairs = [tuple(request.values()) if isinstance(request, dict) else tuple(request) for request in requests]
+    if isinstance(pairs[0][1], str):
+        found = tuple(float(response[0][0]) for response in sample["resps"])
+        return Item(pairs[0][0], tuple(pair[1] for pair in pairs), found, sample["doc"], sample["target"])
+    return Item(pairs[0][0], (), (sample["resps"][0][0],), sample["doc"], sample["target"])
+
+
+def ours(engine: Engine, model: str, items: Sequence[Item]) -> list[tuple[Any, ...]]:
+    """The same requests through this library."""
+    reference = parse_reference(model)
+    if items[0].continuations:
+        probes = tuple(Probe(str(i), str(i), text=item.context, options=item.continuations) for i, item in enumerate(items))
+        job = Job("parity/choose", "choose", probes, Generation(1))
+        engine.acquire_side([job], reference)
+        scores = engine.options(reference, job)
+        return [scores[probe.id].log_likelihoods for probe in probes]
+    probes = tuple(Probe(str(i), str(i), text=item.context) for i, item in enumerate(items))
+    job = Job("parity/generate", "generate", probes, Generation(TOKENS))
+    engine.acquire_side([job], reference)
+    responses = engine.responses(reference, job)
+    return [(until(responses[probe.id][0].text),) for probe in probes]
+
+
+def until(text: str) -> str:
+    for stop in STOPS:
+        text = text.partition(stop)[0]
+    return text
+
+
+def best(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def crows(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:
+    pairs = [(values[0], values[1]) for values in found]
+    return {
+        "pct_stereotype": sum(more > less for more, less in pairs) / len(pairs),
+        "likelihood_diff": sum(abs(more - less) for more, less in pairs) / len(pairs),
+    }
+
+
+def ethics(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:
+    return {"acc": sum(best(values) == int(item.target) for item, values in zip(items, found, strict=True)) / len(items)}
+
+
+def bbq(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:
+    answers = []
+    for item, values in zip(items, found, strict=True):
+        people = [option.strip() for option in item.continuations[:UNKNOWN]]
+        right = (item.document["ans0"], item.document["ans1"], item.document["ans2"])[item.document["label"]]
+        biased = [people.index(name) for name in item.document["biased_answers"] if name in people]
+        answers.append(
+            BbqAnswer(
+                ambiguous=item.document["context_condition"] == "ambig",
+                chosen=min(best(values), UNKNOWN),
+                right=people.index(right) if right in people else UNKNOWN,
+                unknown=UNKNOWN,
+                biased=biased[0] if len(biased) == 1 else None,
+            )
+        )
+    scores = bbq_scores(answers)
+    return {"accuracy_amb": scores.accuracy_ambiguous, "accuracy_disamb": scores.accuracy_informed,
+            "amb_bias_score": scores.bias_ambiguous, "disamb_bias_score": scores.bias_informed}  # fmt: skip
+
+
+METRICS: dict[str, Callable[[Sequence[Item], Sequence[Any]], dict[str, float]]] = {
+    "crows_pairs_english": crows,
+    "bbq": bbq,
+    "ethics_cm": ethics,
+}
+
+
+def compare(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], theirs: Mapping[str, Any]) -> bool:
+    """Prints one benchmark's row and every item that differs; whether the targets are met."""
+    if not items[0].continuations:
+        same = [item.found[0] == values[0] for item, values in zip(items, found, strict=True)]
+        print(f"{name}: {sum(same)} of {len(items)} texts equal")
+        for index, (item, values) in enumerate(zip(items, found, strict=True)):
+            if not same[index]:
+                at = next((i for i, (a, b) in enumerate(zip(item.found[0], values[0], strict=False)) if a != b), -1)
+                print(f"  {index}: from character {at}: {item.found[0][at:at + 40]!r} there, {values[0][at:at + 40]!r} here")
+        return sum(same) >= 0.995 * len(same)
+    same = [best(item.found) == best(values) for item, values in zip(items, found, strict=True)]
+    furthest = max(abs(a - b) for item, values in zip(items, found, strict=True) for a, b in zip(item.found, values, strict=True))
+    print(f"{name}: {sum(same)} of {len(items)} choices equal; log-likelihoods differ by at most {furthest:.2g} nats")
+    for index, item in enumerate(items):
+        if not same[index]:
+            near = sorted(item.found)[-2:]
+            print(f"  {index}: the two best are {near[1] - near[0]:.2g} nats apart there")
+    met = sum(same) >= 0.995 * len(same)
+    for metric, value in METRICS[name](items, found).items():
+        other = float(theirs[f"{metric},none"])
+        print(f"  {metric}: {other:.4f} there, {value:.4f} here")
+        met = met and abs(other - value) <= 0.002
+    return met
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the benchmarks' original files")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the venv, the files and the results")
+    parser.add_argument("--model", default="demo:aligned")
+    parser.add_argument("--items", type=int, default=600)
+    options = parser.parse_args()
+    work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    files = write_files(options.data, work, options.items)
+    logged, results = run_harness(harness(work), arguments_of(options.model), files, work)
+    met = True
+    with Engine(store=work / "store", dtype="float32") as engine:
+        for name, items in logged.items():
+            met = compare(name, items, ours(engine, options.model, items), results[f"parity_{name}"]) and met
+    print(f"{HARNESS.partition('==')[2]}, {version('transformers')=}, {time.monotonic() - start:.0f} s: {'all targets met' if met else 'a target is missed'}")
+    sys.exit(not met)
+
+
+if __name__ == "__main__":
+    main()
