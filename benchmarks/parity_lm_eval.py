@@ -1,6 +1,6 @@
 """Item by item against lm-evaluation-harness: the same requests, model and dtype, on the original files of four benchmarks.
 
-    python benchmarks/parity_lm_eval.py --data DIR --work DIR [--model demo:aligned] [--items 600]
+    python benchmarks/parity_lm_eval.py --data DIR --work DIR [--model demo:aligned] [--items 100]
 
 Makes a venv in `--work` with lm-evaluation-harness 0.4.13 and the versions of torch and transformers that are installed here, runs its own
 tasks crows_pairs_english, bbq, ethics_cm and gsm8k (without examples, 128 tokens) on local files, and gives the very strings that it logged
@@ -86,11 +86,10 @@ def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
     rows["ethics_cm"] = [{"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"]
     lines = gzip.decompress((data / "gsm8k/test.jsonl.gz").read_bytes()).decode().splitlines()
     rows["gsm8k"] = [json.loads(line) for line in lines]
-    limits = {"crows_pairs_english": None, "bbq": items, "ethics_cm": items, "gsm8k": 100}
     paths = {}
     for name, found in rows.items():
         paths[name] = work / f"{name}.jsonl"
-        text = "".join(json.dumps(row) + "\n" for row in found[: limits[name]])
+        text = "".join(json.dumps(row) + "\n" for row in found[:items])
         paths[name].write_text(text, encoding="utf-8")
     return paths
 
@@ -232,7 +231,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmarks' original files")
     parser.add_argument("--work", type=Path, required=True, help="folder for the venv, the files and the results")
     parser.add_argument("--model", default="demo:aligned")
-    parser.add_argument("--items", type=int, default=600)
+    parser.add_argument("--items", type=int, default=100, help="the first so many of each benchmark")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)

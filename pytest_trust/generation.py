@@ -189,7 +189,8 @@ def _invert_by_blocks(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tens
     import torch
 
     masses = (scores - scores.amax(-1, keepdim=True)).exp_()
-    masses = torch.nn.functional.pad(masses, (0, -masses.shape[-1] % _BLOCK))
+    if masses.shape[-1] % _BLOCK:
+        masses = torch.nn.functional.pad(masses, (0, -masses.shape[-1] % _BLOCK))
     masses = masses.reshape(len(masses), -1, _BLOCK)
     reached = masses.sum(-1, dtype=torch.float64).cumsum(-1)
     mass = numbers * reached[:, -1:]

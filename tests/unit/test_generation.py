@@ -120,6 +120,25 @@ def test_samples_follow_the_distribution() -> None:
         assert all(share == 0 for share in counts[kept:])
 
 
+@pytest.mark.parametrize("vocabulary", [3, 256, 1271, 49_152])
+def test_a_sample_by_blocks_is_the_running_total_inverted(vocabulary: int) -> None:
+    import torch
+
+    from pytest_trust.generation import _Draws, choose_tokens
+
+    logits = 4 * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(1))
+    logits[:, vocabulary // 2 :: 3] = float("-inf")  # never drawn
+    generation = Generation(1, temperature=0.9)
+    chosen = choose_tokens(logits, [_Draws(seed, generation) for seed in range(64)], generation)
+    numbers = torch.tensor([_Draws(seed, generation).next() for seed in range(64)], dtype=torch.float64)
+    reached = (logits.double() / 0.9).softmax(-1).cumsum(-1)
+    below = torch.where(chosen > 0, reached.gather(-1, (chosen - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    above = reached.gather(-1, chosen[:, None])[:, 0]
+    # float32 exponentials: a total is known to about 1e-6
+    assert bool(((below - 1e-6 <= numbers) & (numbers <= above + 1e-6)).all())
+    assert bool(logits.gather(-1, chosen[:, None]).isfinite().all())
+
+
 def test_top_p_over_a_large_vocabulary_equals_the_full_sort() -> None:
     import torch
 
