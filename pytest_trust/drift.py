@@ -27,6 +27,8 @@ BASELINE_CANDIDATE = "KL(baseline || candidate)"
 NATS, PROBABILITY = "nats per token", "probability"
 _FIRST = (1, 5, 20)
 _NONE = Statistic(math.nan)
+# The baseline's entropy in nats, from and below which it counts as so confident
+_CONFIDENCE = {"sure": (-math.inf, 0.1), "unsure": (0.1, 1.0), "open": (1.0, math.inf)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +90,9 @@ class Drift:
     number."""
     rest: Statistic = _NONE
     """Nats per token after the first 20 tokens of the answers; NaN without any."""
+    by_confidence: Mapping[str, Statistic] = field(default_factory=dict)
+    """Nats per token where the baseline was `sure` (its entropy below 0.1 nats), `unsure` (0.1 to 1) and `open` (1 and more); NaN for a kind
+    without tokens. A model that drifts where its baseline was sure says something else, and not only in other words."""
     answer_mean: Statistic = _NONE
     """Nats per token of the answers, reasoning left out; NaN without any."""
     reasoning_mean: Statistic = _NONE
@@ -196,6 +201,7 @@ def summarise(
     change = [_sign(drift) * drift.delta_p.astype(numpy.float64) for drift in drifts]
     square = sample.mean([column**2 for column in change], "")
     rms = math.sqrt(square)
+    doubts = [drift.entropy_q if _sign(drift) > 0 else drift.entropy_p for drift in drifts]  # the baseline's
     answers = [column[drift.answer_start :] for drift, column in zip(drifts, kl, strict=True)]
     reasoning = [column[: drift.answer_start] for drift, column in zip(drifts, kl, strict=True)]
     return Drift(
@@ -224,6 +230,10 @@ def summarise(
         rms_delta_p=sample.statistic(rms, square.error / (2 * rms) if rms else square.error, PROBABILITY, least=0.0),
         first={count: sample.mean([column[:count] for column in answers], NATS, least=0.0) for count in _FIRST},
         rest=sample.mean([column[_FIRST[-1] :] for column in answers], NATS, least=0.0),
+        by_confidence={
+            name: sample.mean([column[(low <= doubt) & (doubt < high)] for column, doubt in zip(kl, doubts, strict=True)], NATS, least=0.0)
+            for name, (low, high) in _CONFIDENCE.items()
+        },
         answer_mean=sample.mean(answers, NATS, least=0.0),
         reasoning_mean=sample.mean(reasoning, NATS, least=0.0),
         answer_per_sequence=sample.ratio(_sums(answers), ones, "nats per response", least=0.0),

@@ -357,6 +357,10 @@ def _drift(record: Record, width: int) -> list[str]:
         if known(side.get("reasoning_mean")):
             thought, said = (magnitude(side.get(f"{part}_per_sequence")) for part in ("reasoning", "answer"))
             notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
+        confidence = side.get("by_confidence")
+        if key == "candidate_baseline" and isinstance(confidence, Mapping):
+            parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
+            notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
         if side.get("on"):
             notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
     lines = [""] if rows or notes else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy
 import pytest
@@ -70,6 +70,19 @@ def test_each_statistic_is_what_it_says():
     assert found.masked_mass == {"baseline": 0.0, "candidate": 0.0}
     assert math.isnan(found.reasoning_mean)
     assert found.answer_mean == pytest.approx(found.mean)
+
+
+def test_drift_by_the_baselines_confidence():
+    drift = token_drift(tokens=6)
+    entropies = numpy.array([0.0, 0.05, 0.1, 0.99, 1.0, 4.0])
+    ours = replace(drift, p="candidate", q="baseline", entropy_p=numpy.full(6, 9.0), entropy_q=entropies)
+    theirs = replace(drift, p="baseline", q="candidate", entropy_p=entropies, entropy_q=numpy.full(6, 9.0))
+    for made, direction in ((ours, "KL(candidate || baseline)"), (theirs, "KL(baseline || candidate)")):
+        found = summarise([made], direction=direction).by_confidence
+        assert [float(value) for value in found.values()] == pytest.approx([drift.kl_pq[i : i + 2].mean() for i in (0, 2, 4)])
+    sure = summarise([replace(ours, entropy_q=numpy.zeros(6))]).by_confidence
+    assert sure["sure"] == pytest.approx(drift.kl_pq.mean())
+    assert math.isnan(sure["open"])
 
 
 def test_reasoning_and_answer_are_split():
