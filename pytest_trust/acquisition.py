@@ -336,9 +336,13 @@ class Engine:
             return []
         import torch
 
+        from pytest_trust.heads import out_of_memory
+
         try:
             return run(items)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
             if len(items) == 1:
                 raise TrustError(
                     "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"

@@ -224,7 +224,7 @@ def divergences_from_hidden(
                     columns["masked_p"] = _mass_beyond(ours, shared, columns["lse_p"], maps[0])
                     columns["masked_q"] = _mass_beyond(theirs, shared, columns["lse_q"], maps[1])
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if chunk == 1:
                     needed = p_head.bytes_per_token() + q_head.bytes_per_token()
@@ -276,7 +276,8 @@ def _mass_beyond(product: torch.Tensor, shared: int, log_shared: torch.Tensor, l
     return torch.sigmoid(torch.cat(beyond) - log_shared)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out: torch has several."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -161,6 +161,50 @@ def test_the_batch_size_does_not_change_a_float32_result(
             assert scores.log_likelihoods == pytest.approx(expected[1][name].log_likelihoods, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line(
+    pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from pytest_trust import generation
+
+    whole, sizes = generation.generate, []
+
+    def within(most: int) -> Any:
+        def generate(runner: Any, rows: Any, settings: Any) -> Any:
+            sizes.append(len(rows))
+            if len(rows) > most:
+                raise error
+            return whole(runner, rows, settings)
+
+        return generate
+
+    job = GREEDY
+    with Engine(store=tmp_path / "plain", device="cpu") as engine:
+        engine.acquire_side([job], pair[0])
+        expected = engine.responses(pair[0], job)
+    monkeypatch.setattr(generation, "generate", within(2))
+    with Engine(store=tmp_path / "halved", device="cpu") as engine:
+        engine.acquire_side([job], pair[0])
+        assert engine.responses(pair[0], job) == expected
+    assert max(sizes) > 2
+    monkeypatch.setattr(generation, "generate", within(0))
+    with Engine(store=tmp_path / "none", device="cpu") as engine, pytest.raises(TrustError, match="not enough memory for a single row"):
+        engine.acquire_side([job], pair[0])
+
+
+def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
+    pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("pytest_trust.generation.generate", broken)
+    with Engine(store=tmp_path / "store", device="cpu") as engine, pytest.raises(RuntimeError, match="mat1 and mat2"):
+        engine.acquire_side([GREEDY], pair[0])
+
+
 def test_two_processes_at_once_on_one_store(
     complete: tuple[Path, Any], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
