@@ -32,13 +32,13 @@ from transformers import DynamicCache
 from pytest_trust.generation import Generated
 
 SEED = 20261125
-COLD_START = 320  # problems whose traces are shown
+COLD_START = 480  # problems whose traces are shown
 COLD_SCHEDULE = Schedule(epochs=2, learning_rate=6e-4, batch_size=16)
-STEPS = 30
-PROBLEMS = 12  # a step
+STEPS = 18
+PROBLEMS = 16  # a step
 GROUP = 8  # samples a problem
-MAX_NEW_TOKENS = 48
-LEARNING_RATE = 3e-4
+MAX_NEW_TOKENS = 64
+LEARNING_RATE = 2e-4
 ABOUT = (
     "LoRA adapter of demo:rl, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained further by "
     "examples/conversions/rl.py: a cold start on generated traces, then GRPO on generated problems (arithmetic, orderings, "
@@ -137,6 +137,7 @@ def main() -> None:
     asked = new_problems(COLD_START + steps * PROBLEMS, options.seed)
     train(adapted, tokenizer, [chat(problem) for problem in asked[:COLD_START]], COLD_SCHEDULE, seed=options.seed)
     measure("after the cold start", adapted, tokenizer)
+    save_adapter(adapted, options.output / "cold_start", [], ABOUT, parent="demo:aligned")
     curve = reinforce(adapted, tokenizer, asked[COLD_START:], seed=options.seed, steps=steps)
     save_adapter(adapted, options.output, curve, ABOUT, parent="demo:aligned")
 
