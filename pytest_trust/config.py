@@ -28,6 +28,7 @@ class TrustConfig:
     strict: bool
     plan: bool
     record: Path | None
+    record_topk: int
     store: Path
     report: Path | None
     device: str | None
@@ -125,7 +126,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--trust-record",
         metavar="FILE",
-        help="write the one model's responses to FILE (.trust), which is then a model reference",
+        help="write the one model's responses to FILE (.trust), which is then a model reference; FILE?topk=K keeps K tokens of every "
+        "distribution in place of states and head: smaller, with KL as a lower bound",
     )
     group.addoption(
         "--trust-mutants",
@@ -195,7 +197,8 @@ def build_config(config: pytest.Config) -> TrustConfig:
         value = text(name)
         return config.invocation_params.dir / Path(value).expanduser() if value else None
 
-    record = config.getoption("trust_record")
+    record, _, form = (config.getoption("trust_record") or "").partition("?")
+    record_topk = read_record_form(form) if form else 0
     limit = text("limit")
     trust = TrustConfig(
         baseline=None if text("baseline") is None else read_reference("baseline", text("baseline") or ""),
@@ -209,6 +212,7 @@ def build_config(config: pytest.Config) -> TrustConfig:
         strict=flag("strict"),
         plan=bool(config.getoption("trust_plan")),
         record=config.invocation_params.dir / record if record else None,
+        record_topk=record_topk,
         store=path("store") or default_store(),
         report=path("report"),
         device=None if text("device") in (None, "auto") else text("device"),
@@ -240,6 +244,14 @@ def build_config(config: pytest.Config) -> TrustConfig:
     if trust.mutants is not None and config.getoption("numprocesses", None):
         raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
     return trust
+
+
+def read_record_form(form: str) -> int:
+    """The K of `--trust-record=FILE?topk=K`."""
+    name, _, value = form.partition("=")
+    if name != "topk" or not value.isdigit() or int(value) < 1:
+        raise pytest.UsageError(f"--trust-record: {form!r} after '?', expected topk=K with a whole number K of 1 or more")
+    return int(value)
 
 
 def read_reference(name: str, value: str) -> Reference:

@@ -57,6 +57,8 @@ class TokenDivergences:
     masked_q: torch.Tensor | None = None
     """Mass of q, before it was renormalised, on ids that are not shared, float32; None where all ids are
     shared."""
+    tail: torch.Tensor | None = None
+    """Mass beyond the tokens that are known of one side, float32; None where all are. Divergences are then lower bounds (`pytest_trust.topk`)."""
 
     def __len__(self) -> int:
         """Number of tokens."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
@@ -105,6 +105,9 @@ class Drift:
     masked_mass: Mapping[str, float] = field(default_factory=dict)
     """Mean probability that each side puts on ids the other does not have, by side; 0 where all ids are
     shared."""
+    tail_mass: Statistic = _NONE
+    """Mean probability beyond the tokens that a top-k recording keeps; NaN where all probabilities are known. With it every divergence is a
+    lower bound: its upper limit is infinite, so that ``drift.mean <= x`` is false whatever x is."""
     masked_tokens: int = 0
     """Tokens left out (template, think markers)."""
     infinite: int = 0
@@ -204,7 +207,8 @@ def summarise(
     doubts = [drift.entropy_q if _sign(drift) > 0 else drift.entropy_p for drift in drifts]  # the baseline's
     answers = [column[drift.answer_start :] for drift, column in zip(drifts, kl, strict=True)]
     reasoning = [column[: drift.answer_start] for drift, column in zip(drifts, kl, strict=True)]
-    return Drift(
+    tails = [drift.tail for drift in drifts if drift.tail is not None]
+    found = Drift(
         direction=direction,
         on=on,
         tokens=int(counts.sum()),
@@ -238,11 +242,13 @@ def summarise(
         reasoning_mean=sample.mean(reasoning, NATS, least=0.0),
         answer_per_sequence=sample.ratio(_sums(answers), ones, "nats per response", least=0.0),
         reasoning_per_sequence=sample.ratio(_sums(reasoning), ones, "nats per response", least=0.0),
+        tail_mass=sample.mean(tails, PROBABILITY, least=0.0, most=1.0) if len(tails) == len(drifts) else Statistic(math.nan, PROBABILITY),
         masked_mass=_masked_mass(drifts),
         masked_tokens=sum(drift.masked_tokens for drift in drifts),
         infinite=sum(int(numpy.isinf(column).sum()) for column in kl),
         windowed=windowed,
     )
+    return _lower_bounds(found) if tails else found
 
 
 def _sums(columns: Sequence[Floats]) -> Floats:
@@ -260,6 +266,25 @@ def _in_direction(drift: TokenDrift, direction: str) -> Floats:
     if sides == (drift.q, drift.p):
         return drift.kl_qp
     raise InvalidInput(f"direction is {direction!r}; expected KL({drift.p} || {drift.q}) or KL({drift.q} || {drift.p})")
+
+
+_EXACT = ("same_top", "delta_p", "rms_delta_p", "tail_mass", "masked_mass")  # in spite of an unknown tail
+
+
+def _lower_bounds(found: Drift) -> Drift:
+    """Divergences of which only a lower bound is known have no upper limit."""
+
+    def unbounded(value: Statistic) -> Statistic:
+        return Statistic(value, value.unit, error=value.error, lower_limit=value.lower_limit, upper_limit=math.inf, level=value.level)
+
+    changed: dict[str, Any] = {"upper": math.inf}
+    for name in found.__slots__:
+        value = getattr(found, name)
+        if isinstance(value, Statistic) and name not in _EXACT:
+            changed[name] = unbounded(value)
+        elif isinstance(value, Mapping) and name not in _EXACT:
+            changed[name] = {key: unbounded(one) for key, one in value.items()}
+    return replace(found, **changed)
 
 
 def _sign(drift: TokenDrift) -> float:

@@ -27,6 +27,7 @@ _KEYS = 1
 _FLOOR_PROBES = 2
 
 OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
+TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
 NO_HEAD = "the head of {label} is quantised or missing"
 
 
@@ -82,6 +83,9 @@ class Unit:
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
+    recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
+    if len(recordings) == 2 and any(recording.topk for recording in recordings):
+        return TWO_RECORDINGS
     for reference in (baseline, candidate):
         if reference.kind != "recording":
             key = headless_key(engine, reference)

@@ -168,32 +168,40 @@ def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candida
     return values | _divergences(engine, floors, our_head, our_head, -1, "baseline", "baseline")
 
 
-Work = tuple[str, "Unit", "torch.Tensor", "torch.Tensor", Text]
+Work = tuple[str, "Unit", Any, Any, Text]
 
 
 def _divergences(
-    engine: Engine, work: Sequence[Work], p_head: Head, q_head: Head, shared: int, p: Side, q: str
+    engine: Engine, work: Sequence[Work], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
 ) -> dict[str, bytes]:
     import torch
 
     from pytest_trust.drift import TokenDrift
     from pytest_trust.heads import divergences_from_hidden
     from pytest_trust.reduction import OddLogits
+    from pytest_trust.topk import TopK, divergences_from_top_k, swapped
 
     if not work:
         return {}
-    limit = shared if shared >= 0 else min(p_head.vocabulary, q_head.vocabulary)
+    limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
     labels = [torch.tensor([token for row in text for token in row]) for *_, text in work]
     kept = [(row < limit).nonzero().view(-1) for row in labels]  # ids that only one side has cannot be compared
     try:
-        found = divergences_from_hidden(
-            torch.cat([state[keep.to(state.device)] for (_, _, state, _, _), keep in zip(work, kept, strict=True)]),
-            p_head,
-            torch.cat([state[keep.to(state.device)] for (_, _, _, state, _), keep in zip(work, kept, strict=True)]),
-            q_head,
-            labels=torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)]),
-            shared_vocabulary=None if shared < 0 else shared,
-        )
+        counted = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
+        ours = _joined([state for _, _, state, _, _ in work], kept)
+        theirs = _joined([state for _, _, _, state, _ in work], kept)
+        if isinstance(ours, TopK):
+            assert q_head is not None
+            found = divergences_from_top_k(ours, theirs, q_head, counted)
+        elif isinstance(theirs, TopK):
+            assert p_head is not None
+            found = swapped(divergences_from_top_k(theirs, ours, p_head, counted))
+        else:
+            assert p_head is not None
+            assert q_head is not None
+            found = divergences_from_hidden(
+                ours, p_head, theirs, q_head, labels=counted, shared_vocabulary=None if shared < 0 else shared
+            )
     except OddLogits as odd:
         index, place = odd.place([len(keep) for keep in kept])
         unit, whose = work[index][1], p if odd.side == "p" else q
@@ -220,6 +228,17 @@ def _divergences(
     return values
 
 
+def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
+    """The counted tokens of all texts, one after the other: states, or what a top-k recording has in their place."""
+    import torch
+
+    from pytest_trust.topk import TopK
+
+    if isinstance(states[0], TopK):
+        return TopK.joined([state.at(keep) for state, keep in zip(states, kept, strict=True)])
+    return torch.cat([state[keep.to(state.device)] for state, keep in zip(states, kept, strict=True)])
+
+
 def _rows(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
     whole = {column.name: getattr(found, column.name) for column in fields(found)}
     part: dict[str, Any] = {name: None if value is None else value[start:stop] for name, value in whole.items()}
@@ -241,11 +260,15 @@ def _answer_token(engine: Engine, view: View, probe: str, text: Text) -> int:
 
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
-) -> tuple[list[Mapping[Text, torch.Tensor]], Head]:
-    """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head."""
+) -> tuple[list[Mapping[Text, Any]], Head | None]:
+    """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head. Of a
+    top-k recording a `TopK` a text, and no head."""
     recording = engine.recording(reference)
     if recording:
         names = [portable_key(unit.probe, unit.job, 0) for unit in units]
+        if recording.topk:
+            kept = zip(units, recording.tops(names), strict=True)
+            return [{unit.side(side).texts[unit.probe.id]: tops} for unit, tops in kept], None
         states = recording.states(names)
         other = units[0].candidate if side == "baseline" else units[0].baseline
         device = "cpu" if other.recorded else engine.identify(other.reference).device
@@ -308,6 +331,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
     ]
     units.sort(key=lambda unit: -unit_length(unit))
     states, head = _states(engine, units, "baseline", reference)
+    assert head is not None  # recordings are not recorded again
     engine.tell(reference, "drift", "", len(units), len(units), 0)
     own: Own = {}
     for unit, found in zip(units, states, strict=True):

@@ -3,7 +3,8 @@
 The file is a zip of `manifest.json` and `tensors.safetensors`: nothing in it is ever executed or extracted, only these two names are
 read. For drift it holds post-norm hidden states of the recorded model on its own responses and, once, its head, both in 16 bits
 (float16 where the values fit, which is eight times finer than bfloat16): the exact logits up to that rounding, at a hundredth of
-their size. `KL(recorded || other)` on the recorded responses then needs only the other model's weights.
+their size. `KL(recorded || other)` on the recorded responses then needs only the other model's weights. With `topk=K` it holds the K most
+likely tokens in place of states and head, which gives a lower bound of the divergence (`pytest_trust.topk`) from a smaller file.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
     from pytest_trust.acquisition import Engine
     from pytest_trust.heads import Head
+    from pytest_trust.topk import TopK
 
-SCHEMA = 1
+SCHEMA = 2  # 1 knows no top-k; files without it are still written as 1
 _FORMAT = "pytest-trust recording"
 _MANIFEST, _TENSORS = "manifest.json", "tensors.safetensors"
 _MANIFEST_LIMIT, _TENSORS_LIMIT = 1 << 29, 1 << 35
@@ -67,6 +69,8 @@ class Recording:
     _options: Mapping[str, dict[str, Any]]
     _drift: Mapping[str, dict[str, Any]]
     _head: Mapping[str, Any]
+    topk: int = 0
+    """Tokens kept of each distribution; 0 where states and head are."""
     _tensors: dict[str, torch.Tensor] | None = None
 
     def response(self, key: str) -> dict[str, Any] | None:
@@ -90,6 +94,14 @@ class Recording:
         return [
             hidden[entry["offset"] : entry["offset"] + entry["tokens"]] for entry in (self._drift[key] for key in keys)
         ]
+
+    def tops(self, keys: Sequence[str]) -> list[TopK]:
+        """What a top-k recording keeps of recorded texts."""
+        from pytest_trust.topk import TopK
+
+        tensors = self._read_tensors()
+        whole = TopK(*(tensors[name] for name in TopK.__slots__))
+        return [whole.rows(entry["offset"], entry["offset"] + entry["tokens"]) for entry in (self._drift[key] for key in keys)]
 
     def head(self, device: str = "cpu") -> Head:
         """The recorded model's head, in float32."""
@@ -131,7 +143,10 @@ class Recording:
     def verify(self) -> str:
         """Read every part of the file and say what it holds, in words. Raises InvalidRecording where it is damaged."""
         parts = [f"{len(self._responses):,} responses", f"{len(self._options):,} option scores"]
-        if self._drift:
+        if self._drift and self.topk:
+            tokens = self._read_tensors()["ids"].shape[0]
+            parts.append(f"the {self.topk} most likely of {len(self._drift):,} texts' tokens ({tokens:,}): KL as a lower bound")
+        elif self._drift:
             tensors = self._read_tensors()
             hidden, head = tensors["hidden"], tensors["head"]
             kind = str(hidden.dtype).removeprefix("torch.")
@@ -139,19 +154,25 @@ class Recording:
             parts.append(f"head {head.shape[0]:,} x {head.shape[1]:,}")
         else:
             parts.append("no states, so no KL")
-        return f"holds {', '.join(parts)}; {self.path.stat().st_size / 1e6:.1f} MB, schema {SCHEMA}, verified"
+        return f"holds {', '.join(parts)}; {self.path.stat().st_size / 1e6:.1f} MB, schema {schema_of(self.topk)}, verified"
 
     def _read_tensors(self) -> dict[str, torch.Tensor]:
         if self._tensors is None:
             try:
-                self._tensors = _load_tensors(self.path, self._drift)
+                self._tensors = _load_tensors(self.path, self._drift, self.topk)
             except Exception as error:  # the safetensors parser has an exception class of its own
                 raise _damaged(self.path, error) from None
         return self._tensors
 
 
-def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequence[Job]) -> None:
+def schema_of(topk: int) -> int:
+    return SCHEMA if topk else 1
+
+
+def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequence[Job], *, topk: int = 0) -> None:
     """Write a model's part of these jobs to `path`, acquiring what the store lacks. The file appears whole or not at all.
+
+    With `topk` above 0 it keeps that many tokens of every distribution, and no states and no head.
 
     Raises:
         TrustError: the reference is a recording itself, the model cannot be had, or the file cannot be written.
@@ -163,7 +184,8 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
     subject = engine.subject(reference)
     manifest: dict[str, Any] = {
         "format": _FORMAT,
-        "schema": SCHEMA,
+        "schema": schema_of(topk),
+        "topk": topk,
         "identity": engine.identify(reference).as_dict(),
         "vocabulary": subject.vocabulary(),
         "responses": {},
@@ -187,12 +209,12 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
             option_keys = subject.option_keys(subject.options(job.probes))
             stored = engine.store.get_json("options", option_keys.values())
             manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
-    tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned)
+    tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned, topk)
     _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
 
 
 def _drift_part(
-    engine: Engine, reference: Reference, jobs: Sequence[Job]
+    engine: Engine, reference: Reference, jobs: Sequence[Job], topk: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
     from pytest_trust.pair import own_states
 
@@ -207,6 +229,18 @@ def _drift_part(
     for key, (text, answer_start, states) in items.items():
         entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
         offset += states.shape[0]
+    if topk:
+        from pytest_trust.topk import TopK, top_k
+
+        if topk >= head.vocabulary:
+            raise InvalidInput(f"topk={topk}: expected less than the vocabulary's {head.vocabulary} tokens")
+        tops = TopK.joined(
+            [
+                top_k(states, head, torch.tensor([token for row in text for token in row]), topk)
+                for text, _, states in items.values()
+            ]
+        )
+        return {name: getattr(tops, name).contiguous() for name in TopK.__slots__}, entries, {}
     tensors = {
         "hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])),
         "head": _in_16_bits(head.weight),
@@ -285,6 +319,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         manifest["options"],
         manifest["drift"],
         manifest["head"],
+        manifest.get("topk", 0),
     )
 
 
@@ -318,6 +353,8 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
             isinstance(value, dict) and check(value) for value in manifest[part].values()
         ):
             raise ValueError(f"{part} are not as expected")
+    if not _is_count(manifest.get("topk", 0)):
+        raise ValueError("topk is not as expected")
     head = manifest["head"]
     fine = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
     if not isinstance(manifest["vocabulary"], str) or not isinstance(head, dict) or not fine:
@@ -352,11 +389,22 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _load_tensors(path: Path, drift: Mapping[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
+def _load_tensors(path: Path, drift: Mapping[str, dict[str, Any]], topk: int) -> dict[str, torch.Tensor]:
+    import torch
     from safetensors.torch import load
 
     with zipfile.ZipFile(path) as archive:
         tensors = load(_entry_bytes(archive, _TENSORS, _TENSORS_LIMIT))
+    if topk:
+        tokens = tensors["ids"].shape[0]
+        shapes = {"ids": (tokens, topk), "log_p": (tokens, topk), "tail": (tokens,), "label": (tokens,), "entropy": (tokens,)}
+        for name, shape in shapes.items():
+            kind = torch.int32 if name == "ids" else torch.float32
+            if tensors[name].shape != shape or tensors[name].dtype != kind or bool(tensors[name].isnan().any()):
+                raise ValueError("its tensors do not fit together")
+        if bool((tensors["ids"] < 0).any()) or any(entry["offset"] + entry["tokens"] > tokens for entry in drift.values()):
+            raise ValueError("its tokens are cut short")
+        return dict(tensors)
     hidden, head = tensors["hidden"], tensors["head"]
     if (
         hidden.ndim != 2

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenDrift"]
 
 _FLOAT_COLUMNS = ("kl_pq", "kl_qp", "js", "total_variation", "entropy_p", "entropy_q", "p_label", "q_label")
-_MASK_COLUMNS = ("masked_p", "masked_q")  # absent where all ids are shared
+_MASK_COLUMNS = ("masked_p", "masked_q", "tail")  # absent where all ids are shared and all probabilities known
 _RANK_COLUMNS = ("rank_p", "rank_q")
 _MAGIC = b"trust-drift\x01"
 
@@ -67,6 +67,8 @@ class TokenDrift:
     """Mass of p on ids that q does not have; None where all are shared."""
     masked_q: Floats | None = None
     """Mass of q on ids that p does not have."""
+    tail: Floats | None = None
+    """Mass beyond the tokens that are known of one side, where not all are: divergences are then lower bounds."""
     answer_start: int = 0
     """Index of the first token of the answer, after the reasoning; the number of tokens when there is no
     answer."""

@@ -47,7 +47,7 @@ first, each with both answers in full) and ``flips_total``.
 A **drift**: ``direction``, ``on`` (which responses), ``tokens``, ``responses``, ``mean`` and clustered
 ``error`` in nats per token, ``per_sequence`` in nats, ``median``, ``p90``, ``p99``, ``maximum``, ``same_top``
 (share), ``js`` in nats, ``delta_p``, ``rms_delta_p``; ``by_confidence`` (nats per token where the baseline's entropy
-was below 0.1 nats, below 1, above); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
+was below 0.1 nats, below 1, above); ``tail_mass`` (probability beyond what a top-k recording keeps; null elsewhere); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
 ``answer_per_sequence`` in nats, which add up to ``per_sequence``. Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the
 probability that a probe which flipped drifted more than one that did not, with limits.
 

@@ -361,6 +361,8 @@ def _drift(record: Record, width: int) -> list[str]:
         if key == "candidate_baseline" and isinstance(confidence, Mapping):
             parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
             notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
+        if known(side.get("tail_mass")):
+            notes.append(f"{name.replace(' ', UNBROKEN)} is a lower bound: {percent(side['tail_mass'])} of the mass is beyond the recorded tokens")
         if side.get("on"):
             notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
     lines = [""] if rows or notes else []
