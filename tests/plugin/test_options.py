@@ -42,6 +42,8 @@ PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
         ),
         ([*PAIR, "--trust-report=absent/report.json"], "absent does not exist: create it or name another"),
         ([*PAIR, "--trust-record=recording.trust"], "--trust-record writes one model's part"),
+        ([PAIR[0], "--trust-record=recording.trust?topk=0"], "'topk=0' after '?', expected topk=K"),
+        ([PAIR[0], "--trust-record=recording.trust?top=4"], "'top=4' after '?', expected topk=K"),
         (
             [PAIR[0], "--trust-record=recording.zip"],
             "--trust-record=recording.zip: expected a file name ending in .trust",
