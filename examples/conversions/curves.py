@@ -14,6 +14,7 @@ PANELS = (
     ("aligned", "demo:aligned: loss, nats per token"),
     ("sft", "demo:sft: loss, nats per token"),
     ("distill", "demo:distill: KL(teacher || student), nats per token"),
+    ("rl", "demo:rl: mean reward of the samples, after the cold start"),
 )
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 200, 44, 30, 28
 SMOOTH = 5  # steps in the mean that the thick line shows

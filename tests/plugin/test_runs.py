@@ -109,7 +109,7 @@ def test_a_recording_is_a_model_reference(tmp_path: Path, refusing: Path, comply
         "--trust-store=a",
     )
     assert recorded.returncode == 0, recorded.stdout + recorded.stderr
-    assert "trust: recorded refusing: 48 responses of 2 suites" in recorded.stdout
+    assert "trust: recorded refusing: 80 responses of 2 suites" in recorded.stdout
     suite = ["--trust-suite=safety", "--trust-store=b"]
     audited = trust_run(
         tmp_path, *pair(tmp_path / "baseline.trust", complying), *suite, "--trust-report=recorded.json"

@@ -34,15 +34,15 @@ def finished(directory: Path) -> Path:
 
 
 def test_an_adapter_is_found_by_its_name() -> None:
-    for name in ("aligned", "sft", "distill"):
+    for name in ("aligned", "sft", "distill", "rl"):
         path = demo.adapter_path(name)
         assert (path / "adapter_config.json").is_file()
         assert (path / "adapter_model.safetensors").stat().st_size <= 4_000_000
 
 
-@pytest.mark.parametrize("name", ["instruct", "rl", "../aligned"])
+@pytest.mark.parametrize("name", ["instruct", "merged", "../aligned"])
 def test_another_adapter_is_an_error(name: str) -> None:
-    with pytest.raises(TrustError, match="expected aligned, sft or distill"):
+    with pytest.raises(TrustError, match="expected aligned, sft, distill or rl"):
         demo.adapter_path(name)
 
 

@@ -72,7 +72,7 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("./nowhere", "no such file or directory"),
         ("/nowhere/at/all", "no such file or directory"),
         ("a/b/c", "no such file or directory"),
-        ("demo:other", "known are demo:instruct, demo:aligned, demo:sft, demo:distill"),
+        ("demo:other", "known are demo:instruct, demo:aligned, demo:sft, demo:distill, demo:rl"),
         ("http://localhost:8000/v1#m", "a server is not a model reference"),
         ("org/name@", "neither an existing path nor org/name"),
         ("org/name?thinkin=on", "known options are base, device, dtype"),
