@@ -267,22 +267,29 @@ def _trace(record: Record, numbers: Numbers) -> str:
 
 
 _SHOWN_VALUES = 4  # of a factor; the JSON report has them all
+_PROBES_A_VALUE = 5  # on average, for a factor to be shown
 
 
 def _breakdown(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
-    """A row per factor, the values that moved most towards worse first; factors in which nothing moved are left out."""
+    """A row per factor, the values that moved most towards worse first; factors in which nothing moved, or few probes stand behind a value,
+    are left out."""
     found = record.get("breakdown")
     rows: list[tuple[str, str]] = []
     for factor, values in found.items() if isinstance(found, Mapping) else ():
-        if not any(value["delta"] for value in values):
+        probes = sum(value["n"] for value in values)
+        if probes < _PROBES_A_VALUE * len(values) or not any(value["delta"] for value in values):
             continue
-        parts = [
-            f"{visible(str(value['value']))} {numbers.value(value['baseline'])} -> {numbers.value(value['candidate'])} (n {value['n']})"
-            for value in values[:_SHOWN_VALUES]
-        ]
-        more = f"; and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
-        rows.append(("by kind" if not rows else "", f"{visible(factor).replace('_', ' ')}: {'; '.join(parts)}{more}"))
+        parts = [f"{visible(str(value['value']))} {_moved(value, numbers)} (n{UNBROKEN}{value['n']})" for value in values[:_SHOWN_VALUES]]
+        more = f", {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
+        name = visible(factor).replace("_", " ")
+        rows.append(("by kind" if not rows else "", f"{name}: {', '.join(parts)}{more}"))
     return rows
+
+
+def _moved(value: Record, numbers: Numbers) -> str:
+    if numbers.unit == "share":
+        return f"{100 * value['baseline']:.0f}{UNBROKEN}->{UNBROKEN}{100 * value['candidate']:.0f}{UNBROKEN}%"
+    return f"{numbers.value(value['baseline'])} -> {numbers.value(value['candidate'])}"
 
 
 def _margin(record: Record, numbers: Numbers) -> str:

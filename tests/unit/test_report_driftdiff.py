@@ -507,3 +507,17 @@ def test_no_line_but_the_first_is_wider_than_asked_and_none_acts_on_a_terminal(
     lines = drift_diff(records.regressed(**changes), width=width, redact=redact).split("\n")
     assert all(columns(line) <= width for line in lines[1:])
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_factor_is_shown_where_it_moved_and_probes_stand_behind_it() -> None:
+    def rows(count: int, delta: float) -> list[dict[str, object]]:
+        return [{"value": f"v{i}", "n": 6, "baseline": 0.25, "candidate": 0.25 + delta, "delta": delta} for i in range(count)]
+
+    thin = [{"value": f"t{i}", "n": 2, "baseline": 0.0, "candidate": 1.0, "delta": 1.0} for i in range(9)]
+    record = records.regressed(breakdown={"wrapper": rows(2, 0.5), "system_prompt": rows(6, 0.1), "still": rows(2, 0.0), "thin": thin})
+    text = drift_diff(record)
+    assert "by kind    wrapper: v0 25 -> 75 % (n 6), v1 25 -> 75 % (n 6)" in text
+    assert "system prompt: v0 25 -> 35 % (n 6)" in text
+    assert "2 more" in text
+    assert "still" not in text
+    assert "thin" not in text
