@@ -1,9 +1,21 @@
-"""Progress of acquisition on the terminal: one rewritten line in a terminal, a line per phase elsewhere, nothing with -q or in a worker."""
+"""Progress of acquisition: a bar in a terminal, a few plain lines in a log, nothing with -q.
+
+Under xdist the controller shows it: each worker writes how far it is to a file in a directory of the run (xdist has no channel for such
+messages while a worker works), and a thread of the controller looks at these files.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,44 +28,183 @@ _DOING = {
     "score": "scoring options of",
     "drift": "measuring drift on",
 }
+_LOG_SECONDS = 30.0  # at most one line of a log in so many seconds, but for the first and the last of a phase
+_LOOK_SECONDS = 0.5
+_BAR = 20
+_WORTH_A_RATE = 0.5  # seconds before a speed says anything
+DIRECTORY = "trust_progress"
+"""The key of xdist's `workerinput` that names the directory."""
 
 
 def progress_line(config: pytest.Config) -> Callable[[Progress], None] | None:
     """What the engine tells its progress to; None where nobody would see it."""
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is None or config.option.verbose < 0:
-        return None
-    return ProgressLine(terminal)
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        return WorkerProgress(Path(worker[DIRECTORY]), worker["workerid"]) if DIRECTORY in worker else None
+    terminal = _terminal(config)
+    return None if terminal is None else ProgressLine(terminal)
+
+
+def watch_workers(config: pytest.Config) -> WorkersProgress | None:
+    """The controller's look at its workers; None where nobody would see it."""
+    terminal = _terminal(config)
+    return None if terminal is None else WorkersProgress(ProgressLine(terminal))
+
+
+def _terminal(config: pytest.Config) -> Any:
+    return config.pluginmanager.get_plugin("terminalreporter") if config.option.verbose >= 0 else None
 
 
 class ProgressLine:
-    """Writes through pytest's own terminal reporter, which capturing leaves alone."""
+    """Writes through pytest's own terminal reporter, which capturing leaves alone. `clock` counts seconds and never goes back."""
 
-    def __init__(self, terminal: Any) -> None:
-        self.terminal = terminal
-        self.live = bool(getattr(terminal, "isatty", False))
-        self.began: dict[tuple[str, str, str], float] = {}
+    def __init__(self, terminal: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._terminal, self._clock = terminal, clock
+        self._live = bool(getattr(terminal, "isatty", False))
+        self._phase: tuple[str, ...] = ()
+        self._began = self._written = 0.0
+        self._had = 0
 
     def __call__(self, progress: Progress) -> None:
-        phase = (progress.model, progress.phase, progress.suite)
-        started = self.began.setdefault(phase, time.monotonic())
-        seconds = time.monotonic() - started
+        now, first = self._clock(), _phase(progress) != self._phase
+        if first:
+            self._phase, self._began, self._had = _phase(progress), now, progress.done
         finished = progress.done >= progress.total
-        if not (self.live or finished):
-            return
-        name = f" {progress.suite}" if progress.suite else ""
-        text = f"trust: {progress.model}: {_DOING[progress.phase]}{name}"
-        if progress.total:
-            text += f"  {progress.done}/{progress.total}"
-        if progress.tokens and seconds > 0.5:
-            text += f"  {progress.tokens / seconds:.0f} tokens/s"
-        if progress.total and 0 < progress.done < progress.total and seconds > 0.5:
-            text += f"  {seconds / progress.done * (progress.total - progress.done):.0f} s left"
-        if self.live:
-            self.terminal.rewrite(text[: self.terminal._tw.fullwidth - 1], erase=True)
+        seconds = now - self._began
+        if self._live:
+            self._terminal.rewrite("" if finished else self._bar(progress, seconds), erase=True)
+        elif first or finished or now - self._written >= _LOG_SECONDS:
+            self._written = now
+            self._terminal.ensure_newline()
+            self._terminal.write_line(" ".join(filter(None, (_subject(progress), *self._numbers(progress, seconds)))))
+        if finished:
+            self._phase = ()
+        self._terminal.flush()  # a log that is followed shows it now
+
+    def _bar(self, progress: Progress, seconds: float) -> str:
+        width = self._terminal._tw.fullwidth - 1
+        filled = _BAR * progress.done // max(1, progress.total)
+        bar = f"[{'=' * filled}{' ' * (_BAR - filled)}]" if progress.total > 1 and width > 3 * _BAR else ""
+        return " ".join(filter(None, (_subject(progress), bar, *self._numbers(progress, seconds))))[:width]
+
+    def _numbers(self, progress: Progress, seconds: float) -> list[str]:
+        finished = progress.done >= progress.total
+        if progress.phase == "load" and progress.total == 1:
+            return [f"took {_duration(seconds)}"] if finished else []
+        numbers = [f"{progress.done}/{progress.total}"]
+        if seconds > _WORTH_A_RATE:
+            made = progress.done - self._had
+            if progress.tokens:
+                numbers.append(f" {progress.tokens / seconds:.0f} tokens/s")
             if finished:
-                self.terminal.rewrite("", erase=True)
-        else:
-            self.terminal.ensure_newline()
-            self.terminal.write_line(text)
-            self.terminal.flush()  # a log that is followed shows it now
+                numbers.append(f" took {_duration(seconds)}")
+            elif made > 0:
+                numbers.append(f" {_duration(seconds / made * (progress.total - progress.done))} left")
+        return numbers
+
+
+class WorkerProgress:
+    """A worker's side: keeps what it was told last of each phase in a file of its own."""
+
+    def __init__(self, directory: Path, worker: str) -> None:
+        self._path = directory / f"{worker}.json"
+        self._phases: dict[tuple[str, ...], Progress] = {}
+        self._had: dict[tuple[str, ...], int] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        phase = _phase(progress)
+        self._had.setdefault(phase, progress.done - progress.made)
+        self._phases.pop(phase, None)
+        self._phases[phase] = progress  # the one it is at comes last
+        rows = [{**asdict(one), "had": self._had[name]} for name, one in self._phases.items()]
+        draft = self._path.with_suffix(".draft")
+        with suppress(OSError):  # a worker on another machine, or a full disk: its results matter, not this
+            draft.write_text(json.dumps(rows), encoding="utf-8")
+            os.replace(draft, self._path)
+
+
+class WorkersProgress:
+    """The controller's side: one line for all workers, until `stop`."""
+
+    def __init__(self, show: Callable[[Progress], None]) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pytest-trust-"))
+        self._show = show
+        self._shown: Progress | None = None
+        self._stopped = threading.Event()
+        # The controller's own thread is inside xdist's loop, which calls no hook while workers work. Each write to the terminal is one call.
+        self._thread = threading.Thread(target=self._watch, name="pytest-trust progress", daemon=True)
+
+    def start(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Also removes the directory."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def lost(self, worker: str) -> None:
+        """A worker has ended: nobody waits for what it was at."""
+        (self.directory / f"{worker}.json").unlink(missing_ok=True)
+
+    def look(self) -> None:
+        """Show where the workers are: the earliest phase that one of them is at."""
+        workers = []
+        for path in sorted(self.directory.glob("*.json")):
+            with suppress(OSError, ValueError):
+                workers.append(json.loads(path.read_text(encoding="utf-8")))
+        current = merged(workers)
+        last = self._shown
+        if last is not None and (current is None or _phase(current) != _phase(last)) and last.done < last.total:
+            self._show(replace(last, done=last.total))
+        if current is not None and (current != last or current.done < current.total):
+            self._show(current)
+        self._shown = current
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_LOOK_SECONDS):
+            self.look()
+
+
+def merged(workers: Iterable[list[dict[str, Any]]]) -> Progress | None:
+    """The sum of what workers wrote (see `WorkerProgress`) on the earliest phase that one of them is at and that is not finished.
+
+    Done is what was there before any of them began, and what each has made since. None when no worker is at anything.
+    """
+    workers = [rows for rows in workers if rows]
+    order = dict.fromkeys(_key(row) for rows in workers for row in rows)
+    at = {_key(rows[-1]) for rows in workers}
+    for key in order:
+        if key not in at:
+            continue
+        rows = [row for one in workers for row in one if _key(row) == key]
+        total = sum(row["total"] for row in rows) if rows[0]["phase"] == "load" else max(row["total"] for row in rows)
+        made = sum(row["made"] for row in rows)
+        done = min(total, max(min(row["had"] for row in rows) + made, *(row["done"] for row in rows)))
+        if done < total:
+            tokens = sum(row["tokens"] for row in rows)
+            first = rows[0]
+            return Progress(first["model"], first["phase"], first["suite"], done, total, tokens, made)
+    return None
+
+
+def _phase(progress: Progress) -> tuple[str, ...]:
+    return progress.model, progress.phase, progress.suite
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["model"], row["phase"], row["suite"]
+
+
+def _subject(progress: Progress) -> str:
+    return f"trust: {progress.model}: {' '.join(filter(None, (_DOING[progress.phase], progress.suite)))}"
+
+
+def _duration(seconds: float) -> str:
+    """In one or two units: 45 s, 3 min, 1 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -204,7 +204,8 @@ class Store:
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            self._refuse_newer(connection.execute("PRAGMA user_version").fetchone()[0])  # another may have migrated it meanwhile
+            # Another process may have migrated it meanwhile.
+            self._refuse_newer(connection.execute("PRAGMA user_version").fetchone()[0])
             for table in TABLES:
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)"
