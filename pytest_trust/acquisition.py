@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
@@ -38,7 +39,8 @@ class Engine:
     """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
-    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process.
+    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process. `workers`: how many
+    processes of this run do the same work together, each a part (see `claims`).
     """
 
     def __init__(
@@ -51,12 +53,15 @@ class Engine:
         trust_remote_code: bool = False,
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        workers: int = 1,
     ) -> None:
         if device is not None:
             check_device(device)
         if batch_size is not None and batch_size < 1:
             raise TrustError(f"batch size {batch_size}: expected 1 or more, or auto")
         self.store = Store(store)
+        self.claims = Claims(self.store)
+        self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         self._batch_size = batch_size
         self._progress = progress
@@ -78,6 +83,7 @@ class Engine:
             subject.release()
         self._subjects.clear()
         self._recordings.clear()
+        self.claims.close()
         self.store.close()
 
     def identify(self, reference: Reference) -> ModelIdentity:
@@ -171,11 +177,12 @@ class Engine:
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
         """Make what is missing of one model's responses and option scores."""
-        for job in jobs:
-            if job.task == "generate":
-                self._generate(job, reference)
-            else:
-                self._choose(job, reference)
+        with self.claims:
+            for job in jobs:
+                if job.task == "generate":
+                    self._generate(job, reference)
+                else:
+                    self._choose(job, reference)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
@@ -264,9 +271,13 @@ class Engine:
                 return generate_within(runner, rows, [tail for _, tail in part], generation, self._tags)
             return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
 
-        done, tokens = len(have), 0
-        for batch in chunks(order, size):
-            missing = [(key, name) for key, name in batch if key not in have]
+        tokens = made_rows = 0
+        left = len(order) - len(have)
+        batches = list(chunks(order, size))
+        self.tell(reference, "generate", job.suite, len(have), len(order), 0)
+        for index, mine in self.claims.shares("responses", [[key for key, _ in batch] for batch in batches]):
+            wanted = set(mine)
+            missing = [(key, name) for key, name in batches[index] if key in wanted]
             rows = [
                 # `User:` ends a response only where the prompt has such lines.
                 Row(
@@ -289,9 +300,8 @@ class Engine:
                 for (key, _), row, one in zip(missing, rows, made, strict=True)
             }
             self.store.put_json("responses", values, self._context(runner, size))
-            done, tokens = done + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
-            if missing:
-                self.tell(reference, "generate", job.suite, done, len(order), tokens)
+            made_rows, tokens = made_rows + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
+            self.tell(reference, "generate", job.suite, len(order) - left + made_rows, len(order), tokens, made_rows)
 
     def _choose(self, job: Job, reference: Reference) -> None:
         subject = self.subject(reference)
@@ -313,9 +323,13 @@ class Engine:
         size = max(
             1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest
         )
-        done, tokens = len(have), 0
-        for batch in chunks(order, size):
-            missing = [(key, name) for key, name in batch if key not in have]
+        tokens = made_rows = 0
+        left = len(order) - len(have)
+        batches = list(chunks(order, size))
+        self.tell(reference, "score", job.suite, len(have), len(order), 0)
+        for index, mine in self.claims.shares("options", [[key for key, _ in batch] for batch in batches]):
+            wanted = set(mine)
+            missing = [(key, name) for key, name in batches[index] if key in wanted]
             groups = [Group(rows[name].ids, rows[name].starts) for _, name in missing]
             made = self.halving(
                 list(zip(groups, [texts[name] for _, name in missing], strict=True)),
@@ -326,9 +340,8 @@ class Engine:
                 for (key, _), one in zip(missing, made, strict=True)
             }
             self.store.put_json("options", values, self._context(runner, size))
-            done, tokens = done + len(missing), tokens + sum(sum(one.tokens) for one in made)
-            if missing:
-                self.tell(reference, "score", job.suite, done, len(order), tokens)
+            made_rows, tokens = made_rows + len(missing), tokens + sum(sum(one.tokens) for one in made)
+            self.tell(reference, "score", job.suite, len(order) - left + made_rows, len(order), tokens, made_rows)
 
     def halving(self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
         """Run a batch; when the memory does not suffice, its halves."""
@@ -353,11 +366,11 @@ class Engine:
         return [*self.halving(items[:half], run), *self.halving(items[half:], run)]
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
-        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size)
+        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)
 
-    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int) -> None:
+    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0) -> None:
         if self._progress is not None:
-            self._progress(Progress(reference.label, phase, suite, done, total, tokens))
+            self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:

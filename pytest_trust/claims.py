@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,14 +106,14 @@ class Claims:
         batches: Sequence[Sequence[str]],
         *,
         wait: bool = True,
-        waiting: Callable[[int], None] | None = None,
+        waiting: Callable[[Mapping[int, Sequence[str]]], None] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
         """Batch after batch that is this process's to compute: its index and its claimed keys, to be put before the next one is asked for.
 
         First, in order, what nobody has; then, with `wait`, until all of them are in the store, what others gave up or died over.
-        `waiting` is told how many keys others are still computing.
+        `waiting` is told, before each look, which keys of which batches others are still computing.
         """
-        left = dict(enumerate(batches))
+        left: dict[int, Sequence[str]] = dict(enumerate(batches))
         while left:
             found = False
             for index in list(left):
@@ -129,7 +129,7 @@ class Claims:
                 return
             if left and not found:
                 if waiting is not None:
-                    waiting(sum(map(len, left.values())))
+                    waiting(left)
                 time.sleep(self._poll)
 
     def release(self) -> None:

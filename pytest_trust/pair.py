@@ -19,7 +19,9 @@ from pytest_trust.drift_plan import (
     View,
     headless_key,
     impossible,
+    keys_of,
     missing_parts,
+    parts_of,
     shared_ids,
     unit_length,
     units_of,
@@ -47,29 +49,47 @@ NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
-    from pytest_trust.reduction import path
-
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
-    units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
-    if not units:
-        return
-    units.sort(key=lambda unit: -unit_length(unit))
+    units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
+    if missing_parts(engine, units):
+        measure_units(engine, units, baseline, candidate)
+
+
+def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
+    """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
+    from pytest_trust.reduction import path
+
+    units = sorted(units, key=lambda unit: -unit_length(unit))
+    left = len(missing_parts(engine, units))
     live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.kind != "recording"]
     for reference in live:
         if not _has_head(engine, reference):
             return
-    size = _CHUNK if _all_fit(engine, live) else len(units)
-    done = tokens = 0
-    for start in range(0, len(units), size):
-        part = units[start : start + size]
-        values = _measure(engine, part, baseline, candidate)
-        engine.store.put("drifts", values, {"chunk": len(part), "reduction": path(_device(engine, live))})
-        done, tokens = (
-            done + len(part),
-            tokens + sum(len(row) for unit in part for text in unit.texts() for row in text),
-        )
-        engine.tell(candidate, "drift", "", done, len(units), tokens)
+    # If only one model fits, each part costs two loads: one part for each process that may take one.
+    size = _CHUNK if _all_fit(engine, live) else -(-len(units) // engine.workers)
+    parts = [units[start : start + size] for start in range(0, len(units), size)]
+    made = tokens = 0
+
+    def tell(missing: int) -> None:
+        engine.tell(candidate, "drift", "", len(units) - missing, len(units), tokens, made)
+
+    def waiting(held: Mapping[int, Sequence[str]]) -> None:
+        tell(sum(len(parts_of(parts[index], set(keys))) for index, keys in held.items()))
+
+    tell(left)
+    with engine.claims:
+        for index, keys in engine.claims.shares("drifts", [keys_of(part) for part in parts], waiting=waiting):
+            part = parts_of(parts[index], set(keys))
+            values = _measure(engine, part, baseline, candidate)
+            where = path(_device(engine, live))
+            context = {"chunk": len(part), "reduction": where, "process": engine.claims.name}
+            engine.store.put("drifts", values, context)
+            made += len(part)
+            tokens += sum(len(row) for unit in part for text in unit.texts() for row in text)
+            tell(left - made)
+    if made < left:
+        tell(0)  # others made the rest
 
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:

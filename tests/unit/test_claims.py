@@ -147,9 +147,10 @@ def test_what_others_hold_is_waited_for_and_taken_when_given_up(
             theirs.release()
 
     monkeypatch.setattr(module.time, "sleep", sleep)
-    shared = ours.shares("responses", [["a", "b"], ["c", "d"]], waiting=told.append)
+    shared = ours.shares("responses", [["a", "b"], ["c", "d"]], waiting=lambda left: told.append(dict(left)))
     index, keys = next(shared)
-    assert (told, index, keys) == ([4, 2], 0, ["b"])
+    assert told == [{0: ["a", "b"], 1: ["c", "d"]}, {0: ["b"], 1: ["d"]}]
+    assert (index, keys) == (0, ["b"])
     store.put("responses", {"b": b"1"})
     assert next(shared) == (1, ["d"])
     ours.close()
