@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from pytest_trust.audit import Audit
     from pytest_trust.drift import Drift
     from pytest_trust.probes import Suite
+    from pytest_trust.progress import ProgressLine, WorkerProgress
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
+_PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
 _FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
 _MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
 
@@ -196,7 +198,8 @@ def audit_of(config: pytest.Config) -> Audit:
         from pytest_trust.progress import progress_line
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
-        audit = Audit(options.of(config), progress=progress_line(config), workers=workers)
+        config.stash[_PROGRESS] = progress = progress_line(config)
+        audit = Audit(options.of(config), progress=progress, workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]
@@ -221,6 +224,9 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
         audit = audit_of(config)
         audit.acquire(pair, suites_of(request.session.items))
     except TrustError as error:
+        progress = config.stash.get(_PROGRESS, None)
+        if progress is not None:
+            progress.stop()
         failures[pair] = (request.node.nodeid, str(error))
         pytest.fail(str(error), pytrace=False)
     return Trust(audit, pair, request.node, trust)

@@ -12,8 +12,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ DIRECTORY = "trust_progress"
 """The key of xdist's `workerinput` that names the directory."""
 
 
-def progress_line(config: pytest.Config) -> Callable[[Progress], None] | None:
+def progress_line(config: pytest.Config) -> ProgressLine | WorkerProgress | None:
     """What the engine tells its progress to; None where nobody would see it."""
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         return WorkerProgress(Path(worker[DIRECTORY]), worker["workerid"]) if DIRECTORY in worker else None
-    terminal = _terminal(config)
-    return None if terminal is None else ProgressLine(terminal)
+    terminal, capture = _terminal(config), config.pluginmanager.get_plugin("capturemanager")
+    if terminal is None:
+        return None
+    return ProgressLine(terminal, shown=capture.global_and_fixture_disabled if capture else nullcontext)
 
 
 def watch_workers(config: pytest.Config) -> WorkersProgress | None:
@@ -56,10 +58,17 @@ def _terminal(config: pytest.Config) -> Any:
 
 
 class ProgressLine:
-    """Writes through pytest's own terminal reporter, which capturing leaves alone. `clock` counts seconds and never goes back."""
+    """Writes through pytest's own terminal reporter. `clock` counts seconds and never goes back; inside of `shown` what is written is
+    seen: in one process work is done in the set-up of a test, whose output pytest captures."""
 
-    def __init__(self, terminal: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._terminal, self._clock = terminal, clock
+    def __init__(
+        self,
+        terminal: Any,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shown: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._terminal, self._clock, self._shown = terminal, clock, shown
         self._live = bool(getattr(terminal, "isatty", False))
         self._phase: tuple[str, ...] = ()
         self._began = self._written = 0.0
@@ -72,14 +81,31 @@ class ProgressLine:
         finished = progress.done >= progress.total
         seconds = now - self._began
         if self._live:
-            self._terminal.rewrite("" if finished else self._bar(progress, seconds), erase=True)
+            self._rewrite("" if finished else self._bar(progress, seconds))
         elif first or finished or now - self._written >= _LOG_SECONDS:
             self._written = now
-            self._terminal.ensure_newline()
-            self._terminal.write_line(" ".join(filter(None, (_subject(progress), *self._numbers(progress, seconds)))))
+            with self._shown():
+                self._terminal.ensure_newline()
+                self._terminal.write_line(
+                    " ".join(filter(None, (_subject(progress), *self._numbers(progress, seconds))))
+                )
+                self._terminal.flush()  # a log that is followed shows it now
         if finished:
             self._phase = ()
-        self._terminal.flush()  # a log that is followed shows it now
+
+    def stop(self) -> None:
+        """The phase will not be finished: nothing of its bar stays."""
+        if self._live and self._phase:
+            self._rewrite("")
+        self._phase = ()
+
+    def _rewrite(self, text: str) -> None:
+        with self._shown():
+            self._terminal.ensure_newline()
+            self._terminal.rewrite(text, erase=True)
+            if not text:
+                self._terminal.rewrite("")  # what comes next begins the line
+            self._terminal.flush()
 
     def _bar(self, progress: Progress, seconds: float) -> str:
         width = self._terminal._tw.fullwidth - 1
@@ -113,23 +139,29 @@ class WorkerProgress:
 
     def __call__(self, progress: Progress) -> None:
         phase = _phase(progress)
-        self._had.setdefault(phase, progress.done - progress.made)
+        if progress.made == 0:  # it has begun, for the first time or for the next round of --trust-sequential
+            self._had[phase] = progress.done
         self._phases.pop(phase, None)
         self._phases[phase] = progress  # the one it is at comes last
-        rows = [{**asdict(one), "had": self._had[name]} for name, one in self._phases.items()]
+        rows = [{**asdict(one), "had": self._had.get(name, 0)} for name, one in self._phases.items()]
         draft = self._path.with_suffix(".draft")
         with suppress(OSError):  # a worker on another machine, or a full disk: its results matter, not this
             draft.write_text(json.dumps(rows), encoding="utf-8")
             os.replace(draft, self._path)
 
+    def stop(self) -> None:
+        """The phase will not be finished: nobody waits for it."""
+        with suppress(OSError):
+            self._path.unlink()
+
 
 class WorkersProgress:
     """The controller's side: one line for all workers, until `stop`."""
 
-    def __init__(self, show: Callable[[Progress], None]) -> None:
+    def __init__(self, line: ProgressLine) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pytest-trust-"))
-        self._show = show
-        self._shown: Progress | None = None
+        self._line = line
+        self._ended: set[tuple[str, ...]] = set()
         self._stopped = threading.Event()
         # The controller's own thread is inside xdist's loop, which calls no hook while workers work. Each write to the terminal is one call.
         self._thread = threading.Thread(target=self._watch, name="pytest-trust progress", daemon=True)
@@ -143,6 +175,8 @@ class WorkersProgress:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+            self.look()
+            self._line.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def lost(self, worker: str) -> None:
@@ -150,44 +184,50 @@ class WorkersProgress:
         (self.directory / f"{worker}.json").unlink(missing_ok=True)
 
     def look(self) -> None:
-        """Show where the workers are: the earliest phase that one of them is at."""
+        """Show the end of every phase that has ended, and the earliest one that a worker is at."""
         workers = []
         for path in sorted(self.directory.glob("*.json")):
             with suppress(OSError, ValueError):
                 workers.append(json.loads(path.read_text(encoding="utf-8")))
-        current = merged(workers)
-        last = self._shown
-        if last is not None and (current is None or _phase(current) != _phase(last)) and last.done < last.total:
-            self._show(replace(last, done=last.total))
-        if current is not None and (current != last or current.done < current.total):
-            self._show(current)
-        self._shown = current
+        current = None
+        for progress, open_ in merged(workers):
+            if not open_:
+                if _phase(progress) not in self._ended:
+                    self._ended.add(_phase(progress))
+                    self._line(replace(progress, done=progress.total))
+            elif current is None and progress.done < progress.total:
+                self._ended.discard(_phase(progress))  # the next round of --trust-sequential
+                current = progress
+        if current is not None:
+            self._line(current)
+        else:
+            self._line.stop()
 
     def _watch(self) -> None:
         while not self._stopped.wait(_LOOK_SECONDS):
             self.look()
 
 
-def merged(workers: Iterable[list[dict[str, Any]]]) -> Progress | None:
-    """The sum of what workers wrote (see `WorkerProgress`) on the earliest phase that one of them is at and that is not finished.
+def merged(workers: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[Progress, bool]]:
+    """The sum of what workers wrote (see `WorkerProgress`) of each phase, in order, and whether one of them is or will be at it.
 
-    Done is what was there before any of them began, and what each has made since. None when no worker is at anything.
+    Done is what was there before any of them began, and what each has made since.
     """
-    workers = [rows for rows in workers if rows]
-    order = dict.fromkeys(_key(row) for rows in workers for row in rows)
+    phases = dict.fromkeys(_key(row) for rows in workers for row in rows)
     at = {_key(rows[-1]) for rows in workers}
-    for key in order:
-        if key not in at:
-            continue
+    found = []
+    for key in phases:
         rows = [row for one in workers for row in one if _key(row) == key]
-        total = sum(row["total"] for row in rows) if rows[0]["phase"] == "load" else max(row["total"] for row in rows)
-        made = sum(row["made"] for row in rows)
-        done = min(total, max(min(row["had"] for row in rows) + made, *(row["done"] for row in rows)))
-        if done < total:
-            tokens = sum(row["tokens"] for row in rows)
-            first = rows[0]
-            return Progress(first["model"], first["phase"], first["suite"], done, total, tokens, made)
-    return None
+        first, made = rows[0], sum(row["made"] for row in rows)
+        if first["phase"] == "load":  # each loads its own
+            done, total = sum(row["done"] for row in rows), sum(row["total"] for row in rows)
+        else:
+            total = max(row["total"] for row in rows)
+            done = min(total, max(min(row["had"] for row in rows) + made, *(row["done"] for row in rows)))
+        tokens = sum(row["tokens"] for row in rows)
+        progress = Progress(first["model"], first["phase"], first["suite"], done, total, tokens, made)
+        found.append((progress, done < total and (key in at or len(rows) < len(workers))))
+    return found
 
 
 def _phase(progress: Progress) -> tuple[str, ...]:

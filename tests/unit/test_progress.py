@@ -26,12 +26,11 @@ class Screen:
         self._tw = TerminalWriter(self.file)
         self._tw.fullwidth = width
 
-    def rewrite(self, line: str, erase: bool) -> None:
-        assert erase
-        self._tw.write("\r" + line + " " * (self._tw.fullwidth - len(line) - 1))
+    def rewrite(self, line: str, erase: bool = False) -> None:
+        self._tw.write("\r" + line + " " * (self._tw.fullwidth - len(line) - 1) * erase)
 
     def ensure_newline(self) -> None:
-        assert not self.isatty
+        pass
 
     def write_line(self, line: str) -> None:
         self._tw.line(line)
@@ -44,7 +43,7 @@ class Screen:
         return text.split("\r")[1:] if self.isatty else text.splitlines()
 
 
-Shown = tuple[Screen, Callable[..., None]]
+Shown = tuple[Screen, Any]
 
 
 @pytest.fixture
@@ -59,6 +58,7 @@ def shown(request: pytest.FixtureRequest) -> Shown:
         now = second
         line(progress)
 
+    tell.line = line  # type: ignore[attr-defined]
     return screen, tell
 
 
@@ -76,9 +76,19 @@ def test_a_terminal_has_one_bar_that_is_rewritten_and_goes(shown: Shown) -> None
         "trust: base: answering [===                 ] 100/600",
         "trust: base: answering [==========          ] 300/600  421 tokens/s  15 s left",
         "",
+        "",
     ]
-    assert {len(line) for line in screen.lines()} == {99}  # all of the line before is erased
+    assert [len(line) for line in screen.lines()] == [99, 99, 99, 0]  # the line before is erased, and the next text begins it
     assert "\n" not in screen.file.getvalue()
+
+
+@terminal
+def test_a_phase_that_fails_leaves_no_bar(shown: Shown) -> None:
+    screen, tell = shown
+    tell(10, START)
+    tell.line.stop()
+    tell.line.stop()
+    assert [line.rstrip() for line in screen.lines()[1:]] == ["", ""]
 
 
 @pytest.mark.parametrize("shown", [{"isatty": True, "width": 40}], indirect=True)
@@ -146,12 +156,37 @@ def test_durations(shown: Shown, seconds: float, words: str) -> None:
     assert screen.lines()[-1] == f"trust: base: loading took {words}"
 
 
+class Line(ProgressLine):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Progress] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.told.append(progress)
+
+    def stop(self) -> None:
+        pass
+
+
 @pytest.fixture
 def run() -> Iterator[tuple[WorkersProgress, list[Progress], Callable[[str], WorkerProgress]]]:
-    told: list[Progress] = []
-    controller = WorkersProgress(told.append)
-    yield controller, told, lambda name: WorkerProgress(controller.directory, name)
+    line = Line()
+    controller = WorkersProgress(line)
+    yield controller, line.told, lambda name: WorkerProgress(controller.directory, name)
     controller.stop()
+
+
+@terminal
+def test_a_bar_of_workers_that_are_gone_is_erased(shown: Shown) -> None:
+    screen, tell = shown
+    controller = WorkersProgress(tell.line)
+    WorkerProgress(controller.directory, "gw0")(START)
+    controller.look()
+    controller.lost("gw0")
+    controller.look()
+    controller.stop()
+    assert [line.strip() for line in screen.lines()] == ["trust: base: answering [===                 ] 100/600", "", ""]
 
 
 def test_the_controller_shows_the_sum_of_its_workers(run: Any) -> None:
@@ -167,10 +202,27 @@ def test_the_controller_shows_the_sum_of_its_workers(run: Any) -> None:
     assert (told[-1].done, told[-1].total, told[-1].tokens) == (170, 600, 1300)
     one(replace(START, done=600, made=40, tokens=800))  # it has waited for the others
     controller.look()
-    assert told[-1].done == 600
-    count = len(told)
     controller.look()
-    assert len(told) == count
+    assert [progress.done for progress in told] == [100, 170, 600]
+
+
+def test_a_phase_that_was_over_between_two_looks_has_its_end_shown(run: Any) -> None:
+    controller, told, worker = run
+    for one in (worker("gw0"), worker("gw1")):
+        one(START)
+        one(replace(START, done=600, made=500))
+        one(replace(START, model="candidate", done=0))
+    controller.look()
+    assert [(progress.model, progress.done) for progress in told] == [("base", 600), ("candidate", 0)]
+
+
+def test_the_next_round_of_a_phase_is_shown_too(run: Any) -> None:
+    controller, told, worker = run
+    one = worker("gw0")
+    for done, total, made in ((0, 10, 0), (10, 10, 10), (10, 20, 0), (15, 20, 5), (20, 20, 10)):
+        one(replace(START, done=done, total=total, made=made))
+        controller.look()
+    assert [(progress.done, progress.total) for progress in told] == [(0, 10), (10, 10), (10, 20), (15, 20), (20, 20)]
 
 
 def test_the_controller_shows_the_earliest_phase_that_a_worker_is_at_and_ends_those_that_are_left(run: Any) -> None:
@@ -187,7 +239,7 @@ def test_the_controller_shows_the_earliest_phase_that_a_worker_is_at_and_ends_th
     two(Progress("base", "load", "", 1, 1, 0))
     two(START)
     controller.look()
-    assert [(shown.phase, shown.done) for shown in told[-2:]] == [("load", 2), ("generate", 100)]
+    assert [(shown.phase, shown.done) for shown in told[-2:]] == [("load", 2), ("generate", 100)], told
     for begun in (one, two):
         begun(replace(START, model="candidate", done=0))
     controller.look()
@@ -204,6 +256,17 @@ def test_a_lost_worker_is_not_waited_for(run: Any) -> None:
     controller.lost("gw7")  # it never wrote anything
     controller.look()
     assert told[-1] == START
+
+
+def test_a_worker_that_fails_is_not_waited_for(run: Any) -> None:
+    controller, told, worker = run
+    one, two = worker("gw0"), worker("gw1")
+    two(Progress("base", "load", "", 0, 1, 0))
+    one(START)
+    two.stop()
+    two.stop()
+    controller.look()
+    assert told == [START]
 
 
 def test_a_file_that_cannot_be_read_or_written_stops_nobody(run: Any, tmp_path: Path) -> None:
