@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
     from pytest_trust.heads import Head
     from pytest_trust.models import LoadedModel
+    from pytest_trust.work import Limits
 
 Ids = tuple[int, ...]
 
 # A shared beginning below this many tokens is not worth a forward of its own.
 _WORTH_SHARING = 8
+
+# Bytes of keys and values of a batch on a CPU.
+_CPU_STATES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,11 @@ class Runner:
         self.head = self._find_head()
         self.shares = self._can_share()
 
-    def limit_rows(self, columns: int, batch_size: int | None) -> int:
-        """Rows of a batch: what was asked for, else as many as help (64 on a CPU, 256 elsewhere) and fit a quarter of the free memory."""
-        if batch_size is not None:
-            return batch_size
+    def limits(self) -> Limits:
+        """What a batch may hold: as many rows as help (64 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
+        memory, and on a CPU half a gigabyte: more rows than that are no faster there."""
+        from pytest_trust.work import Limits
+
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -88,8 +93,10 @@ class Runner:
         element = int(self.model.dtype.itemsize)
         states = 2 * int(config.num_hidden_layers) * heads * width * element
         activations = 8 * int(config.hidden_size) * element
-        fit = free_bytes(self.device) // 4 // max(1, (states + activations) * columns)
-        return max(1, min(64 if self.device == "cpu" else 256, fit))
+        on_cpu = self.device == "cpu"
+        bytes_free = free_bytes(self.device) // 4
+        tokens = (min(bytes_free, _CPU_STATES) if on_cpu else bytes_free) // (states + activations)
+        return Limits(64 if on_cpu else 256, max(1, tokens))
 
     def prefill(self, rows: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
         """Run rows of at least one token each, leaving room for `reserve` further tokens."""
