@@ -1,14 +1,16 @@
 """From jobs to stored results: one run's access to models and store.
 
 Everything a job needs of a model is looked up first, by keys that take no weights to compute; only what is missing loads a model.
-Batches are cut from a job's full list, longest first, whatever is stored already; a batch of which a part is stored runs only the
+Batches are cut from one plan over all jobs (`work`), whatever is stored already; a batch of which a part is stored runs only the
 rest. In float32 a row's result does not depend on its batch; in 16 bits it can, which is what the noise floor is for.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,11 +19,12 @@ from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, row_seed
+from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
-from pytest_trust.store import Store, context_of
+from pytest_trust.store import Store, Table, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
+from pytest_trust.work import Answer, Choice, Limits, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
@@ -32,7 +35,11 @@ __all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress
 # Loading needs the weights and something to work with beside what is resident.
 _HEADROOM = 1.3
 
+# Batches that there are at least for each of several workers, where the plan has so many rows.
+_BATCHES_EACH = 4
+
 Item = TypeVar("Item")
+Planned = TypeVar("Planned", Answer, Choice)
 
 
 class Engine:
@@ -148,8 +155,10 @@ class Engine:
             recording = self.recording(reference)
             if recording:
                 recording.require(planned)
-            else:
-                self.acquire_side(planned, reference)
+        # What other processes are at is not waited for before there is nothing else to do.
+        others = [reference for reference in models if not self.acquire_side(planned, reference, wait=False)]
+        for reference in others:
+            self.acquire_side(planned, reference)
         acquire_drift(self, planned, baseline, candidate)
         fingerprints = [self.identify(reference).fingerprint for reference in models]
         remember_rate(self.store, fingerprints, left, time.monotonic() - start)
@@ -172,17 +181,15 @@ class Engine:
         else:
             rows = as_options(subject.rendered("options", job.probes))
             keys = {(name, 0): key for name, key in subject.option_keys(rows).items()}
-        found = self.store.get("responses" if job.task == "generate" else "options", keys.values())
+        found = self.store.has("responses" if job.task == "generate" else "options", keys.values())
         return {name for name, key in keys.items() if key in found}
 
-    def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
-        """Make what is missing of one model's responses and option scores."""
-        with self.claims:
-            for job in jobs:
-                if job.task == "generate":
-                    self._generate(job, reference)
-                else:
-                    self._choose(job, reference)
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
+        """Make what is missing of one model's responses and option scores, by one plan over all jobs; other processes that do the same
+        at this time have a part in it. Whether all of it is there at the end: without `wait` others may still be at theirs."""
+        planned = list(jobs)
+        parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
+        return all(parts)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
@@ -244,107 +251,117 @@ class Engine:
             closed=value.get("closed", False),
         )
 
-    def _generate(self, job: Job, reference: Reference) -> None:
-        subject = self.subject(reference)
-        prompts = subject.prompts(job.probes)
-        keys = subject.response_keys(job, prompts)
-        # Longest first: what does not fit shows at once. Equal keys are the same response.
-        order = sorted(
-            {key: name for name, key in keys.items()}.items(), key=lambda item: (-len(prompts[item[1][0]].ids), item[1])
-        )
-        have = self.store.get("responses", keys.values())
-        if all(key in have for key, _ in order):
-            return
+    def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+        plan = plan_answers(self.subject(reference), jobs)
+        missing = len(plan) - len(self.store.has("responses", [one.key for one in plan]))
+        if not missing:
+            return True
         from pytest_trust.budget import Budgeted, generate_within
-        from pytest_trust.generation import Row, generate
+        from pytest_trust.generation import generate
 
         runner = self.runner(reference)
-        generation, forced = subject.generation(job), subject.forced()
-        plain = subject.identity.chat_format == "plain"
-        talks = {probe.id for probe in job.probes if probe.messages}
-        size = runner.limit_rows(
-            max(len(prompt.ids) for prompt in prompts.values()) + generation.longest, self._batch_size
-        )
-        def make(part: Sequence[tuple[Row, str]]) -> list[Budgeted]:
-            rows = [row for row, _ in part]
+
+        def answer(part: Sequence[Answer]) -> list[Budgeted]:
+            rows, generation = [one.row for one in part], part[0].generation
             if generation.reasoning_budget is not None:
-                return generate_within(runner, rows, [tail for _, tail in part], generation, self._tags)
+                return generate_within(runner, rows, [one.tail for one in part], generation, self._tags)
             return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
 
-        tokens = made_rows = 0
-        left = len(order) - len(have)
-        batches = list(chunks(order, size))
-        self.tell(reference, "generate", job.suite, len(have), len(order), 0)
-        for index, mine in self.claims.shares("responses", [[key for key, _ in batch] for batch in batches]):
-            wanted = set(mine)
-            missing = [(key, name) for key, name in batches[index] if key in wanted]
-            rows = [
-                # `User:` ends a response only where the prompt has such lines.
-                Row(
-                    prompts[name].ids,
-                    row_seed(generation.seed, name, repeat),
-                    plain=plain and name in talks,
-                    forced=forced,
-                )
-                for _, (name, repeat) in missing
-            ]
-            made = self.halving([(row, prompts[name].tail) for row, (_, (name, _)) in zip(rows, missing, strict=True)], make)
-            values = {
-                key: {
+        def make(part: Sequence[Answer]) -> tuple[dict[str, object], int]:
+            made = self.halving(part, answer, reference)
+            values: dict[str, object] = {
+                answer.key: {
                     "text": one.response.text,
                     "ids": one.response.token_ids,
                     "finish": one.response.finish_reason,
-                    "prompt_tokens": len(row.prompt),
+                    "prompt_tokens": len(answer.row.prompt),
                     **({"closed": True} if one.closed else {}),
                 }
-                for (key, _), row, one in zip(missing, rows, made, strict=True)
+                for answer, one in zip(part, made, strict=True)
             }
-            self.store.put_json("responses", values, self._context(runner, size))
-            made_rows, tokens = made_rows + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
-            self.tell(reference, "generate", job.suite, len(order) - left + made_rows, len(order), tokens, made_rows)
+            return values, sum(len(one.response.token_ids) for one in made)
 
-    def _choose(self, job: Job, reference: Reference) -> None:
-        subject = self.subject(reference)
-        rows = subject.options(job.probes)
-        keys = subject.option_keys(rows)
-        texts = {probe.id: probe.options for probe in job.probes}
-        order = sorted(
-            {key: name for name, key in keys.items()}.items(),
-            key=lambda item: (-max(map(len, rows[item[1]].ids)), item[1]),
-        )
-        have = self.store.get("options", keys.values())
-        if all(key in have for key, _ in order):
-            return
-        from pytest_trust.inference import Group
+        limits = self._limits(reference, runner)
+        if self.workers > 1 and self._batch_size is None:
+            # Nobody is to wait long for another's last batch.
+            limits = replace(limits, rows=min(limits.rows, -(-len(plan) // (_BATCHES_EACH * self.workers))))
+        batches = list(answer_batches(plan, limits))
+        return self._share(reference, "generate", "responses", batches, missing, make, wait)
+
+    def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+        plan = plan_choices(self.subject(reference), jobs)
+        missing = len(plan) - len(self.store.has("options", [one.key for one in plan]))
+        if not missing:
+            return True
         from pytest_trust.scoring import score_options
 
         runner = self.runner(reference)
-        widest = max(len(row.ids) for row in rows.values())
-        size = max(
-            1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest
-        )
-        tokens = made_rows = 0
-        left = len(order) - len(have)
-        batches = list(chunks(order, size))
-        self.tell(reference, "score", job.suite, len(have), len(order), 0)
-        for index, mine in self.claims.shares("options", [[key for key, _ in batch] for batch in batches]):
-            wanted = set(mine)
-            missing = [(key, name) for key, name in batches[index] if key in wanted]
-            groups = [Group(rows[name].ids, rows[name].starts) for _, name in missing]
-            made = self.halving(
-                list(zip(groups, [texts[name] for _, name in missing], strict=True)),
-                lambda part: score_options(runner, [group for group, _ in part], [options for _, options in part]),
-            )
-            values = {
-                key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
-                for (key, _), one in zip(missing, made, strict=True)
-            }
-            self.store.put_json("options", values, self._context(runner, size))
-            made_rows, tokens = made_rows + len(missing), tokens + sum(sum(one.tokens) for one in made)
-            self.tell(reference, "score", job.suite, len(order) - left + made_rows, len(order), tokens, made_rows)
 
-    def halving(self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
-        """Run a batch; when the memory does not suffice, its halves."""
+        def score(part: Sequence[Choice]) -> list[OptionScores]:
+            return score_options(runner, [one.group for one in part], [one.options for one in part])
+
+        def make(part: Sequence[Choice]) -> tuple[dict[str, object], int]:
+            made = self.halving(part, score, reference)
+            values: dict[str, object] = {
+                choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+                for choice, one in zip(part, made, strict=True)
+            }
+            return values, sum(sum(one.tokens) for one in made)
+
+        batches = choice_batches(plan, self._limits(reference, runner))
+        return self._share(reference, "score", "options", batches, missing, make, wait)
+
+    def _share(
+        self,
+        reference: Reference,
+        phase: Phase,
+        table: Table,
+        batches: Sequence[Sequence[Planned]],
+        missing: int,
+        make: Callable[[Sequence[Planned]], tuple[dict[str, object], int]],
+        wait: bool,
+    ) -> bool:
+        """Make and store what no other process has claimed of the batches; `make` gives values by key and how many tokens they took.
+        Whether all is there at the end, as far as is known."""
+        runner, total, made, tokens = self.runner(reference), sum(map(len, batches)), 0, 0
+
+        def tell(left: int) -> None:
+            self.tell(reference, phase, "", total - left, total, tokens, made)
+
+        def waiting(held: Mapping[int, Sequence[str]]) -> None:
+            tell(sum(map(len, held.values())))
+
+        tell(missing)
+        keys = [[one.key for one in batch] for batch in batches]
+        with self.claims:
+            for index, mine in self.claims.shares(table, keys, wait=wait, waiting=waiting):
+                wanted = set(mine)
+                part = [one for one in batches[index] if one.key in wanted]
+                values, new = make(part)
+                self.store.put_json(table, values, self._context(runner, len(part)))
+                made, tokens = made + len(part), tokens + new
+                tell(missing - made)
+        if wait and made < missing:
+            tell(0)  # others made the rest
+        return wait or made >= missing
+
+    def _limits(self, reference: Reference, runner: Runner) -> Limits:
+        """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
+        if self._batch_size is not None:
+            return Limits(self._batch_size, sys.maxsize)
+        limits = runner.limits()
+        key = self._fits_key(reference)
+        seen = self.store.get_json("notes", [key]).get(key)
+        return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
+
+    def _fits_key(self, reference: Reference) -> str:
+        identity = self.identify(reference)
+        return digest("fits", 1, identity.fingerprint, identity.dtype, identity.device)
+
+    def halving(
+        self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]], reference: Reference | None = None
+    ) -> list[Any]:
+        """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
         if not items:
             return []
         import torch
@@ -363,7 +380,10 @@ class Engine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = len(items) // 2
-        return [*self.halving(items[:half], run), *self.halving(items[half:], run)]
+        if reference is not None:
+            fits = half * max(getattr(one, "columns", 1) for one in items)
+            self.store.put_json("notes", {self._fits_key(reference): fits}, replace=True)
+        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
         return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)
@@ -372,7 +392,3 @@ class Engine:
         if self._progress is not None:
             self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 
-
-def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
-    """Consecutive parts of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.packing import Pack, packs, tree_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
 
     from pytest_trust.heads import Head
     from pytest_trust.models import LoadedModel
+    from pytest_trust.work import Limits
 
 Ids = tuple[int, ...]
 
 # A shared beginning below this many tokens is not worth a forward of its own.
 _WORTH_SHARING = 8
+
+# Tokens of a row of trees: longer ones share more, and attend to more that their mask hides.
+_TREE_COLUMNS = 128
+# Above this the mask of a tree costs more than it shares.
+_LONGEST_TREE = 2048
+# Tokens of a forward over trees: enough for the products to be at full speed, few enough for a small memory.
+_CPU_FORWARD = 512
+_GPU_FORWARD = 16_384
+
+# Bytes of keys and values of a batch on a CPU.
+_CPU_STATES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,14 @@ class Prefilled:
         return self.hidden[row, self.hidden.shape[1] - (length - self.shared.shape[0]) + offset]
 
 
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """States of one forward, [states, hidden size], and per row (by its number) the places of those that predict its tokens."""
+
+    states: torch.Tensor
+    places: dict[int, list[int]]
+
+
 class Runner:
     """A loaded model's forward passes.
 
@@ -72,11 +93,13 @@ class Runner:
         self.pad_id = pad if isinstance(pad, int) else min(loaded.eos_ids, default=0)
         self.head = self._find_head()
         self.shares = self._can_share()
+        self.trees = self.shares and self._can_see_trees()
 
-    def limit_rows(self, columns: int, batch_size: int | None) -> int:
-        """Rows of a batch: what was asked for, else as many as help (64 on a CPU, 256 elsewhere) and fit a quarter of the free memory."""
-        if batch_size is not None:
-            return batch_size
+    def limits(self) -> Limits:
+        """What a batch may hold: as many rows as help (64 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
+        memory, and on a CPU half a gigabyte: more rows than that are no faster there."""
+        from pytest_trust.work import Limits
+
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -88,8 +111,10 @@ class Runner:
         element = int(self.model.dtype.itemsize)
         states = 2 * int(config.num_hidden_layers) * heads * width * element
         activations = 8 * int(config.hidden_size) * element
-        fit = free_bytes(self.device) // 4 // max(1, (states + activations) * columns)
-        return max(1, min(64 if self.device == "cpu" else 256, fit))
+        on_cpu = self.device == "cpu"
+        bytes_free = free_bytes(self.device) // 4
+        tokens = (min(bytes_free, _CPU_STATES) if on_cpu else bytes_free) // (states + activations)
+        return Limits(64 if on_cpu else 256, max(1, tokens))
 
     def prefill(self, rows: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
         """Run rows of at least one token each, leaving room for `reserve` further tokens."""
@@ -128,22 +153,56 @@ class Runner:
         return hidden
 
     def hidden_states(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """Per group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden size]; one batch."""
+        """Per group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden size]."""
+        found: dict[int, torch.Tensor] = {}
+        for part in self.predictions(groups):
+            found |= {index: part.states[places] for index, places in part.places.items()}
+        rows = iter([found[index] for index in range(len(found))])
+        return [[next(rows) for _ in group.rows] for group in groups]
+
+    def predictions(self, groups: Sequence[Group]) -> Iterator[Predictions]:
+        """The states that predict the rows' tokens from their starts on, forward by forward; rows are counted over all groups."""
         import torch
 
         with torch.inference_mode():
-            return (
-                self._grouped(groups)
-                if self.shares
-                else [[self._plain(row, start) for row, start in pairs(group)] for group in groups]
-            )
+            longest = max(len(row) for group in groups for row in group.rows)
+            if self.shares and self.trees and longest <= _LONGEST_TREE:
+                yield from self._by_trees(groups)
+                return
+            rows = self._grouped(groups) if self.shares else [[self.alone(*row) for row in pairs(group)] for group in groups]
+            for index, states in enumerate(states for group in rows for states in group):
+                yield Predictions(states, {index: list(range(len(states)))})
 
-    def _plain(self, row: Ids, start: int) -> torch.Tensor:
+    def _by_trees(self, groups: Sequence[Group]) -> Iterator[Predictions]:
+        import torch
+
+        rows = [row for group in groups for row in pairs(group)]
+        tokens = _CPU_FORWARD if self.device == "cpu" else _GPU_FORWARD
+        for pack in packs([row[:-1] for row, _ in rows], columns=_TREE_COLUMNS, tokens=tokens):
+            hidden = self._forward_tree(pack)
+            wanted: dict[int, int] = {}  # place in the forward -> place among the states that are kept
+            places = {
+                index: [wanted.setdefault(line * hidden.shape[1] + place, len(wanted)) for place in path[rows[index][1] - 1 :]]
+                for index, (line, path) in pack.paths.items()
+            }
+            kept = torch.tensor(list(wanted), device=hidden.device)
+            yield Predictions(hidden.flatten(0, 1)[kept], places)
+
+    def _forward_tree(self, pack: Pack) -> torch.Tensor:
+        """Post-norm states [rows, columns, hidden size]."""
+        ids, positions, mask = tree_inputs(pack, pad_id=self.pad_id, dtype=self.model.dtype, device=self.device)
+        output = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
+
+    def alone(self, row: Ids, start: int) -> torch.Tensor:
+        """The states that predict a row's tokens from `start` on, by a forward over nothing else."""
         import torch
 
         ids = torch.tensor([list(row[:-1])], device=self.device)
         body = self.body if self.body is not None else self.model
-        output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with torch.inference_mode():
+            output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         if not hasattr(output, "last_hidden_state"):
             raise InvalidInput(
                 f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: options and drift cannot be measured"
@@ -243,6 +302,27 @@ class Runner:
                     )
                     # A wrong mask or position moves the logits by their own size; 16-bit rounding by some hundredths of it.
                     if not float((plain - shared[index]).norm()) <= 0.05 * float(plain.norm()) + 1e-6:
+                        return False
+        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
+            return False
+        return True
+
+
+    def _can_see_trees(self) -> bool:
+        """Try a forward over a tree, with a mask of its own, against plain ones."""
+        import torch
+
+        assert self.head is not None
+        vocabulary = self.head.vocabulary
+        stem = tuple((5 * index + 2) % vocabulary for index in range(6))
+        rows = [(*stem, *tail) for tail in ((3 % vocabulary, 1), (7 % vocabulary, 4 % vocabulary, 0), (9 % vocabulary, 0))]
+        group = Group(tuple(rows), (1,) * len(rows))
+        try:
+            with torch.inference_mode():
+                (found,) = self._by_trees([group])
+                for index, row in enumerate(rows):
+                    plain, tree = self.alone(row, 1).float(), found.states[found.places[index]].float()
+                    if not float((plain - tree).norm()) <= 0.05 * float(plain.norm()) + 1e-6:
                         return False
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
             return False

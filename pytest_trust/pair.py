@@ -317,14 +317,14 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
 
-    from pytest_trust.inference import Group, pairs
+    from pytest_trust.inference import pairs
 
     runner = engine.runner(baseline) if units else None
     result = {}
     for unit in units:
         assert runner is not None
         group = unit.baseline.group(unit.probe.id, [unit.on("baseline")])
-        rows = [runner.hidden_states([Group((row,), (start,))])[0][0] for row, start in pairs(group)]
+        rows = [runner.alone(row, start) for row, start in pairs(group)]
         result[unit.floor] = torch.cat(rows)
     return result
 

@@ -70,12 +70,32 @@ class Store:
                 )
         return found
 
-    def put(self, table: Table, values: Mapping[str, bytes], context: Mapping[str, object] | None = None) -> None:
-        """Add values in one transaction, which ends the claims on them too; a key that is already there keeps its value."""
+    def has(self, table: Table, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` that are stored; reads no values."""
+        wanted = list(dict.fromkeys(keys))
+        found: set[str] = set()
+        with self._open() as connection:
+            for start in range(0, len(wanted), _IN):
+                part = wanted[start : start + _IN]
+                marks = ",".join("?" * len(part))
+                found.update(key for (key,) in connection.execute(f"SELECT key FROM {table} WHERE key IN ({marks})", part))
+        return found
+
+    def put(
+        self,
+        table: Table,
+        values: Mapping[str, bytes],
+        context: Mapping[str, object] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Add values in one transaction, which ends the claims on them too; a key that is already there keeps its value, unless it is to
+        be replaced."""
         beside = json.dumps(context or {}, sort_keys=True)
         rows = [(key, value, beside) for key, value in values.items()]
+        verb = "REPLACE" if replace else "INSERT OR IGNORE"
         with self._open() as connection, connection:
-            connection.executemany(f"INSERT OR IGNORE INTO {table} (key, value, context) VALUES (?, ?, ?)", rows)
+            connection.executemany(f"{verb} INTO {table} (key, value, context) VALUES (?, ?, ?)", rows)
             if table in CLAIMED:
                 connection.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in values])
 
@@ -87,7 +107,14 @@ class Store:
         except ValueError:
             raise self._damaged() from None
 
-    def put_json(self, table: Table, values: Mapping[str, object], context: Mapping[str, object] | None = None) -> None:
+    def put_json(
+        self,
+        table: Table,
+        values: Mapping[str, object],
+        context: Mapping[str, object] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
         """As `put`, with JSON values."""
         self.put(
             table,
@@ -96,6 +123,7 @@ class Store:
                 for key, value in values.items()
             },
             context,
+            replace=replace,
         )
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:

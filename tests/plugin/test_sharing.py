@@ -17,7 +17,7 @@ from pytest_trust.report import comparable, read_report
 from tests.plugin.test_runs import ENVIRONMENT, pair, trust_run
 from tests.tiny_models import save_adapter, save_model
 
-SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=ethics", "--trust-limit=6", "--trust-max-new-tokens=8")
+SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=ethics", "--trust-limit=6", "--trust-max-new-tokens=8", "--trust-batch-size=2")
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,20 @@ def stored(store: Path) -> Counter[str]:
     return Counter(key for table in ("responses", "options", "drifts") for (key,) in asked(store, f"SELECT key FROM {table}"))
 
 
-# A plugin that writes each computed key to a file of its process, as it is put.
+# A plugin that writes each computed key to a file of its process, and has each process begin when the others of the run do: one that is
+# late finds nothing left to do.
 COUNTING = """
-    import os
+    import os, time
     from pathlib import Path
     from pytest_trust.store import CLAIMED, Store
-    put = Store.put
-    def counting(self, table, values, context=None):
+    put, where, count = Store.put, Path(os.environ["TRUST_COUNTED"]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", os.environ["TRUST_RUNS"]))
+    def counting(self, table, values, *arguments, **options):
         if table in CLAIMED:
-            with open(Path(os.environ["TRUST_COUNTED"]) / str(os.getpid()), "a") as file:
+            with open(where / str(os.getpid()), "a") as file:
                 file.writelines(f"{key}\\n" for key in values)
-        return put(self, table, values, context)
+            while len(list(where.iterdir())) < count:
+                time.sleep(0.01)
+        return put(self, table, values, *arguments, **options)
     Store.put = counting
 """
 
@@ -63,6 +66,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     where = tmp_path / "counted"
     where.mkdir()
     monkeypatch.setitem(ENVIRONMENT, "TRUST_COUNTED", str(where))
+    monkeypatch.setitem(ENVIRONMENT, "TRUST_RUNS", "1")
     monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
 
     def counts() -> list[Counter[str]]:
@@ -108,7 +112,8 @@ def test_workers_stop_early_where_one_process_does(tmp_path: Path, refusing: Pat
     for name, how in {"one": ("-p", "no:xdist"), "two": ("-n2",)}.items():
         done = trust_run(tmp_path, *arguments, *how, f"--trust-store={name}", f"--trust-report={name}.json")
         assert done.returncode == 1, done.stdout + done.stderr
-        shares_of(counted(), tmp_path / name)
+        shares = shares_of(counted(), tmp_path / name)
+        assert len(shares) == (1 if name == "one" else 2), shares
         reports.append(read_report(tmp_path / f"{name}.json"))
     assert any(gate["sequential"] and gate["sequential"]["stopped"] for gate in reports[0]["gates"])
     assert comparable(reports[0]) == comparable(reports[1])
@@ -116,10 +121,11 @@ def test_workers_stop_early_where_one_process_does(tmp_path: Path, refusing: Pat
 
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 def test_two_runs_at_once_report_the_same_and_show_a_bar_in_a_terminal(
-    tmp_path: Path, models: list[str], counted: Any
+    tmp_path: Path, models: list[str], counted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pty
 
+    monkeypatch.setitem(ENVIRONMENT, "TRUST_RUNS", "2")
     ours, theirs = pty.openpty()
     processes = []
     for name, output in (("log", subprocess.PIPE), ("terminal", theirs)):
@@ -141,6 +147,6 @@ def test_two_runs_at_once_report_the_same_and_show_a_bar_in_a_terminal(
     assert b"trust: base: loading took" in log
     assert b"\rtrust: base: loading" in shown
     assert b"loading took" not in shown
-    shares_of(counted(), tmp_path / "store")
+    assert len(shares_of(counted(), tmp_path / "store")) == 2
     log_report, terminal_report = (read_report(tmp_path / f"{name}.json") for name in ("log", "terminal"))
     assert comparable(log_report) == comparable(terminal_report)
