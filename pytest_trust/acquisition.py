@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, digest
+from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
-from pytest_trust.work import Answer, Choice, Limits, answer_batches, choice_batches, plan_answers, plan_choices
+from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
+    from pytest_trust.budget import Budgeted
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
 
@@ -242,36 +243,44 @@ class Engine:
         missing = {one.key for one in plan} - self.store.has("responses", [one.key for one in plan])
         if not missing:
             return
-        from pytest_trust.budget import Budgeted, generate_within
-        from pytest_trust.generation import generate
-
         runner = self.runner(reference)
-
-        def make(part: Sequence[Answer]) -> list[Budgeted]:
-            rows, generation = [one.row for one in part], part[0].generation
-            if generation.reasoning_budget is not None:
-                return generate_within(runner, rows, [one.tail for one in part], generation, self._tags)
-            return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
-
         done, tokens = len(plan) - len(missing), 0
-        for batch in answer_batches(plan, self._limits(reference, runner)):
-            left = [one for one in batch if one.key in missing]
-            if not left:
-                continue
-            made = self.halving(left, make, reference)
-            values = {
-                answer.key: {
-                    "text": one.response.text,
-                    "ids": one.response.token_ids,
-                    "finish": one.response.finish_reason,
-                    "prompt_tokens": len(answer.row.prompt),
-                    **({"closed": True} if one.closed else {}),
+        for part in answer_batches(plan):
+            left = [one for one in part if one.key in missing]
+            for made in self._answered(left, runner, reference):
+                values = {
+                    answer.key: {
+                        "text": one.response.text,
+                        "ids": one.response.token_ids,
+                        "finish": one.response.finish_reason,
+                        "prompt_tokens": len(answer.row.prompt),
+                        **({"closed": True} if one.closed else {}),
+                    }
+                    for answer, one in made
                 }
-                for answer, one in zip(left, made, strict=True)
-            }
-            self.store.put_json("responses", values, self._context(runner, len(left)))
-            done, tokens = done + len(left), tokens + sum(len(one.response.token_ids) for one in made)
-            self.tell(reference, "generate", "", done, len(plan), tokens)
+                self.store.put_json("responses", values, self._context(runner, len(made)))
+                done, tokens = done + len(made), tokens + sum(len(one.response.token_ids) for _, one in made)
+                self.tell(reference, "generate", "", done, len(plan), tokens)
+
+    def _answered(
+        self, answers: Sequence[Answer], runner: Runner, reference: Reference
+    ) -> Iterator[list[tuple[Answer, Budgeted]]]:
+        """Responses as they are finished; when the memory does not suffice, in smaller batches."""
+        from pytest_trust.budget import responses
+
+        waiting = {one.key: one for one in answers}
+        limits = self._limits(reference, runner)
+        while waiting:
+            asked = list(waiting.values())
+            try:
+                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], asked[0].generation, self._tags, limits):
+                    for index, _ in made:
+                        del waiting[asked[index].key]
+                    if made:
+                        yield [(asked[index], one) for index, one in made]
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                self._ran_out(error, min(limits.rows, len(asked)))
+                limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
 
     def _choose(self, jobs: Sequence[Job], reference: Reference) -> None:
         plan = plan_choices(self.subject(reference), jobs)
@@ -318,26 +327,35 @@ class Engine:
         """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
         if not items:
             return []
+        try:
+            return run(items)
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            self._ran_out(error, len(items))
+        half = len(items) // 2
+        if reference is not None:
+            self._fewer(half, items, reference)
+        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+
+    def _ran_out(self, error: Exception, rows: int) -> None:
+        """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
         import torch
 
         from pytest_trust.heads import out_of_memory
 
-        try:
-            return run(items)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not out_of_memory(error):
-                raise
-            if len(items) == 1:
-                raise TrustError(
-                    "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
-                ) from None
+        if not out_of_memory(error):
+            raise error
+        if rows == 1:
+            raise TrustError(
+                "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
+            ) from None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        half = len(items) // 2
-        if reference is not None:
-            fits = half * max(getattr(one, "columns", 1) for one in items)
-            self.store.put_json("notes", {self._fits_key(reference): fits}, replace=True)
-        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+
+    def _fewer(self, rows: int, items: Sequence[Any], reference: Reference) -> Limits:
+        """Remember of a model that so many of these rows are to be tried."""
+        tokens = rows * max(one.columns for one in items)
+        self.store.put_json("notes", {self._fits_key(reference): tokens}, replace=True)
+        return Limits(rows, tokens)
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
         return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size)
