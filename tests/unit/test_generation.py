@@ -77,14 +77,21 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(llama: Any, monkeypa
 
 @pytest.mark.parametrize("limits", [(3, 10**6), (64, 100), (1, 10**6)])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.3, "seed": 3}], ids=["greedy", "sampled"])
-def test_waiting_rows_take_the_places_of_finished_ones(llama: Any, limits: tuple[int, int], settings: dict[str, Any]) -> None:
+def test_waiting_rows_take_the_places_of_finished_ones(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], settings: dict[str, Any]
+) -> None:
     """Whatever runs beside a row, its response is the same; no more rows run at once than the limits allow."""
+    from dataclasses import replace
+
     from pytest_trust.generation import Row, generate, stream
     from pytest_trust.jobs import Limits
 
     rows = [Row(prompt, seed) for seed, prompt in enumerate([*SHARED, *PROMPTS, *SHARED[:3]])]
+    free = generate(llama, rows, Generation(24, **settings))
+    ends = frozenset(one.token_ids[4 * index] for index, one in enumerate(free[:5]))
+    monkeypatch.setattr(llama, "loaded", replace(llama.loaded, eos_ids=ends))
     expected = generate(llama, rows, Generation(24, **settings))
-    assert len({len(one.token_ids) for one in expected}) > 1
+    assert len({len(one.token_ids) for one in expected}) > 3
     running: list[tuple[int, int]] = []
     step = llama.step
 
