@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -19,14 +18,16 @@ from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, digest
+from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
-from pytest_trust.store import Store, Table, context_of
+from pytest_trust.sharing import keys_of, share, with_keys
+from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
-from pytest_trust.work import Answer, Choice, Limits, answer_batches, choice_batches, plan_answers, plan_choices
+from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
+    from pytest_trust.budget import Budgeted
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
 
@@ -35,11 +36,7 @@ __all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress
 # Loading needs the weights and something to work with beside what is resident.
 _HEADROOM = 1.3
 
-# Batches that there are at least for each of several workers, where the plan has so many rows.
-_BATCHES_EACH = 4
-
 Item = TypeVar("Item")
-Planned = TypeVar("Planned", Answer, Choice)
 
 
 class Engine:
@@ -253,44 +250,54 @@ class Engine:
 
     def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
         plan = plan_answers(self.subject(reference), jobs)
-        missing = len(plan) - len(self.store.has("responses", [one.key for one in plan]))
+        missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
             return True
-        from pytest_trust.budget import Budgeted, generate_within
-        from pytest_trust.generation import generate
-
         runner = self.runner(reference)
 
-        def answer(part: Sequence[Answer]) -> list[Budgeted]:
-            rows, generation = [one.row for one in part], part[0].generation
-            if generation.reasoning_budget is not None:
-                return generate_within(runner, rows, [one.tail for one in part], generation, self._tags)
-            return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
-
-        def make(part: Sequence[Answer]) -> tuple[dict[str, object], int]:
-            made = self.halving(part, answer, reference)
-            values: dict[str, object] = {
-                answer.key: {
-                    "text": one.response.text,
-                    "ids": one.response.token_ids,
-                    "finish": one.response.finish_reason,
-                    "prompt_tokens": len(answer.row.prompt),
-                    **({"closed": True} if one.closed else {}),
+        def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
+            for made in self._answered(part, runner, reference):
+                values = {
+                    answer.key: {
+                        "text": one.response.text,
+                        "ids": one.response.token_ids,
+                        "finish": one.response.finish_reason,
+                        "prompt_tokens": len(answer.row.prompt),
+                        **({"closed": True} if one.closed else {}),
+                    }
+                    for answer, one in made
                 }
-                for answer, one in zip(part, made, strict=True)
-            }
-            return values, sum(len(one.response.token_ids) for one in made)
+                self.store.put_json("responses", values, self._context(runner, len(made)))
+                yield len(made), sum(len(one.response.token_ids) for _, one in made)
 
+        batches = list(answer_batches(plan, self.workers))
+        return share(
+            self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+        )
+
+    def _answered(
+        self, answers: Sequence[Answer], runner: Runner, reference: Reference
+    ) -> Iterator[list[tuple[Answer, Budgeted]]]:
+        """Responses as they are finished; when the memory does not suffice, in smaller batches."""
+        from pytest_trust.budget import responses
+
+        waiting = {one.key: one for one in answers}
         limits = self._limits(reference, runner)
-        if self.workers > 1 and self._batch_size is None:
-            # Nobody is to wait long for another's last batch.
-            limits = replace(limits, rows=min(limits.rows, -(-len(plan) // (_BATCHES_EACH * self.workers))))
-        batches = list(answer_batches(plan, limits))
-        return self._share(reference, "generate", "responses", batches, missing, make, wait)
+        while waiting:
+            asked = list(waiting.values())
+            try:
+                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], asked[0].generation, self._tags, limits):
+                    for index, _ in made:
+                        del waiting[asked[index].key]
+                    if made:
+                        yield [(asked[index], one) for index, one in made]
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                self._ran_out(error, min(limits.rows, len(asked)))
+                limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
 
     def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
         plan = plan_choices(self.subject(reference), jobs)
-        missing = len(plan) - len(self.store.has("options", [one.key for one in plan]))
+        missing = len(plan) - len(self.store.has("options", keys_of(plan)))
         if not missing:
             return True
         from pytest_trust.scoring import score_options
@@ -300,50 +307,19 @@ class Engine:
         def score(part: Sequence[Choice]) -> list[OptionScores]:
             return score_options(runner, [one.group for one in part], [one.options for one in part])
 
-        def make(part: Sequence[Choice]) -> tuple[dict[str, object], int]:
+        def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
             made = self.halving(part, score, reference)
-            values: dict[str, object] = {
+            values = {
                 choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
                 for choice, one in zip(part, made, strict=True)
             }
-            return values, sum(sum(one.tokens) for one in made)
+            self.store.put_json("options", values, self._context(runner, len(part)))
+            yield len(part), sum(sum(one.tokens) for one in made)
 
         batches = choice_batches(plan, self._limits(reference, runner))
-        return self._share(reference, "score", "options", batches, missing, make, wait)
-
-    def _share(
-        self,
-        reference: Reference,
-        phase: Phase,
-        table: Table,
-        batches: Sequence[Sequence[Planned]],
-        missing: int,
-        make: Callable[[Sequence[Planned]], tuple[dict[str, object], int]],
-        wait: bool,
-    ) -> bool:
-        """Make and store what no other process has claimed of the batches; `make` gives values by key and how many tokens they took.
-        Whether all is there at the end, as far as is known."""
-        runner, total, made, tokens = self.runner(reference), sum(map(len, batches)), 0, 0
-
-        def tell(left: int) -> None:
-            self.tell(reference, phase, "", total - left, total, tokens, made)
-
-        def waiting(held: Mapping[int, Sequence[str]]) -> None:
-            tell(sum(map(len, held.values())))
-
-        tell(missing)
-        keys = [[one.key for one in batch] for batch in batches]
-        with self.claims:
-            for index, mine in self.claims.shares(table, keys, wait=wait, waiting=waiting):
-                wanted = set(mine)
-                part = [one for one in batches[index] if one.key in wanted]
-                values, new = make(part)
-                self.store.put_json(table, values, self._context(runner, len(part)))
-                made, tokens = made + len(part), tokens + new
-                tell(missing - made)
-        if wait and made < missing:
-            tell(0)  # others made the rest
-        return wait or made >= missing
+        return share(
+            self, reference, "score", "options", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+        )
 
     def _limits(self, reference: Reference, runner: Runner) -> Limits:
         """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
@@ -364,26 +340,35 @@ class Engine:
         """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
         if not items:
             return []
+        try:
+            return run(items)
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            self._ran_out(error, len(items))
+        half = len(items) // 2
+        if reference is not None:
+            self._fewer(half, items, reference)
+        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+
+    def _ran_out(self, error: Exception, rows: int) -> None:
+        """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
         import torch
 
         from pytest_trust.heads import out_of_memory
 
-        try:
-            return run(items)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not out_of_memory(error):
-                raise
-            if len(items) == 1:
-                raise TrustError(
-                    "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
-                ) from None
+        if not out_of_memory(error):
+            raise error
+        if rows == 1:
+            raise TrustError(
+                "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
+            ) from None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        half = len(items) // 2
-        if reference is not None:
-            fits = half * max(getattr(one, "columns", 1) for one in items)
-            self.store.put_json("notes", {self._fits_key(reference): fits}, replace=True)
-        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+
+    def _fewer(self, rows: int, items: Sequence[Any], reference: Reference) -> Limits:
+        """Remember of a model that so many of these rows are to be tried."""
+        tokens = rows * max(one.columns for one in items)
+        self.store.put_json("notes", {self._fits_key(reference): tokens}, replace=True)
+        return Limits(rows, tokens)
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
         return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)

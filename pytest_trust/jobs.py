@@ -51,6 +51,14 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """The work of one suite: every probe answered `samples` times, or its options scored.
 

@@ -7,7 +7,7 @@ side has run. A recording brings its own states, for its own responses only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -30,6 +30,7 @@ from pytest_trust.drift_plan import (
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
+from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
@@ -69,27 +70,14 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
     # If only one model fits, each part costs two loads: one part for each process that may take one.
     size = _CHUNK if _all_fit(engine, live) else -(-len(units) // engine.workers)
     parts = [units[start : start + size] for start in range(0, len(units), size)]
-    made = tokens = 0
 
-    def tell(missing: int) -> None:
-        engine.tell(candidate, "drift", "", len(units) - missing, len(units), tokens, made)
+    def measure(part: list[Unit]) -> Iterator[tuple[int, int]]:
+        values = _measure(engine, part, baseline, candidate)
+        where = path(_device(engine, live))
+        engine.store.put("drifts", values, {"chunk": len(part), "reduction": where, "process": engine.claims.name})
+        yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
 
-    def waiting(held: Mapping[int, Sequence[str]]) -> None:
-        tell(sum(len(parts_of(parts[index], set(keys))) for index, keys in held.items()))
-
-    tell(left)
-    with engine.claims:
-        for index, keys in engine.claims.shares("drifts", [keys_of(part) for part in parts], waiting=waiting):
-            part = parts_of(parts[index], set(keys))
-            values = _measure(engine, part, baseline, candidate)
-            where = path(_device(engine, live))
-            context = {"chunk": len(part), "reduction": where, "process": engine.claims.name}
-            engine.store.put("drifts", values, context)
-            made += len(part)
-            tokens += sum(len(row) for unit in part for text in unit.texts() for row in text)
-            tell(left - made)
-    if made < left:
-        tell(0)  # others made the rest
+    share(engine, candidate, "drift", "drifts", parts, measure, missing=left, keys=keys_of, part=parts_of)
 
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:

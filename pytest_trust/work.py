@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pytest_trust.generation import Row
 from pytest_trust.inference import Group, common_prefix
-from pytest_trust.jobs import Generation, Job, row_seed
+from pytest_trust.jobs import Generation, Job, Limits, row_seed
 
 if TYPE_CHECKING:
     from pytest_trust.subject import Subject
+
+# Responses of a part of the plan: enough for full batches to the end, few enough for several processes to share a plan.
+_ANSWERS = 256
+_PARTS_EACH = 4
 
 # Tokens of a batch of options: some seconds on two cores, so that little is lost when a run is killed.
 _CHOICE_TOKENS = 2048
@@ -48,14 +53,6 @@ class Choice:
     def columns(self) -> int:
         """Tokens of the longest option with its prompt."""
         return max(map(len, self.group.rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
-
-    rows: int
-    tokens: int
 
 
 def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
@@ -98,17 +95,13 @@ def plan_choices(subject: Subject, jobs: Iterable[Job]) -> list[Choice]:
     return sorted(found.values(), key=lambda one: (one.group.rows, one.key))
 
 
-def answer_batches(plan: Sequence[Answer], limits: Limits) -> Iterator[list[Answer]]:
-    """Consecutive parts that are answered in one way and stay within the limits."""
-    batch: list[Answer] = []
-    for one in plan:
-        full = len(batch) >= limits.rows or (len(batch) + 1) * max(other.columns for other in (*batch, one)) > limits.tokens
-        if batch and (full or one.generation != batch[0].generation):
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
+def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[Answer]]:
+    """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones. Of several workers each
+    may take a few parts, so that none waits long for another's last."""
+    size = min(_ANSWERS, -(-len(plan) // (_PARTS_EACH * workers))) if workers > 1 else _ANSWERS
+    for _, same in groupby(plan, key=lambda one: one.generation):
+        answers = list(same)
+        yield from (answers[start : start + size] for start in range(0, len(answers), size))
 
 
 def choice_batches(plan: Sequence[Choice], limits: Limits) -> list[list[Choice]]:

@@ -66,7 +66,7 @@ def test_states_of_trees_are_those_of_each_row_alone(runner: Runner) -> None:
     stem = tuple(torch.randint(0, 300, (40,), generator=draws).tolist())
     rows = [stem[: 7 * index + 1] + tuple(torch.randint(0, 300, (5 + 9 * index,), generator=draws).tolist()) for index in range(6)]
     groups = [Group(tuple(rows[:2]), (1, 3)), Group((rows[2],), (len(rows[2]) - 1,)), Group(tuple(rows[3:]), (2, 30, 8))]
-    assert runner.trees
+    assert runner.shares
     found = runner.hidden_states(groups)
     for group, of_group in zip(groups, found, strict=True):
         for row, start, states in zip(group.rows, group.starts, of_group, strict=True):
@@ -75,18 +75,20 @@ def test_states_of_trees_are_those_of_each_row_alone(runner: Runner) -> None:
             assert torch.allclose(states, runner.alone(row, start), atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_that_cannot_be_given_a_mask_is_run_otherwise(runner: Runner) -> None:
+def test_rows_that_cannot_be_packed_are_run_by_themselves(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from pytest_trust import inference
+
     group = Group(((5, 6, 7, 8), (5, 6, 9)), (1, 2))
-    expected = runner.hidden_states([group])
-    runner.trees = False
-    try:
-        found = runner.hidden_states([group])
-    finally:
-        runner.trees = True
-    for ours, theirs in zip(found[0], expected[0], strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+    expected = runner.hidden_states([group])[0]
+    monkeypatch.setattr(inference, "LONGEST_TREE", 3)
+    too_long = runner.hidden_states([group])[0]
+    monkeypatch.setattr(runner, "shares", False)
+    no_trees = runner.hidden_states([group])[0]
+    for ours, *others in zip(expected, too_long, no_trees, strict=True):
+        for theirs in others:
+            assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_forward_that_ignores_the_mask_is_noticed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,5 +98,6 @@ def test_a_forward_that_ignores_the_mask_is_noticed(runner: Runner, monkeypatch:
         named["attention_mask"] = None
         return forward(*args, **named)
 
+    assert runner._can_share()
     monkeypatch.setattr(runner.body, "forward", deaf)
-    assert not runner._can_see_trees()
+    assert not runner._can_share()
