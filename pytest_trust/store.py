@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pytest_trust.errors import TrustError
+from pytest_trust.filesystems import between_machines
 
 SCHEMA = 2
 """1: values and hashes of files. 2: claims and their owners. An older store is migrated where it lies, a newer one refused."""
@@ -226,8 +227,10 @@ class Store:
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             if application != _APPLICATION:
                 raise self._damaged()
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # Write-ahead logging keeps its index in memory that all processes map: those of one machine.
+        shared = between_machines(self.directory)
+        _use_journal(connection, "DELETE" if shared else "WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if shared else 'NORMAL'}")
         if application == _APPLICATION and version == SCHEMA:
             return
         with connection:
@@ -257,11 +260,11 @@ class Store:
             )
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _use_journal(connection: sqlite3.Connection, mode: str) -> None:
     # Changing the journal mode does not wait for another process that is making the same store, whatever the busy timeout says.
     for _ in range(100):
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.jobs import Progress
+from pytest_trust.generation import Row
+from pytest_trust.jobs import Generation, Progress
 from pytest_trust.references import Reference
+from pytest_trust.work import Answer, answer_batches
 from tests.unit.test_acquisition import JOBS, complete, engine, everything, models, pair
 
 __all__ = ["complete", "models", "pair"]
@@ -85,6 +87,15 @@ def unclaimed(store: Path) -> bool:
         connection.close()
 
 
+def test_a_plan_is_cut_so_that_each_of_several_workers_may_take_a_few_parts() -> None:
+    kinds = [Generation(8)] * 600 + [Generation(16)] * 10
+    plan = [Answer(str(index), Row((1, 2), 0), "", kind) for index, kind in enumerate(kinds)]
+    for workers, expected in ((1, [256, 256, 88, 10]), (2, [77] * 7 + [61, 10]), (50, [4] * 150 + [4, 4, 2])):
+        parts = list(answer_batches(plan, workers))
+        assert [len(part) for part in parts] == expected
+        assert [one for part in parts for one in part] == plan
+
+
 def test_runs_at_once_whose_clocks_jump_share_the_work(complete: tuple[Path, Any], pair: Pair, tmp_path: Path) -> None:
     processes = [acquiring(tmp_path, pair, jump=jump) for jump in (1e9, 3600)]
     outputs = [process.communicate(timeout=300) for process in processes]
@@ -143,12 +154,12 @@ def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
 
 
 def test_an_error_gives_up_the_claims_of_its_batch(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_trust import generation
+    from pytest_trust import budget
 
     def fails(*arguments: Any) -> Any:
         raise ValueError("in the middle of a batch")
 
-    monkeypatch.setattr(generation, "generate", fails)
+    monkeypatch.setattr(budget, "stream", fails)
     with engine(tmp_path) as found:
         with pytest.raises(ValueError, match="in the middle"):
             found.acquire(JOBS, *pair)
