@@ -14,12 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
+from pytest_trust.sharing import keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
 from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
@@ -41,7 +43,8 @@ class Engine:
     """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
-    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process.
+    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process. `workers`: how many
+    processes of this run do the same work together, each a part (see `claims`).
     """
 
     def __init__(
@@ -54,12 +57,15 @@ class Engine:
         trust_remote_code: bool = False,
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        workers: int = 1,
     ) -> None:
         if device is not None:
             check_device(device)
         if batch_size is not None and batch_size < 1:
             raise TrustError(f"batch size {batch_size}: expected 1 or more, or auto")
         self.store = Store(store)
+        self.claims = Claims(self.store)
+        self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         self._batch_size = batch_size
         self._progress = progress
@@ -81,6 +87,7 @@ class Engine:
             subject.release()
         self._subjects.clear()
         self._recordings.clear()
+        self.claims.close()
         self.store.close()
 
     def identify(self, reference: Reference) -> ModelIdentity:
@@ -145,8 +152,10 @@ class Engine:
             recording = self.recording(reference)
             if recording:
                 recording.require(planned)
-            else:
-                self.acquire_side(planned, reference)
+        # What other processes are at is not waited for before there is nothing else to do.
+        others = [reference for reference in models if not self.acquire_side(planned, reference, wait=False)]
+        for reference in others:
+            self.acquire_side(planned, reference)
         acquire_drift(self, planned, baseline, candidate)
         fingerprints = [self.identify(reference).fingerprint for reference in models]
         remember_rate(self.store, fingerprints, left, time.monotonic() - start)
@@ -172,11 +181,12 @@ class Engine:
         found = self.store.has("responses" if job.task == "generate" else "options", keys.values())
         return {name for name, key in keys.items() if key in found}
 
-    def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
-        """Make what is missing of one model's responses and option scores, by one plan over all jobs."""
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
+        """Make what is missing of one model's responses and option scores, by one plan over all jobs; other processes that do the same
+        at this time have a part in it. Whether all of it is there at the end: without `wait` others may still be at theirs."""
         planned = list(jobs)
-        self._answer(planned, reference)
-        self._choose(planned, reference)
+        parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
+        return all(parts)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
@@ -238,16 +248,15 @@ class Engine:
             closed=value.get("closed", False),
         )
 
-    def _answer(self, jobs: Sequence[Job], reference: Reference) -> None:
+    def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
         plan = plan_answers(self.subject(reference), jobs)
-        missing = {one.key for one in plan} - self.store.has("responses", [one.key for one in plan])
+        missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
-            return
+            return True
         runner = self.runner(reference)
-        done, tokens = len(plan) - len(missing), 0
-        for part in answer_batches(plan):
-            left = [one for one in part if one.key in missing]
-            for made in self._answered(left, runner, reference):
+
+        def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
+            for made in self._answered(part, runner, reference):
                 values = {
                     answer.key: {
                         "text": one.response.text,
@@ -259,8 +268,12 @@ class Engine:
                     for answer, one in made
                 }
                 self.store.put_json("responses", values, self._context(runner, len(made)))
-                done, tokens = done + len(made), tokens + sum(len(one.response.token_ids) for _, one in made)
-                self.tell(reference, "generate", "", done, len(plan), tokens)
+                yield len(made), sum(len(one.response.token_ids) for _, one in made)
+
+        batches = list(answer_batches(plan, self.workers))
+        return share(
+            self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+        )
 
     def _answered(
         self, answers: Sequence[Answer], runner: Runner, reference: Reference
@@ -282,11 +295,11 @@ class Engine:
                 self._ran_out(error, min(limits.rows, len(asked)))
                 limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
 
-    def _choose(self, jobs: Sequence[Job], reference: Reference) -> None:
+    def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
         plan = plan_choices(self.subject(reference), jobs)
-        missing = {one.key for one in plan} - self.store.has("options", [one.key for one in plan])
+        missing = len(plan) - len(self.store.has("options", keys_of(plan)))
         if not missing:
-            return
+            return True
         from pytest_trust.scoring import score_options
 
         runner = self.runner(reference)
@@ -294,19 +307,19 @@ class Engine:
         def score(part: Sequence[Choice]) -> list[OptionScores]:
             return score_options(runner, [one.group for one in part], [one.options for one in part])
 
-        done, tokens = len(plan) - len(missing), 0
-        for batch in choice_batches(plan, self._limits(reference, runner)):
-            left = [one for one in batch if one.key in missing]
-            if not left:
-                continue
-            made = self.halving(left, score, reference)
+        def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
+            made = self.halving(part, score, reference)
             values = {
                 choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
-                for choice, one in zip(left, made, strict=True)
+                for choice, one in zip(part, made, strict=True)
             }
-            self.store.put_json("options", values, self._context(runner, len(left)))
-            done, tokens = done + len(left), tokens + sum(sum(one.tokens) for one in made)
-            self.tell(reference, "score", "", done, len(plan), tokens)
+            self.store.put_json("options", values, self._context(runner, len(part)))
+            yield len(part), sum(sum(one.tokens) for one in made)
+
+        batches = choice_batches(plan, self._limits(reference, runner))
+        return share(
+            self, reference, "score", "options", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+        )
 
     def _limits(self, reference: Reference, runner: Runner) -> Limits:
         """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
@@ -358,9 +371,9 @@ class Engine:
         return Limits(rows, tokens)
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
-        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size)
+        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)
 
-    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int) -> None:
+    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0) -> None:
         if self._progress is not None:
-            self._progress(Progress(reference.label, phase, suite, done, total, tokens))
+            self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 

@@ -125,7 +125,8 @@ class PairDrift:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Told after every batch: items (responses, probes or drift probes) of this job, and tokens since the job began."""
+    """Told when a phase begins, after every batch and while others are waited for: items (responses, probes or drift probes) that are in the
+    store of those the phase needs. Of these `made`, with so many tokens, by this process since the phase began."""
 
     model: str
     phase: Phase
@@ -133,6 +134,7 @@ class Progress:
     done: int
     total: int
     tokens: int
+    made: int = 0
 
 
 def digest(*parts: object) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Responses of a part of the plan: enough for full batches to the end, few enough for several processes to share a plan.
 _ANSWERS = 256
+_PARTS_EACH = 4
 
 # Tokens of a batch of options: some seconds on two cores, so that little is lost when a run is killed.
 _CHOICE_TOKENS = 2048
@@ -94,11 +95,13 @@ def plan_choices(subject: Subject, jobs: Iterable[Job]) -> list[Choice]:
     return sorted(found.values(), key=lambda one: (one.group.rows, one.key))
 
 
-def answer_batches(plan: Sequence[Answer]) -> Iterator[list[Answer]]:
-    """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones."""
+def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[Answer]]:
+    """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones. Of several workers each
+    may take a few parts, so that none waits long for another's last."""
+    size = min(_ANSWERS, -(-len(plan) // (_PARTS_EACH * workers))) if workers > 1 else _ANSWERS
     for _, same in groupby(plan, key=lambda one: one.generation):
         answers = list(same)
-        yield from (answers[start : start + _ANSWERS] for start in range(0, len(answers), _ANSWERS))
+        yield from (answers[start : start + size] for start in range(0, len(answers), size))
 
 
 def choice_batches(plan: Sequence[Choice], limits: Limits) -> list[list[Choice]]:
