@@ -75,19 +75,19 @@ class ProgressLine:
         self._first = Progress("", "load", "", 0, 0, 0)
 
     def __call__(self, progress: Progress) -> None:
-        now, first = self._clock(), _phase(progress) != self._phase
+        now, first, finished = self._clock(), _phase(progress) != self._phase, progress.done >= progress.total
+        if first and finished and self._phase:  # another phase than the one that is shown, which goes on
+            if not self._live:
+                self._write(progress, 0.0)
+            return
         if first:
             self._phase, self._began, self._first = _phase(progress), now, progress
-        finished = progress.done >= progress.total
         seconds = now - self._began
         if self._live:
             self._rewrite("" if finished else self._bar(progress, seconds))
         elif first or finished or now - self._written >= _LOG_SECONDS:
             self._written = now
-            with self._shown():
-                self._terminal.ensure_newline()
-                self._terminal.write_line(" ".join([_subject(progress), *self._numbers(progress, seconds)]))
-                self._terminal.flush()  # a log that is followed shows it now
+            self._write(progress, seconds)
         if finished:
             self._phase = ()
 
@@ -96,6 +96,12 @@ class ProgressLine:
         if self._live and self._phase:
             self._rewrite("")
         self._phase = ()
+
+    def _write(self, progress: Progress, seconds: float) -> None:
+        with self._shown():
+            self._terminal.ensure_newline()
+            self._terminal.write_line(" ".join([_subject(progress), *self._numbers(progress, seconds)]))
+            self._terminal.flush()  # a log that is followed shows it now
 
     def _rewrite(self, text: str) -> None:
         with self._shown():

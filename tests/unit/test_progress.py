@@ -146,6 +146,20 @@ def test_each_phase_of_each_model_has_its_own_lines(shown: Shown) -> None:
 
 
 @log
+def test_the_end_of_another_phase_does_not_begin_the_shown_one_anew(shown: Shown) -> None:
+    screen, tell = shown
+    tell(0, replace(START, done=0))
+    tell(10, replace(START, model="candidate", done=600))
+    tell(12, replace(START, done=60))
+    tell(20, replace(START, done=600, tokens=100))
+    assert screen.lines() == [
+        "trust: base: answering 0/600",
+        "trust: candidate: answering 600/600",
+        "trust: base: answering 600/600  5 tokens/s  took 20 s",
+    ]
+
+
+@log
 def test_what_was_in_the_store_says_nothing_about_the_time_that_is_left(shown: Shown) -> None:
     screen, tell = shown
     tell(0, replace(START, done=500))
