@@ -225,7 +225,8 @@ class Engine:
         return stored_drift(self, job, baseline, candidate)
 
     def _response(self, value: dict[str, Any]) -> Response:
-        split = split_reasoning(value["text"], self._tags, bool(opened_by(value["tail"], self._tags)))
+        opened = bool(opened_by(value["tail"], self._tags))
+        split = split_reasoning(value["text"], self._tags, opened, spelled=[(start, end) for start, end in value.get("spelled", ())])
         return Response(
             text=value["text"],
             token_ids=tuple(value["ids"]),
@@ -235,6 +236,7 @@ class Engine:
             complete=split.complete,
             prompt_tokens=value["prompt_tokens"],
             closed=value.get("closed", False),
+            answer_at=split.answer_at,
         )
 
     def _generate(self, job: Job, reference: Reference) -> None:
@@ -250,6 +252,7 @@ class Engine:
             return
         from pytest_trust.budget import Budgeted, generate_within
         from pytest_trust.generation import Row, generate
+        from pytest_trust.markers import spelled_out
 
         runner = self.runner(reference)
         generation, forced = subject.generation(job), subject.forced()
@@ -278,16 +281,15 @@ class Engine:
                 for _, (name, repeat) in missing
             ]
             made = self.halving([(row, prompts[name].tail) for row, (_, (name, _)) in zip(rows, missing, strict=True)], make)
-            values = {
-                key: {
-                    "text": one.response.text,
-                    "ids": one.response.token_ids,
-                    "finish": one.response.finish_reason,
-                    "prompt_tokens": len(row.prompt),
-                    **({"closed": True} if one.closed else {}),
-                }
-                for (key, _), row, one in zip(missing, rows, made, strict=True)
-            }
+            values: dict[str, dict[str, Any]] = {}
+            for (key, (name, _)), row, one in zip(missing, rows, made, strict=True):
+                text, ids = one.response.text, one.response.token_ids
+                values[key] = {"text": text, "ids": ids, "finish": one.response.finish_reason, "prompt_tokens": len(row.prompt)}
+                if one.closed:
+                    values[key]["closed"] = True
+                spelled = spelled_out(runner.loaded, ids, text, prompts[name].tail, self._tags)
+                if spelled:
+                    values[key]["spelled"] = spelled
             self.store.put_json("responses", values, self._context(runner, size))
             done, tokens = done + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
             if missing:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_trust.generation import Generated, Row, finish, generate
-from pytest_trust.reasoning import Tags, opened_by, split_reasoning
+from pytest_trust.markers import read_response
+from pytest_trust.reasoning import Tags, opened_by
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
@@ -41,7 +42,7 @@ def generate_within(
     results: dict[int, Budgeted] = {}
     going: list[tuple[int, list[int], int, bool]] = []  # row, its tokens so far, tokens left for its answer, closed
     for index, (row, tail, made) in enumerate(zip(rows, tails, first, strict=True)):
-        tokens, closing = list(made.token_ids), _left_open(made.text, tail, tags)
+        tokens, closing = list(made.token_ids), _left_open(runner.loaded, made, tail, tags)
         if made.finish_reason == "length" and closing:
             tag = runner.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
             going.append((index, [*tokens, *map(int, tag)], limit, True))
@@ -64,21 +65,18 @@ def generate_within(
     return [results[index] for index in range(len(rows))]
 
 
-def _left_open(text: str, tail: str, tags: Tags) -> str:
-    """The tag that would close the trace that a text ends in; empty when none is open."""
-    opened = opened_by(tail, tags)
-    split = split_reasoning(text, tags, bool(opened))
-    return "" if split.complete else split.closing or opened
+def _left_open(loaded: LoadedModel, made: Generated, tail: str, tags: Tags) -> str:
+    """The tag that would close the trace that a response ends in; empty when none is open."""
+    split = read_response(loaded, made.token_ids, made.text, tail, tags)
+    return "" if split.complete else split.closing or opened_by(tail, tags)
 
 
 def _trace_length(loaded: LoadedModel, tokens: Sequence[int], tail: str, tags: Tags) -> int:
     """Tokens up to the end of the trace; 0 where there is none."""
     from pytest_trust.generation import decode
 
-    opened = bool(opened_by(tail, tags))
-
     def closed(count: int) -> bool:
-        split = split_reasoning(decode(loaded, tokens[:count]), tags, opened)
+        split = read_response(loaded, tokens[:count], decode(loaded, tokens[:count]), tail, tags)
         return split.complete and bool(split.parts) and any(part.kind != "answer" for part in split.parts)
 
     if not closed(len(tokens)):

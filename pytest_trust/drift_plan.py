@@ -188,19 +188,10 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
         response = samples[0]
         if response.token_ids:
             view.texts[name] = (response.token_ids,)
-            view.answers[name] = _before_answer(response.text, response.reasoning, response.answer)
+            view.answers[name] = response.answer_at
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
     return view
-
-
-def _before_answer(text: str, reasoning: str, answer: str) -> int:
-    """Characters of a response before its answer; all of them when there is no answer."""
-    if not reasoning:
-        return 0
-    first = answer.split("\n\n")[0]
-    place = text.rfind(first) if first else -1
-    return place if place >= 0 else len(text)
 
 
 def unit_length(unit: Unit) -> int:

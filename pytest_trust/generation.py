@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.inference import Runner, select_rows
 from pytest_trust.jobs import Generation
+from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
 
 if TYPE_CHECKING:
@@ -245,6 +246,7 @@ def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
     tokenizer = loaded.tokenizer
     kept = [token for token in tokens if token not in loaded.eos_ids and token != tokenizer.pad_token_id]
-    if kept and kept[0] == tokenizer.bos_token_id:
+    # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
+    if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
         kept = kept[1:]
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

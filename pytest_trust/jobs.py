@@ -76,6 +76,7 @@ class Response:
 
     `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
     and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
+    `answer_at`: characters of `text` before the answer, 0 without a trace.
     """
 
     text: str
@@ -86,6 +87,7 @@ class Response:
     complete: bool
     prompt_tokens: int
     closed: bool = False
+    answer_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
