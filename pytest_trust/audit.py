@@ -28,6 +28,8 @@ DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
 }
+#: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
+WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
 
 
 class ReferencePair(Protocol):
@@ -380,6 +382,10 @@ class Audit:
                 record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
+        for direction, (name, on) in WITHOUT_TRACE.items():
+            drifts, _ = self.token_drifts(pair, suites, direction)
+            if drifts:
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.token_drifts(pair, suites, "floor")
             record["floor"] = (
@@ -413,11 +419,9 @@ class Audit:
         self.engine.acquire([job], pair.baseline, pair.candidate)
         found = self.engine.drift(job, pair.baseline, pair.candidate)
         by_probe = getattr(found, direction)
+        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
-            raise TrustError(
-                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
-            )
-        name, on = DIRECTIONS[direction]
+            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}")
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:

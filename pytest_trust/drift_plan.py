@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Job, digest
-from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key, shared_vocabulary
 
@@ -43,6 +43,8 @@ class View:
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     options: dict[str, Group] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
+    traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
+    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
         """What this side's model runs to be compared on `texts`."""
@@ -56,7 +58,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One probe of one job with the keys of what is missing; `floor` is empty when it is not wanted."""
+    """One probe of one job with the keys of what is missing; `floor` and `answer_without_trace` are empty when they are not wanted."""
 
     job: Job
     probe: Probe
@@ -65,6 +67,7 @@ class Unit:
     candidate_baseline: str
     baseline_candidate: str
     floor: str
+    answer_without_trace: str = ""
 
     def side(self, side: Side) -> View:
         return self.baseline if side == "baseline" else self.candidate
@@ -75,7 +78,7 @@ class Unit:
 
     def texts(self) -> list[Text]:
         """The texts that both sides are run on: each side's own response, or the options once."""
-        wanted = [self.on("candidate")] if self.candidate_baseline else []
+        wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
         if self.baseline_candidate or self.floor:
             wanted.append(self.on("baseline"))
         return list(dict.fromkeys(wanted))
@@ -139,27 +142,25 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
             )
 
         again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
-        units.append(Unit(job, probe, ours, theirs, key(theirs, ours), key(ours, theirs), again))
+        forward = key(theirs, ours)
+        alone = digest("answer without trace", forward) if forward and name in theirs.traced else ""
+        units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
     return units
 
 
+_PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
+
+
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
-    keys = [key for unit in units for key in (unit.candidate_baseline, unit.baseline_candidate, unit.floor) if key]
-    have = engine.store.get("drifts", keys).keys()
+    keys = [getattr(unit, name) for unit in units for name in _PARTS]
+    have = engine.store.get("drifts", [key for key in keys if key]).keys()
 
     def without(key: str) -> str:
         return "" if key in have else key
 
-    left = [
-        replace(
-            unit,
-            candidate_baseline=without(unit.candidate_baseline),
-            baseline_candidate=without(unit.baseline_candidate),
-            floor=without(unit.floor),
-        )
-        for unit in units
-    ]
-    return [unit for unit in left if unit.candidate_baseline or unit.baseline_candidate or unit.floor]
+    changes: list[dict[str, Any]] = [{name: without(getattr(unit, name)) for name in _PARTS} for unit in units]
+    left = [replace(unit, **change) for unit, change in zip(units, changes, strict=True)]
+    return [unit for unit in left if any(getattr(unit, name) for name in _PARTS)]
 
 
 def view_of(engine: Engine, job: Job, reference: Reference) -> View:
@@ -175,6 +176,8 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
             if text is not None:
                 view.texts[probe.id], view.contexts[probe.id] = text, name
                 view.answers[probe.id] = recording.answer_start(name)
+                if job.task == "generate" and 0 < view.answers[probe.id] < len(text[0]):
+                    view.traced.add(probe.id)
         return view
     subject = engine.subject(reference)
     if job.task == "choose":
@@ -189,8 +192,13 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
         if response.token_ids:
             view.texts[name] = (response.token_ids,)
             view.answers[name] = response.answer_at
+            if 0 < response.answer_at < len(response.text):
+                view.traced.add(name)
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
+        closing = opened_by(prompt.tail, engine.tags)
+        if closing:
+            view.closings[name] = closing
     return view
 
 

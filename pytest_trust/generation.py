@@ -19,6 +19,7 @@ from pytest_trust.rendering import PLAIN_STOP
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from pytest_trust.models import LoadedModel
 
@@ -244,8 +245,12 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
 
 def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
-    tokenizer = loaded.tokenizer
-    kept = [token for token in tokens if token not in loaded.eos_ids and token != tokenizer.pad_token_id]
+    return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
+
+
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The same of tokens among which no end token is."""
+    kept = [token for token in tokens if token != tokenizer.pad_token_id]
     # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
     if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
         kept = kept[1:]
