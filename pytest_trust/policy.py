@@ -61,7 +61,8 @@ class Policy:
 
     @property
     def family(self) -> int:
-        return max(1, len(self.gates))
+        """The gates, and once more those that are gated in the reasoning too."""
+        return max(1, len(self.gates) + sum(gate.trace_margin is not None for gate in self.gates.values()))
 
     def profile(self, name: str) -> Profile:
         """The profile called `name`. Raises InvalidInput with those that there are."""
