@@ -330,10 +330,10 @@ class Audit:
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
-        from pytest_trust.identity import lineage
+        from pytest_trust.identity import lineage_words
 
         identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
-        relation = lineage(identities["baseline"], identities["candidate"])
+        words = lineage_words(identities["baseline"], identities["candidate"])
         run: dict[str, Any] = {
             name: {
                 "model": identity.label,
@@ -342,7 +342,7 @@ class Audit:
                 "dtype": identity.dtype,
                 "device": identity.device,
                 "parameters": identity.parameters,
-                "lineage": "" if name == "baseline" else _lineage_words(relation),
+                "lineage": "" if name == "baseline" else words,
             }
             for name, identity in identities.items()
         }
@@ -428,13 +428,3 @@ class Audit:
         from pytest_trust.report.driftdiff import drift_diff
 
         return drift_diff(record, width=width, redact=self.trust.redact)
-
-
-def _lineage_words(relation: str) -> str:
-    return {
-        "same": "the same as the baseline",
-        "parent": "made from the baseline",
-        "sibling": "made from the same parent as the baseline",
-        "unrelated": "not made from the baseline",
-        "unknown": "lineage unknown",
-    }.get(relation, relation)
