@@ -226,7 +226,8 @@ class Engine:
 
     def _response(self, value: dict[str, Any]) -> Response:
         opened = bool(opened_by(value["tail"], self._tags))
-        split = split_reasoning(value["text"], self._tags, opened, spelled=[(start, end) for start, end in value.get("spelled", ())])
+        spelled = [(start, end) for start, end in value.get("spelled", ())]
+        split = split_reasoning(value["text"], self._tags, opened, spelled=spelled, ended=value["finish"] == "stop")
         return Response(
             text=value["text"],
             token_ids=tuple(value["ids"]),

@@ -14,7 +14,8 @@ How the harder cases are read:
 - A closing tag before any opening one: all text before it is reasoning.
 - A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag close it once. If a second
   closing tag follows, the trace was nested, and the text between the two is reasoning as well.
-- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete.
+- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete. A response that the model ended
+  itself was not cut.
 """
 
 from __future__ import annotations
@@ -237,10 +238,17 @@ class _Reader:
             end = lowered[-length:]
             if tail[-length - 1 : -length] == "`" or end.isspace():
                 continue
-            becoming = tuple(tag for tag in expected if tag.casefold().startswith(end))
+            becoming = tuple(tag for tag in expected if tag.casefold().startswith(end) and self._may_begin(tag, tail, end))
             if becoming:
                 return tail[-length:], becoming
         return "", ()
+
+
+    def _may_begin(self, tag: str, tail: str, end: str) -> bool:
+        """A tag in words ("Here is my thought process:") begins like any sentence: nothing of an answer is given up for it."""
+        if not tag[0].isalnum() or self.state == "reasoning":
+            return True
+        return tail.strip().casefold() == end.strip() and not any(part.kind == "answer" and part.text.strip() for part in self.parts)
 
 
 def _begins(text: str | None, words: Sequence[str]) -> bool:
@@ -254,6 +262,7 @@ def split_reasoning(
     opened_by_template: bool = False,
     *,
     spelled: Sequence[tuple[int, int]] = (),
+    ended: bool = False,
 ) -> Split:
     """Cut a response into reasoning and answer.
 
@@ -261,13 +270,14 @@ def split_reasoning(
     tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
     opened_by_template: the chat template ended inside a trace, so that the response starts in it.
     spelled: stretches [start, end) of the text in which a tag is only spelled out, in a vocabulary that has a token for it: they are text.
+    ended: the model ended the response itself, so that its last characters are not the beginning of a tag.
 
     Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning into answer or the other way
     round, but for the two cases in which a later closing tag says that what came before it was a trace (see above).
     """
     reader, tail = _read(text, tags, opened_by_template, spelled)
     partial, _ = reader.cut(tail)
-    if _overlaps(len(text) - len(partial), len(text), spelled):
+    if ended or _overlaps(len(text) - len(partial), len(text), spelled):
         partial = ""
     reader.text(tail[: len(tail) - len(partial)])
     parts = _merged(reader.parts + ([Part("tag", partial)] if partial else []))

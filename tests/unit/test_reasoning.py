@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.reasoning import DEFAULT_TAGS, Split, split_reasoning
+from pytest_trust.reasoning import DEFAULT_TAGS, Split, split_reasoning, tags_in
 
 HARMONY = "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
 LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis<|message|>"]
@@ -195,6 +195,24 @@ def test_truncation_at_every_position_of_anything(text: str, opened: bool) -> No
             assert cut.reasoning or all(part.kind == "tag" or not part.text.strip() for part in cut.parts), text[:end]
 
 
+@given(SOUP, st.booleans())
+def test_a_response_that_ended_itself_was_not_cut_in_a_tag(text: str, opened: bool) -> None:
+    split = split_reasoning(text, opened_by_template=opened, ended=True)
+    assert "".join(part.text for part in split.parts) == text
+    whole = [text[start:end] for start, end in tags_in(text)]
+    assert all(part.text in whole for part in split.parts if part.kind == "tag")
+
+
+@pytest.mark.parametrize("words", ["Sure, here is", "in the", "H", "Oh", "a list: Here is my", "<think>a</think>so here", "Here is my thought"])
+def test_words_that_a_tag_begins_with_too_are_an_answers_own(words: str) -> None:
+    """Granite's tags are words. Nothing of an answer is taken for the beginning of one, unless it is all that there is and was cut."""
+    assert split_reasoning(words, ended=True).answer == words.rpartition(">")[2]
+    if words not in ("Here is my thought", "H"):
+        assert split_reasoning(words).answer == words.rpartition(">")[2]
+    else:
+        assert not split_reasoning(words).complete
+
+
 HEADERS = st.sampled_from(
     [
         "<|channel|>analysis<|message|>",
@@ -249,8 +267,11 @@ def test_truncation_at_every_position_never_moves_text(
     for end in range(len(text)):
         cut = split_reasoning(text[:end], opened_by_template=opened)
         assert whole.reasoning.startswith(cut.reasoning), text[:end]
-        # one character of a tag cannot be told from an answer's own, once an answer has begun
-        assert whole.answer.startswith(cut.answer) or whole.answer.startswith(cut.answer[:-1].strip()), text[:end]
+        # one character of a tag cannot be told from an answer's own, once an answer has begun, and of a tag in words none
+        known = len(opening) if opening[0].isalnum() else 1
+        begun = next((size for size in range(known, 0, -1) if cut.answer.casefold().endswith(opening[:size].casefold().rstrip())), 0)
+        kept = cut.answer[: len(cut.answer) - len(opening[:begun].rstrip())].strip()
+        assert whole.answer.startswith(cut.answer) or whole.answer.startswith(kept), text[:end]
         if not cut.complete:
             assert end < len(text)
         if cut.complete and text[:end].strip():
