@@ -220,10 +220,11 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     try:
         audit = audit_of(config)
         audit.acquire(pair, planned_suites(request))
+        return Trust(audit, pair, request.node, trust)
     except TrustError as error:
-        failures[pair] = (request.node.nodeid, str(error))
-        pytest.fail(str(error), pytrace=False)
-    return Trust(audit, pair, request.node, trust)
+        message = str(error)
+    failures[pair] = (request.node.nodeid, message)
+    pytest.fail(message, pytrace=False)  # outside of the except clause: pytest would print the message twice
 
 
 def planned_suites(request: pytest.FixtureRequest) -> list[Suite]:

@@ -26,6 +26,8 @@ def run(tmp_path: Path, baseline: object, candidate: object, *more: object) -> s
     result = trust_run(tmp_path, f"--trust-baseline={baseline}", f"--trust-candidate={candidate}", *HARMFUL, *more)
     assert "Traceback" not in result.stdout + result.stderr
     assert "INTERNALERROR" not in result.stdout + result.stderr
+    table = result.stdout.partition("= trust =")[2].partition("short test summary")[0].splitlines()
+    assert max(map(len, table)) <= 80, result.stdout
     return result.stdout + result.stderr
 
 
@@ -57,7 +59,7 @@ def test_a_budget_of_its_own(tmp_path: Path, switched: Path) -> None:
     assert gate["candidate"]["closed"] == 40
     assert gate["baseline"]["closed"] == 0
     assert gate["flips"][0]["candidate"]["reasoning"] == "first"
-    assert "closed by budget     0 of 40   40 of 40" in said
+    assert "closed by budget 0 of 40 40 of 40" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("side", ["baseline", "candidate"])
@@ -65,7 +67,8 @@ def test_a_thinking_option_that_the_template_does_not_know(tmp_path: Path, refus
     pair = (refusing, switched) if side == "candidate" else (switched, refusing)
     given = [f"{model}?thinking=on" if model == refusing else str(model) for model in pair]
     said = run(tmp_path, *given)
-    assert "?thinking=on: the model's chat template has no switch for it (enable_thinking or thinking): leave the option out" in " ".join(said.replace("\nE ", " ").split())
+    words = "refusing?thinking=on: the model's chat template has no switch for thinking (enable_thinking or thinking): leave ?thinking=on out"
+    assert said.count(words) == 1, said
     assert "1 error" in said
     assert "nothing was compared" in said
 
@@ -76,7 +79,7 @@ def test_a_trace_that_is_never_closed_says_what_to_raise(tmp_path: Path, refusin
     assert gate["verdict"] == "not measured"
     assert (gate["baseline"]["truncated"], gate["candidate"]["truncated"]) == (0, 40)
     assert "40 were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N" in said
-    assert "truncated            0 of 40   40 of 40" in said
+    assert "truncated 0 of 40 40 of 40" in " ".join(said.split())
     assert "1 not measured of 1 gate" in said
 
 
@@ -112,7 +115,7 @@ def test_a_template_that_rejects_everything_is_one_error(tmp_path: Path, complyi
     broken = scripted_model(tmp_path / "broken", "the code is 471193", template="{{ raise_exception('no roles here') }}")
     probes(tmp_path)
     result = trust_run(tmp_path, f"--trust-baseline={complying}", f"--trust-candidate={broken}", "test_secrets.py", "--trust-store=store")
-    assert "the model's chat template rejects its messages (no roles here): change the messages" in " ".join(result.stdout.replace("\nE ", " ").split())
+    assert result.stdout.count("broken: probe p0: the model's chat template rejects its messages (no roles here): change the messages") == 1
     assert "Traceback" not in result.stdout
     assert result.returncode == 1
 
@@ -124,11 +127,3 @@ def test_a_candidate_equal_to_the_baseline_is_said_to_be(tmp_path: Path, refusin
     assert report["candidate"]["lineage"] == "the same as the baseline"
     assert report["counts"]["regressed"] == 0
     assert "baseline and candidate are identical" in said
-
-
-def test_no_line_is_wider_than_the_terminal_but_the_first_of_a_failure(tmp_path: Path, refusing: Path, switched: Path, looping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("tests.plugin.test_runs", fromlist=["ENVIRONMENT"]).ENVIRONMENT, "COLUMNS", "80")
-    for baseline, candidate in ((refusing, looping), (f"{switched}?thinking=off", f"{switched}?thinking=on")):
-        said = run(tmp_path, baseline, candidate)
-        table = said.partition("= trust =")[2].splitlines()
-        assert max(map(len, table[: next(index for index, line in enumerate(table) if " gate" in line and " of " in line)])) <= 80, said

@@ -113,7 +113,7 @@ def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
     assert report["baseline"]["fingerprint"] == report["candidate"]["fingerprint"]
     assert not report["identical"]
     result = trust_run(tmp_path, f"--trust-baseline={instruct}", f"--trust-candidate={instruct}?thinking=on", "--trust-suite=ethics/judgements")
-    assert "has no switch for it" in result.stdout
+    assert "has no switch for thinking" in result.stdout
 
 
 @pytest.mark.weights

@@ -92,7 +92,7 @@ def test_every_format_is_closed_by_its_own_tag(pair: tuple[str, str]) -> None:
 def test_a_template_that_knows_no_thinking_is_refused(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     reference = parse_reference(f"{save_model(tmp_path / 'model', template=template)}?thinking=on")
-    with Engine(store=tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for it") as error:
+    with Engine(store=tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for thinking") as error:
         engine.acquire_side([JOB], reference)
     assert "\n" not in str(error.value)
 
