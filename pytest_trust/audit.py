@@ -54,6 +54,8 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values())
     temperature = suite.temperature if profile.temperature is None else profile.temperature
+    apart = trust.max_reasoning_tokens or (profile.reasoning_tokens if profile.separate else 0) or None
+    budget = trust.reasoning_budget or apart
     return Job(
         suite=suite.name,
         task=suite.task,
@@ -61,12 +63,13 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         generation=Generation(
             max_new_tokens=trust.max_new_tokens
             or profile.max_new_tokens
-            or suite.max_new_tokens + (profile.reasoning_tokens if trust.reasoning_budget is None else 0),
+            or suite.max_new_tokens + (profile.reasoning_tokens if budget is None else 0),
             temperature=temperature,
             top_p=profile.top_p if temperature > 0 else 1.0,
             top_k=profile.top_k if temperature > 0 else 0,
             seed=trust.seed,
-            reasoning_budget=trust.reasoning_budget,
+            reasoning_budget=budget,
+            closes=trust.reasoning_budget is not None or budget is None,
         ),
         samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),

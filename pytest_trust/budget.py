@@ -7,7 +7,7 @@ Muennighoff et al. 2025, arXiv 2501.19393). A response is then made in two steps
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_trust.generation import Generated, Row, finish, generate
@@ -33,36 +33,76 @@ def generate_within(
 ) -> list[Budgeted]:
     """Responses whose traces have at most `generation.reasoning_budget` tokens and whose answers at most `max_new_tokens`, in order.
 
+    A longer trace is closed and followed by an answer, if the generation `closes` traces; else the response ends there.
+
     `tails` are the ends of the rows' prompts, which may have opened a trace. The closing tag's tokens count as the response's own.
     """
     budget, limit = generation.reasoning_budget, generation.max_new_tokens
     assert budget is not None
-    plain = replace(generation, reasoning_budget=None)
-    first = generate(runner, rows, replace(plain, max_new_tokens=budget))
-    results: dict[int, Budgeted] = {}
-    going: list[tuple[int, list[int], int, bool]] = []  # row, its tokens so far, tokens left for its answer, closed
-    for index, (row, tail, made) in enumerate(zip(rows, tails, first, strict=True)):
-        tokens, closing = list(made.token_ids), _left_open(runner.loaded, made, tail, tags)
-        if made.finish_reason == "length" and closing:
-            tag = runner.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
-            going.append((index, [*tokens, *map(int, tag)], limit, True))
+    loaded, plain = runner.loaded, replace(generation, reasoning_budget=None)
+    going = [_Going(row, tail) for row, tail in zip(rows, tails, strict=True)]
+
+    def go_on(some: Sequence[_Going], most: Sequence[int]) -> None:
+        """Up to so many further tokens for each; a row's own numbers go on from pass to pass."""
+        if not some:
+            return
+        asked = [one.next_row() for one in some]
+        made = generate(runner, asked, replace(plain, max_new_tokens=max(most)))
+        for one, number, found in zip(some, most, made, strict=True):
+            one.tokens += found.token_ids[:number]
+            one.finish(loaded)
+
+    # Most responses have no trace, and end within the answer's limit: the others go on, first in their traces, then to their answers.
+    go_on(going, [min(budget, limit)] * len(going))
+    thinking = [one for one in going if one.is_cut and len(one.tokens) < budget and not read_response(loaded, one.tokens, one.made.text, one.tail, tags).complete]
+    go_on(thinking, [budget - len(one.tokens) for one in thinking])
+    answering, left = [], []
+    for one in going:
+        if not one.is_cut:
             continue
-        left = limit - (len(tokens) - _trace_length(runner.loaded, tokens, tail, tags))
-        if made.finish_reason == "length" and left > 0:
-            going.append((index, tokens, left, False))
-        else:
-            kept = tokens if left >= 0 else tokens[:left]
-            results[index] = Budgeted(finish(runner.loaded, kept, row.plain), closed=False)
-    if going:
-        rest = [
-            Row(rows[index].prompt + tuple(tokens), seed=rows[index].seed + 1, plain=rows[index].plain)
-            for index, tokens, _, _ in going
-        ]
-        more = generate(runner, rest, replace(plain, max_new_tokens=max(left for _, _, left, _ in going)))
-        for (index, tokens, left, closed), made in zip(going, more, strict=True):
-            whole = [*tokens, *made.token_ids[:left]]
-            results[index] = Budgeted(finish(runner.loaded, whole, rows[index].plain), closed)
-    return [results[index] for index in range(len(rows))]
+        closing = _left_open(loaded, one.made, one.tail, tags)
+        if closing and not generation.closes:
+            continue
+        if closing:
+            tag = loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
+            one.tokens += tuple(map(int, tag))
+            one.closed = True
+        used = 0 if closing else len(one.tokens) - _trace_length(loaded, one.tokens, one.tail, tags)
+        if used < limit:
+            answering.append(one)
+            left.append(limit - used)
+        elif used > limit:
+            one.tokens = one.tokens[: limit - used]
+            one.finish(loaded)
+    go_on(answering, left)
+    return [Budgeted(one.made, one.closed) for one in going]
+
+
+@dataclass(slots=True)
+class _Going:
+    """A response on its way: what was made of it so far."""
+
+    row: Row
+    tail: str
+    tokens: tuple[int, ...] = ()
+    passes: int = 0
+    closed: bool = False
+    made: Generated = field(default_factory=lambda: Generated((), "", "length"))
+
+    @property
+    def is_cut(self) -> bool:
+        return self.made.finish_reason == "length"
+
+    def next_row(self) -> Row:
+        """The row that goes on from here."""
+        self.passes += 1
+        if self.passes == 1:
+            return self.row
+        return Row(self.row.prompt + self.tokens, seed=self.row.seed + self.passes - 1, plain=self.row.plain)
+
+    def finish(self, loaded: LoadedModel) -> None:
+        self.made = finish(loaded, list(self.tokens), self.row.plain)
+        self.tokens = self.made.token_ids
 
 
 def _left_open(loaded: LoadedModel, made: Generated, tail: str, tags: Tags) -> str:

@@ -20,7 +20,8 @@ Phase = Literal["load", "generate", "score", "drift"]
 class Generation:
     """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
 
-    With a `reasoning_budget` a trace is closed after so many tokens, and `max_new_tokens` limits the answer alone.
+    With a `reasoning_budget` a trace may have so many tokens, and `max_new_tokens` limits the answer alone. A trace that is longer is closed, and
+    the model answers (budget forcing); unless it `closes` none: then the response ends there, without an answer.
     """
 
     max_new_tokens: int
@@ -29,6 +30,7 @@ class Generation:
     top_k: int = 0
     seed: int = 0
     reasoning_budget: int | None = None
+    closes: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -148,7 +150,7 @@ def probe_input(probe: Probe) -> list[object]:
 
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
     """The generation part of a response's key: greedy answers depend on nothing random."""
-    budget = [] if generation.reasoning_budget is None else ["budget", generation.reasoning_budget]
+    budget = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
     if generation.greedy:
         return [generation.max_new_tokens, "greedy", *budget]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]

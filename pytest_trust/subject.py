@@ -137,7 +137,7 @@ class Subject:
         `temperature`."""
         generation, mutant = job.generation, self.reference.mutant
         if self.reference.thinking_budget is not None:
-            generation = replace(generation, reasoning_budget=self.reference.thinking_budget)
+            generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
         if mutant is None or mutant.mutant.kind != "sampling":
             return generation
         return replace(generation, temperature=generation.temperature + mutant.dose)
