@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@echo "$(DEMO)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(DEMO) || test $$? -eq 1
 
-# the paper's audit in miniature: two conversions of one model, a column each
+# the paper's audit in miniature: three conversions of one model, a column each
 audit: $(VENV)/installed
 	@echo "$(AUDIT)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(AUDIT) || test $$? -eq 1

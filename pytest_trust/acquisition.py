@@ -236,7 +236,9 @@ class Engine:
         return stored_drift(self, job, baseline, candidate)
 
     def _response(self, value: dict[str, Any]) -> Response:
-        split = split_reasoning(value["text"], self._tags, bool(opened_by(value["tail"], self._tags)))
+        opened = bool(opened_by(value["tail"], self._tags))
+        spelled = [(start, end) for start, end in value.get("spelled", ())]
+        split = split_reasoning(value["text"], self._tags, opened, spelled=spelled, ended=value["finish"] == "stop")
         return Response(
             text=value["text"],
             token_ids=tuple(value["ids"]),
@@ -246,6 +248,7 @@ class Engine:
             complete=split.complete,
             prompt_tokens=value["prompt_tokens"],
             closed=value.get("closed", False),
+            answer_at=split.answer_at,
         )
 
     def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
@@ -257,16 +260,7 @@ class Engine:
 
         def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
             for made in self._answered(part, runner, reference):
-                values = {
-                    answer.key: {
-                        "text": one.response.text,
-                        "ids": one.response.token_ids,
-                        "finish": one.response.finish_reason,
-                        "prompt_tokens": len(answer.row.prompt),
-                        **({"closed": True} if one.closed else {}),
-                    }
-                    for answer, one in made
-                }
+                values = {answer.key: self._value(answer, one, runner) for answer, one in made}
                 self.store.put_json("responses", values, self._context(runner, len(made)))
                 yield len(made), sum(len(one.response.token_ids) for _, one in made)
 
@@ -274,6 +268,19 @@ class Engine:
         return share(
             self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
         )
+
+    def _value(self, answer: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
+        """A response as it is stored."""
+        from pytest_trust.markers import spelled_out
+
+        text, ids = one.response.text, one.response.token_ids
+        value: dict[str, Any] = {"text": text, "ids": ids, "finish": one.response.finish_reason, "prompt_tokens": len(answer.row.prompt)}
+        if one.closed:
+            value["closed"] = True
+        spelled = spelled_out(runner.loaded, ids, text, answer.tail, self._tags)
+        if spelled:
+            value["spelled"] = spelled
+        return value
 
     def _answered(
         self, answers: Sequence[Answer], runner: Runner, reference: Reference

@@ -28,6 +28,8 @@ DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
 }
+#: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
+WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
 
 
 class ReferencePair(Protocol):
@@ -52,6 +54,8 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values())
     temperature = suite.temperature if profile.temperature is None else profile.temperature
+    apart = trust.max_reasoning_tokens or (profile.reasoning_tokens if profile.separate else 0) or None
+    budget = trust.reasoning_budget or apart
     return Job(
         suite=suite.name,
         task=suite.task,
@@ -59,12 +63,13 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         generation=Generation(
             max_new_tokens=trust.max_new_tokens
             or profile.max_new_tokens
-            or suite.max_new_tokens + (profile.reasoning_tokens if trust.reasoning_budget is None else 0),
+            or suite.max_new_tokens + (profile.reasoning_tokens if budget is None else 0),
             temperature=temperature,
             top_p=profile.top_p if temperature > 0 else 1.0,
             top_k=profile.top_k if temperature > 0 else 0,
             seed=trust.seed,
-            reasoning_budget=trust.reasoning_budget,
+            reasoning_budget=budget,
+            closes=trust.reasoning_budget is not None or budget is None,
         ),
         samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
@@ -332,10 +337,10 @@ class Audit:
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
-        from pytest_trust.identity import lineage
+        from pytest_trust.identity import lineage_words
 
         identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
-        relation = lineage(identities["baseline"], identities["candidate"])
+        words = lineage_words(identities["baseline"], identities["candidate"])
         run: dict[str, Any] = {
             name: {
                 "model": identity.label,
@@ -344,7 +349,7 @@ class Audit:
                 "dtype": identity.dtype,
                 "device": identity.device,
                 "parameters": identity.parameters,
-                "lineage": "" if name == "baseline" else _lineage_words(relation),
+                "lineage": "" if name == "baseline" else words,
             }
             for name, identity in identities.items()
         }
@@ -384,6 +389,10 @@ class Audit:
                 record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
+        for direction, (name, on) in WITHOUT_TRACE.items():
+            drifts, _ = self.token_drifts(pair, suites, direction)
+            if drifts:
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.token_drifts(pair, suites, "floor")
             record["floor"] = (
@@ -417,24 +426,12 @@ class Audit:
         self.engine.acquire([job], pair.baseline, pair.candidate)
         found = self.engine.drift(job, pair.baseline, pair.candidate)
         by_probe = getattr(found, direction)
+        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
-            raise TrustError(
-                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
-            )
-        name, on = DIRECTIONS[direction]
+            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}")
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff
 
         return drift_diff(record, width=width, redact=self.trust.redact)
-
-
-def _lineage_words(relation: str) -> str:
-    return {
-        "same": "the same as the baseline",
-        "parent": "made from the baseline",
-        "sibling": "made from the same parent as the baseline",
-        "unrelated": "not made from the baseline",
-        "unknown": "lineage unknown",
-    }.get(relation, relation)

@@ -55,6 +55,9 @@ class TrustConfig:
     reasoning_budget: int | None = None
     """Tokens after which a reasoning trace is closed; the response's limit is then the answer's alone."""
 
+    max_reasoning_tokens: int | None = None
+    """Limit of a reasoning trace apart from the answer's; a longer one is truncated, not closed."""
+
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) beside those that are known."""
 
@@ -92,6 +95,7 @@ def add_options(parser: pytest.Parser) -> None:
         ("batch-size", "N", "rows per batch, or auto (default)"),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
+        ("max-reasoning-tokens", "N", "token limit of a reasoning trace apart from the answer's; a longer one is truncated"),
         ("seed", "N", "seed of sampled responses (default: 0)"),
         ("limit", "N", "probes per suite: a number, or a fraction below 1"),
     ):
@@ -226,6 +230,9 @@ def build_config(config: pytest.Config) -> TrustConfig:
         reasoning_budget=None
         if text("reasoning_budget") is None
         else whole("--trust-reasoning-budget", text("reasoning_budget"), 1, "tokens"),
+        max_reasoning_tokens=None
+        if text("max_reasoning_tokens") is None
+        else whole("--trust-max-reasoning-tokens", text("max_reasoning_tokens"), 1, "tokens"),
         reasoning_tags=read_tags(config.getoption("trust_reasoning_tags") or config.getini("trust_reasoning_tags")),
         seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
         limit=None if limit is None else read_limit(limit),
@@ -325,6 +332,10 @@ def check_config(trust: TrustConfig) -> None:
             raise pytest.UsageError(
                 f"--trust-candidate: {label} is the label of {labels.count(label)} candidates: name them apart, --trust-candidate=NAME=MODEL"
             )
+    if trust.reasoning_budget is not None and trust.max_reasoning_tokens is not None:
+        raise pytest.UsageError(
+            "--trust-reasoning-budget closes a long trace and --trust-max-reasoning-tokens leaves it truncated: give one of them"
+        )
     if trust.mutants is not None:
         check_mutants(trust, given)
     if trust.record is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Job, digest
-from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key, shared_vocabulary
 
@@ -43,6 +43,8 @@ class View:
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     options: dict[str, Group] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
+    traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
+    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
         """What this side's model runs to be compared on `texts`."""
@@ -56,7 +58,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One probe of one job with the keys of what is missing; `floor` is empty when it is not wanted."""
+    """One probe of one job with the keys of what is missing; `floor` and `answer_without_trace` are empty when they are not wanted."""
 
     job: Job
     probe: Probe
@@ -65,6 +67,7 @@ class Unit:
     candidate_baseline: str
     baseline_candidate: str
     floor: str
+    answer_without_trace: str = ""
 
     def side(self, side: Side) -> View:
         return self.baseline if side == "baseline" else self.candidate
@@ -75,7 +78,7 @@ class Unit:
 
     def texts(self) -> list[Text]:
         """The texts that both sides are run on: each side's own response, or the options once."""
-        wanted = [self.on("candidate")] if self.candidate_baseline else []
+        wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
         if self.baseline_candidate or self.floor:
             wanted.append(self.on("baseline"))
         return list(dict.fromkeys(wanted))
@@ -139,11 +142,13 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
             )
 
         again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
-        units.append(Unit(job, probe, ours, theirs, key(theirs, ours), key(ours, theirs), again))
+        forward = key(theirs, ours)
+        alone = digest("answer without trace", forward) if forward and name in theirs.traced else ""
+        units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
     return units
 
 
-_PARTS = ("candidate_baseline", "baseline_candidate", "floor")
+_PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
 
 
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
@@ -180,6 +185,8 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
             if text is not None:
                 view.texts[probe.id], view.contexts[probe.id] = text, name
                 view.answers[probe.id] = recording.answer_start(name)
+                if job.task == "generate" and 0 < view.answers[probe.id] < len(text[0]):
+                    view.traced.add(probe.id)
         return view
     subject = engine.subject(reference)
     if job.task == "choose":
@@ -193,19 +200,15 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
         response = samples[0]
         if response.token_ids:
             view.texts[name] = (response.token_ids,)
-            view.answers[name] = _before_answer(response.text, response.reasoning, response.answer)
+            view.answers[name] = response.answer_at
+            if 0 < response.answer_at < len(response.text):
+                view.traced.add(name)
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
+        closing = opened_by(prompt.tail, engine.tags)
+        if closing:
+            view.closings[name] = closing
     return view
-
-
-def _before_answer(text: str, reasoning: str, answer: str) -> int:
-    """Characters of a response before its answer; all of them when there is no answer."""
-    if not reasoning:
-        return 0
-    first = answer.split("\n\n")[0]
-    place = text.rfind(first) if first else -1
-    return place if place >= 0 else len(text)
 
 
 def unit_length(unit: Unit) -> int:

@@ -450,6 +450,12 @@ def _coverage_reason(
     if gap > policy.max_coverage_gap:
         worse = min(("baseline", "candidate"), key=lambda name: float(sides[name]["coverage"]))
         return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
+    # Coverage may be equal for other reasons: one side's answers cut, the other's unparsable.
+    cut = {name: side["truncated"] / max(1, side["n"]) for name, side in sides.items()}
+    apart = abs(cut["candidate"] - cut["baseline"])
+    if apart > policy.max_coverage_gap:
+        worse = max(("baseline", "candidate"), key=lambda name: cut[name])
+        return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
     return ""
 
 

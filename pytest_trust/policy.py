@@ -43,6 +43,8 @@ class Profile:
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+    separate: bool = False
+    """Whether `reasoning_tokens` limit the trace and the suite's `max_new_tokens` the answer, each by itself; else their sum limits both together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Policy:
 
     @property
     def family(self) -> int:
-        return max(1, len(self.gates))
+        """The gates, and once more those that are gated in the reasoning too."""
+        return max(1, len(self.gates) + sum(gate.trace_margin is not None for gate in self.gates.values()))
 
     def profile(self, name: str) -> Profile:
         """The profile called `name`. Raises InvalidInput with those that there are."""
@@ -108,7 +111,7 @@ _ACCURACY_KEYS = {
 }
 _SIZE = (int, type(None))
 _SIZES: dict[str, Any] = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
-_PROTOCOL: dict[str, Any] = {"suites": list, "max_new_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int}
+_PROTOCOL: dict[str, Any] = {"suites": list, "max_new_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int, "separate": bool}
 
 
 def load_policy(path: Path | None = None) -> Policy:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.contrasts import PREFIX
+from pytest_trust.errors import InvalidInput
 from pytest_trust.files import ModelFiles, locate
 from pytest_trust.identity import ModelIdentity, choose_device, identify_model
 from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
@@ -136,7 +137,7 @@ class Subject:
         `temperature`."""
         generation, mutant = job.generation, self.reference.mutant
         if self.reference.thinking_budget is not None:
-            generation = replace(generation, reasoning_budget=self.reference.thinking_budget)
+            generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
         if mutant is None or mutant.mutant.kind != "sampling":
             return generation
         return replace(generation, temperature=generation.temperature + mutant.dose)
@@ -151,7 +152,10 @@ class Subject:
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)
-        new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+        try:
+            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.reference.label}: {error}") from None
         if new:
             self.store.put_json("prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new})
         return {**found, **new}
