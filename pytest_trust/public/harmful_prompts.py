@@ -48,6 +48,16 @@ def harmbench(tables: Tables) -> list[Record]:
     ]
 
 
+def harmbench_hub(tables: Tables) -> list[Record]:
+    """The Hub's copy: standard behaviours, and those with a context, without ids."""
+    return [
+        {"id": "", "prompt": row.text("prompt"), "kind": row.text("category"), "function": function,
+         "context": row.text("context") if function == "contextual" else ""}
+        for function, table in zip(FUNCTIONS[:2], tables, strict=True)
+        for row in table
+    ]  # fmt: skip
+
+
 def requests(prefix: str) -> Callable[[Sequence[Record]], list[Probe]]:
     """One probe a row, a cluster of its own. HarmBench's context goes before the request; its copyright rows are no probes,
     since a hash of the text and not a refusal decides those."""
@@ -132,6 +142,12 @@ ADAPTERS = (
         columns("id", "prompts_final", "harm_area"),
         kinds=2,
         checked=CHECKED["simplesafetytests"],
+        hub=Hub(
+            "Bertievidgen/SimpleSafetyTests",
+            "98223c5d8c4059c8f4d8fe2fec8720ee8a20d3c5",
+            ("test",),
+            columns("id", "prompt", "harm_area"),
+        ),
     ),
     adapter(
         "jailbreakbench",
@@ -164,6 +180,12 @@ ADAPTERS = (
         ),
         columns("", "forbidden_prompt", "category"),
         kinds=2,
+        hub=Hub(
+            "walledai/StrongREJECT",
+            "df54272b395ce9e584d2f8140519935425d8549f",
+            ("train",),
+            columns("", "prompt", "category"),
+        ),
     ),
     adapter(
         "advbench",
@@ -176,6 +198,7 @@ ADAPTERS = (
         ),
         columns("", "goal", ""),
         kinds=1,
+        hub=Hub("walledai/AdvBench", None, ("train",), columns("", "prompt", "")),
     ),
     adapter(
         "harmbench",
@@ -190,5 +213,6 @@ ADAPTERS = (
         ),
         harmbench,
         kinds=2,
+        hub=Hub("walledai/HarmBench", None, ("train", "train"), harmbench_hub, configs=FUNCTIONS[:2]),
     ),
 )
