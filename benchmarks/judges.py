@@ -30,8 +30,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -203,11 +205,19 @@ def summarise(
     return result
 
 
+@cache
+def refusal_rows(data: Path) -> Any:
+    """The rows that the refusal judge is fitted on, with their features: minutes of the encoder's work."""
+    import train_refusal
+
+    return train_refusal.read(data)
+
+
 def refusal_left_out(data: Path, by: str) -> tuple[list[Scores], list[Scores]]:
     """Any refusal, and the three kinds, on XSTest from fits that leave out each row's own `by`: "model" or "group" (prompt type)."""
     import train_refusal
 
-    rows = train_refusal.read(data)
+    rows = refusal_rows(data)
     first, second = train_refusal.left_out(rows, getattr(rows, by), train_refusal.STRENGTH)
     public = [i for i, model in enumerate(rows.model) if model != "own"]
     models = [str(rows.model[i]) for i in public]
