@@ -52,7 +52,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     size = profile.generate if suite.task == "generate" else profile.choose
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
-    probes = select(suite.probes, size, suite.gates.values())
+    probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
     temperature = suite.temperature if profile.temperature is None else profile.temperature
     apart = trust.max_reasoning_tokens or (profile.reasoning_tokens if profile.separate else 0) or None
     budget = trust.reasoning_budget or apart

@@ -83,7 +83,7 @@ def add_options(parser: pytest.Parser) -> None:
             f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)",
         ),
         ("policy", "FILE", "YAML file of margins and levels over the bundled ones"),
-        ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest)"),
+        ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest), or hub"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
         ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),

@@ -123,20 +123,21 @@ def normalised(scores: OptionScores, by: str) -> list[float]:
 def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
     """A probe's score under a gate, larger is worse; NaN when it was not measured.
 
-    `maximum` is the unbiased expected maximum over as many samples as the probe was given, so one sample without a score leaves the
-    probe unmeasured: a maximum over fewer samples is smaller by construction.
+    `maximum` is the expected maximum over `gate.k` samples, or over as many as the probe was given. Fewer samples with a score leave the
+    probe unmeasured: a maximum over fewer of them is smaller by construction.
     """
     if not samples:
         return NOT_MEASURED
     if gate.score in ("share", "corpus"):  # of a corpus metric the probes' own errors tell which of them moved
         counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
         return sum(counted) / len(counted) if counted else NOT_MEASURED
-    scores = [sample.score for sample in samples]
-    if any(math.isnan(score) for score in scores):
-        return NOT_MEASURED
+    scores = [sample.score for sample in samples if not math.isnan(sample.score)]
     if gate.score == "any":
-        return float(any(sample.outcome == "bad" for sample in samples))
-    return max(scores)
+        complete = len(scores) == len(samples)
+        return float(any(sample.outcome == "bad" for sample in samples)) if complete else NOT_MEASURED
+    from pytest_trust.statistics import expected_maximum
+
+    return expected_maximum(scores, min(gate.k or len(samples), len(samples)))
 
 
 def counted_outcomes(gate: Gate) -> tuple[str, ...]:

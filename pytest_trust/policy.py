@@ -27,7 +27,8 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them.
+    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them. `gate`: as many
+    probes at the least behind every gate, where the suite has them, since a suite's gates may share its probes out among them.
 
     A protocol as well: `suites` that are run where none is asked for, and `max_new_tokens`, `temperature`, `top_p` and `top_k` of every
     response in place of the suites' own (those None leaves alone).
@@ -38,6 +39,7 @@ class Profile:
     samples: int
     drift: int | None
     reasoning_tokens: int
+    gate: int = 0
     suites: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     temperature: float | None = None
@@ -111,7 +113,15 @@ _ACCURACY_KEYS = {
 }
 _SIZE = (int, type(None))
 _SIZES: dict[str, Any] = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
-_PROTOCOL: dict[str, Any] = {"suites": list, "max_new_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int, "separate": bool}
+_PROTOCOL: dict[str, Any] = {
+    "gate": int,
+    "suites": list,
+    "max_new_tokens": int,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "top_k": int,
+    "separate": bool,
+}
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -167,9 +177,9 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
 
 def _profile(where: str, document: Any, base: Profile | None) -> Profile:
     check_keys(where, document, _SIZES | _PROTOCOL, required=() if base else _SIZES)
-    for key in ("max_new_tokens", *_SIZES):
+    for key in ("max_new_tokens", "gate", *_SIZES):
         value = document.get(key)
-        if value is not None and value < (0 if key in ("drift", "reasoning_tokens") else 1):
+        if value is not None and value < (0 if key in ("drift", "reasoning_tokens", "gate") else 1):
             raise InvalidInput(
                 f"{where}: {key} is {value}, expected a positive number"
                 + (" or null for all" if key in ("generate", "choose") else "")
