@@ -47,14 +47,18 @@ NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
-    from pytest_trust.reduction import path
-
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
     units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
-    if not units:
-        return
-    units.sort(key=lambda unit: -unit_length(unit))
+    if units:
+        measure_units(engine, units, baseline, candidate)
+
+
+def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
+    """Measure and store the drifts whose keys the units name; nothing where a head is not at hand, which is then noted."""
+    from pytest_trust.reduction import path
+
+    units = sorted(units, key=lambda unit: -unit_length(unit))
     live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.kind != "recording"]
     for reference in live:
         if not _has_head(engine, reference):
