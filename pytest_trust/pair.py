@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_trust.heads import Head
     from pytest_trust.inference import Runner
 
-_CHUNK = 16  # probes whose states exist at once while both models are in memory
+DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
@@ -63,7 +63,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
     for reference in live:
         if not _has_head(engine, reference):
             return
-    size = _CHUNK if _all_fit(engine, live) else len(units)
+    size = DRIFT_BATCH if _all_fit(engine, live) else len(units)
     done = tokens = 0
     for start in range(0, len(units), size):
         part = units[start : start + size]
@@ -282,8 +282,8 @@ def _states(
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    for start in range(0, len(units), _CHUNK):
-        part = units[start : start + _CHUNK]
+    for start in range(0, len(units), DRIFT_BATCH):
+        part = units[start : start + DRIFT_BATCH]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
             result.append(_by_text(unit, found))
