@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import Any
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.cluster_actors import Actors, Connection, connect
+from pytest_trust.cluster_actors import Actors, Connection, connect, share
 from pytest_trust.cluster_chunks import Chunk, Done, Piece, Shipped, cut, missing_of_drift, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.drift_plan import impossible
@@ -115,9 +115,7 @@ class ClusterEngine(Engine):
 
     def _shipped(self, reference: Reference) -> Shipped:
         if reference.kind == "recording" and reference not in self._contents:
-            import ray
-
-            self._contents[reference] = ray.put(reference.path.read_bytes())
+            self._contents[reference] = share(reference.path.read_bytes())
         return shipped(self, reference, self._contents.get(reference))
 
     def _joined(self) -> Connection:

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,13 @@ def _started() -> bool:
             os.environ["RAY_USAGE_STATS_ENABLED"] = before
 
 
+def share(content: bytes) -> Any:
+    """A promise of the content that every actor can fetch; Ray copies it to a node once."""
+    import ray
+
+    return ray.put(content)
+
+
 class Actors:
     """As many actors as the cluster's nodes have room for, and as there is work: more when nodes join, fewer when they die.
 
@@ -133,7 +140,7 @@ class Actors:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(min(int(node.get(name, 0) // amount) for name, amount in self.needs.items()) for node in nodes)
 
-    def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Done]]:
+    def run(self, chunks: Iterable[Chunk]) -> Generator[tuple[Chunk, Done]]:
         """Do the chunks, giving each as it is finished. What the caller stores at once is not lost when this ends early.
 
         Raises:
@@ -237,8 +244,8 @@ class Actors:
 
 def _cause(error: Any) -> BaseException:
     """What an actor's code raised: an error of ours as itself, others with Ray's account of where."""
-    cause = error.cause
-    return cause if isinstance(cause, TrustError) else error  # type: ignore[no-any-return]
+    found: BaseException = error.cause if isinstance(error.cause, TrustError) else error
+    return found
 
 
 def _last_line(error: BaseException) -> str:

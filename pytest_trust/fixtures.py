@@ -193,9 +193,9 @@ def audit_of(config: pytest.Config) -> Audit:
     """This process's audit, made when the first test needs it."""
     if _AUDIT not in config.stash:
         from pytest_trust.audit import Audit
-        from pytest_trust.progress import progress_line
+        from pytest_trust.progress import note_line, progress_line
 
-        audit = Audit(options.of(config), progress=progress_line(config))
+        audit = Audit(options.of(config), progress=progress_line(config), note=note_line(config))
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -24,6 +25,24 @@ def progress_line(config: pytest.Config) -> Callable[[Progress], None] | None:
     if terminal is None or config.option.verbose < 0:
         return None
     return ProgressLine(terminal)
+
+
+def note_line(config: pytest.Config) -> Callable[[str], None] | None:
+    """What writes a line that stays, such as where the models run; None where nobody would see it."""
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or config.option.verbose < 0:
+        return None
+
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+
+    def write(text: str) -> None:
+        # While a test is set up the terminal's own file is captured too.
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            terminal.ensure_newline()
+            terminal.write_line(f"trust: {text}")
+            terminal.flush()
+
+    return write
 
 
 class ProgressLine:
