@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
@@ -22,6 +23,7 @@ from pytest_trust.files import first_line
 ATTEMPTS = 3  # of a chunk whose actor or node dies
 _LOOK = 1.0  # seconds between looks at the cluster's nodes
 _PATIENCE = 600  # seconds without a single actor: an autoscaled cluster needs minutes for a node
+_ANSWER = 10  # seconds for a cluster's head to answer
 _GOODBYE = 5  # seconds for actors to remove their files
 
 
@@ -59,9 +61,11 @@ def connect() -> Connection:
         named = os.environ.get("RAY_ADDRESS", "")
         try:
             started = not _names_a_cluster(named) and _started()
+            if _names_a_cluster(named) and "://" not in named:
+                _knock(named)
             if not started:
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"RAY_ADDRESS={named}" if named else "the running Ray cluster of this machine"
             raise TrustError(
                 f"{where}: no cluster answers ({first_line(error)}): start it, or unset RAY_ADDRESS (or set it to local) for one of this process's own"
@@ -69,7 +73,8 @@ def connect() -> Connection:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
-    parts = [f"{len(nodes)} node{'s' * (len(nodes) != 1)}", f"{int(total.get('CPU', 0))} CPUs"] + [f"{gpus} GPUs"] * bool(gpus)
+    counts = {"node": len(nodes), "CPU": int(total.get("CPU", 0)), "GPU": gpus}
+    parts = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count or name != "GPU"]
     what = "a Ray cluster of this process's own" if started else f"the Ray cluster at {ray.get_runtime_context().gcs_address}"
     memory = max((int(node["Resources"].get("memory", 0)) for node in nodes), default=0)
     return Connection(f"{what} ({', '.join(parts)})", gpus > 0, memory, ours)
@@ -77,6 +82,13 @@ def connect() -> Connection:
 
 def _names_a_cluster(address: str) -> bool:
     return address not in ("", "auto", "local")
+
+
+def _knock(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens: Ray itself tries for minutes, and says so on the terminal."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER):
+        pass
 
 
 def _started() -> bool:

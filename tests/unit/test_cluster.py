@@ -204,6 +204,24 @@ def test_two_names_of_one_model_answer_once(here: list[Here], pair: tuple[Refere
     assert len(here[0].rows) == 4
 
 
+@pytest.mark.parametrize("mutant", ["temperature:1", "no_system:1"])
+def test_a_damaged_model_is_sent_with_its_damage(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, mutant: str
+) -> None:
+    damaged = parse_reference(f"{pair[0].text}?mutant={mutant}")
+    system = Message("system", "Answer in one word.")
+    # One prompt under two names: one greedy answer, and two where the damage makes them samples.
+    probes = [replace(ASK[0], messages=(system, *ASK[0].messages)), ASK[1], replace(ASK[1], id="again")]
+    job = replace(GREEDY, probes=tuple(probes), drift=frozenset())
+    with Engine(store=tmp_path / "local", batch_size=4) as first:
+        first.acquire([job], pair[0], damaged)
+    with engine(tmp_path / "cluster") as found:
+        found.acquire([job], pair[0], damaged)
+    assert content(tmp_path / "cluster") == content(tmp_path / "local")
+    assert set(here[0].rows.values()) == {1}
+    assert len(here[0].rows) == (5 if mutant == "temperature:1" else 4)
+
+
 @pytest.mark.parametrize("topk", [0, 8])
 def test_a_recording_is_sent_along(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, topk: int

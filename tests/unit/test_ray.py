@@ -25,14 +25,12 @@ from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Progress
 from pytest_trust.references import Reference, parse_reference
+from tests.ray_clusters import NODE, ray_cluster
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.test_cluster import CHOICE, GREEDY, JOBS, SHARED, TABLES, content, same
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
-
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
-
 
 class Counting(Worker):
     """Writes down beside the controller's store what it computed, and where."""
@@ -102,16 +100,13 @@ def computed(store: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that computes nothing. Nodes come and go with the tests."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
-    ray.init(address=found.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have pytest-trust, and not its tests
-    yield found
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    ray.shutdown()
-    found.shutdown()
+    """Its nodes come and go with the tests."""
+    with ray_cluster() as found:
+        ray.init(address=found.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have pytest-trust, and not its tests
+        yield found
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        ray.shutdown()
 
 
 @pytest.fixture
