@@ -90,7 +90,9 @@ class ClusterEngine(Engine):
         for group in rounds:
             self._run(jobs, [(place, missing_of_side(self, jobs, model)) for place, model in enumerate(group)], group)
 
-    def _run(self, jobs: Sequence[Job], parts: Sequence[tuple[int | None, list[Piece]]], models: Sequence[Reference]) -> None:
+    def _run(
+        self, jobs: Sequence[Job], parts: Sequence[tuple[int | None, list[Piece]]], models: Sequence[Reference]
+    ) -> None:
         """Have the parts' pieces done on the cluster: each part is one side of `models`, or (None) their drift."""
         if not any(pieces for _, pieces in parts):
             return
@@ -186,4 +188,3 @@ class _Told:
     def _tell(self, model: Reference, phase: Phase) -> None:
         done, total, tokens = self._state[model, phase]
         self._engine.tell(model, phase, "", done, total, tokens)
-

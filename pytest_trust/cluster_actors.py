@@ -57,14 +57,14 @@ def connect() -> Connection:
     except ImportError:
         raise TrustError("Ray is not installed: pip install 'pytest-trust[ray]'") from None
     ours, started = not ray.is_initialized(), False
+    named = os.environ.get("RAY_ADDRESS", "")
     if ours:
-        named = os.environ.get("RAY_ADDRESS", "")
         try:
             started = not _names_a_cluster(named) and _started()
             if _names_a_cluster(named) and "://" not in named:
                 _knock(named)
             if not started:
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
+                ray.init("auto", log_to_driver=False, logging_level=logging.CRITICAL)
         except (OSError, RuntimeError, ValueError) as error:
             where = f"RAY_ADDRESS={named}" if named else "the running Ray cluster of this machine"
             raise TrustError(
@@ -75,7 +75,8 @@ def connect() -> Connection:
     gpus = int(total.get("GPU", 0))
     counts = {"node": len(nodes), "CPU": int(total.get("CPU", 0)), "GPU": gpus}
     parts = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count or name != "GPU"]
-    what = "a Ray cluster of this process's own" if started else f"the Ray cluster at {ray.get_runtime_context().gcs_address}"
+    where = named if "://" in named else ray.get_runtime_context().gcs_address
+    what = "a Ray cluster of this process's own" if started else f"the Ray cluster at {where}"
     memory = max((int(node["Resources"].get("memory", 0)) for node in nodes), default=0)
     return Connection(f"{what} ({', '.join(parts)})", gpus > 0, memory, ours)
 
@@ -118,6 +119,14 @@ def share(content: bytes) -> Any:
     return ray.put(content)
 
 
+def fetched(promise: Any) -> bytes:
+    """What `share` was given; in an actor."""
+    import ray
+
+    content: bytes = ray.get(promise)
+    return content
+
+
 class Actors:
     """As many actors as the cluster's nodes have room for, and as there is work: more when nodes join, fewer when they die.
 
@@ -127,7 +136,12 @@ class Actors:
     """
 
     def __init__(
-        self, settings: Settings, needs: Mapping[str, float], *, worker: type[Worker] = Worker, patience: float = _PATIENCE
+        self,
+        settings: Settings,
+        needs: Mapping[str, float],
+        *,
+        worker: type[Worker] = Worker,
+        patience: float = _PATIENCE,
     ) -> None:
         import ray
 
@@ -142,8 +156,10 @@ class Actors:
             scheduling_strategy="SPREAD",
         )
         self._idle: list[Any] = []
-        self._greeted: dict[Any, tuple[Any, bool]] = {}  # by the promise that they are ready: actors, and whether they are new
-        self._busy: dict[Any, tuple[Any, Chunk, int]] = {}  # by the promise of a result: actors, their chunks, and the how manieth try
+        # By the promise that they are ready: actors, and whether they are new.
+        self._greeted: dict[Any, tuple[Any, bool]] = {}
+        # By the promise of a result: actors, their chunks, and which try it is.
+        self._busy: dict[Any, tuple[Any, Chunk, int]] = {}
         self._not_started = 0  # new actors that died, one after the other
         self._last_seen = time.monotonic()
 
@@ -203,7 +219,7 @@ class Actors:
     def _grow(self, waiting: int) -> None:
         have = len(self._idle) + len(self._greeted) + len(self._busy)
         for _ in range(have, min(waiting + len(self._busy), self.room() + 1)):
-            actor = self._remote.remote(self._settings, self._ray.get)
+            actor = self._remote.remote(self._settings, fetched)
             self._greeted[actor.ready.remote()] = actor, True
 
     def _greet(self) -> None:
@@ -219,6 +235,7 @@ class Actors:
         except self._ray.exceptions.RayTaskError as error:
             raise _cause(error) from None
         except self._ray.exceptions.RayError as error:
+            self._ray.kill(actor)
             self._not_started += new
             if self._not_started == ATTEMPTS:
                 raise TrustError(

@@ -143,9 +143,7 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
     return pieces
 
 
-def missing_of_drift(
-    engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference
-) -> list[Piece]:
+def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
     """What the store lacks of a pair's drift, planned on whole jobs: which probes give the noise floor depends on all of them."""
     planned: set[str] = set()
     pieces = []
@@ -197,7 +195,9 @@ def cut(
         ordered = sorted(pieces, key=lambda piece: -piece.tokens)
     else:
         step, task = 1, {index: job.task for index, job in enumerate(jobs)}
-        ordered = sorted(pieces, key=lambda piece: (task[piece.job] != "generate", -piece.tokens, piece.job, piece.probe.id))
+        ordered = sorted(
+            pieces, key=lambda piece: (task[piece.job] != "generate", -piece.tokens, piece.job, piece.probe.id)
+        )
     limit = min(max(_LEAST, sum(piece.tokens for piece in ordered) // (_PER_ACTOR * max(1, actors))), _MOST)
     part: list[Piece] = []
     for piece in ordered:

@@ -52,7 +52,10 @@ class NewRows(Store):
 
 
 class Worker:
-    """What an actor is: a model stays loaded from chunk to chunk, and what was computed stays in the worker's own store."""
+    """What an actor is: a model stays loaded from chunk to chunk, and what was computed stays in the worker's own store.
+
+    The store lies in the system's temporary directory and goes with `close`; of an actor that is killed it stays.
+    """
 
     def __init__(self, settings: Settings, fetch: Callable[[Any], bytes] = lambda content: content) -> None:
         self._settings = settings

@@ -31,9 +31,7 @@ def ray_cluster() -> Iterator[Any]:
     with ray_directory() as directory, pytest.MonkeyPatch.context() as environment:
         # Ray notes there which cluster runs on this machine: a user's own stays the one that is found.
         environment.setenv("RAY_TMPDIR", directory)
-        cluster = Cluster(
-            initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False}
-        )
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
         try:
             yield cluster
         finally:

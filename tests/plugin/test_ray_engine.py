@@ -18,7 +18,7 @@ from pytest_trust.report import comparable, read_report
 from tests.ray_clusters import NODE, ray_cluster, ray_directory
 
 PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
-RUN = ("-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "-p", "no:xdist", "--trust-profile=smoke", "--trust-limit=8")
+RUN = "-m pytest -W error -p no:cacheprovider -p no:xdist --trust-profile=smoke --trust-limit=8".split()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,9 @@ def test_a_cluster_of_its_own_gives_the_report_of_a_local_run_and_is_gone_afterw
     tmp_path: Path, refusing: Path, complying: Path, directory: str
 ) -> None:
     pair = refusing, complying
-    local = subprocess.run(command(tmp_path, pair, "local"), cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    local = subprocess.run(
+        command(tmp_path, pair, "local"), cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
     ran = subprocess.run(
         command(tmp_path, pair, "ray", "--trust-engine=ray"), cwd=tmp_path,
         env=environment(RAY_TMPDIR=directory), capture_output=True, text=True,
@@ -125,7 +127,8 @@ def test_the_cluster_of_rays_configuration(tmp_path: Path, refusing: Path, compl
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert f"trust: models run on the Ray cluster at {cluster.address} (2 nodes, 1 CPU)" in ran.stdout
         assert ran.stderr == ""
-        assert all(node.any_processes_alive() for node in (cluster.head_node, *cluster.worker_nodes))  # not ours to stop
+        # It is not that run's to stop.
+        assert all(node.any_processes_alive() for node in (cluster.head_node, *cluster.worker_nodes))
 
 
 @pytest.mark.ray

@@ -196,7 +196,9 @@ def test_a_local_run_is_gone_on_with_and_half_a_probes_samples_are_not_made_agai
     assert here[0].rows.keys() == {key for table in TABLES for key in after[table].keys() - before[table].keys()}
 
 
-def test_two_names_of_one_model_answer_once(here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_two_names_of_one_model_answer_once(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     named = parse_reference(f"{pair[0].text}?label=again")
     with engine(tmp_path) as found:
         found.acquire([SHARED], pair[0], named)
@@ -290,9 +292,7 @@ def test_a_model_that_the_node_does_not_have(models: Path, tmp_path: Path) -> No
     worker.close()
 
 
-def test_a_base_that_the_node_does_not_have(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_that_the_node_does_not_have(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = shutil.copytree(models / "base", tmp_path / "base")
     shutil.copytree(models / "adapter", tmp_path / "adapter")
     monkeypatch.chdir(tmp_path)

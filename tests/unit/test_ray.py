@@ -32,6 +32,7 @@ from tests.unit.test_cluster import CHOICE, GREEDY, JOBS, SHARED, TABLES, conten
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
+
 class Counting(Worker):
     """Writes down beside the controller's store what it computed, and where."""
 
@@ -103,7 +104,8 @@ def cluster() -> Iterator[Any]:
     """Its nodes come and go with the tests."""
     with ray_cluster() as found:
         ray.init(address=found.address, log_to_driver=False, logging_level=logging.CRITICAL)
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have pytest-trust, and not its tests
+        # The nodes have pytest-trust, and not its tests.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield found
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         ray.shutdown()
@@ -249,7 +251,10 @@ def test_actors_of_a_cluster_with_gpus_ask_for_one_each(
         pytest.skip("a GPU might be here, and this is about an actor that finds none")
     nodes(num_gpus=1)
     # Ray is told of a GPU that is not there; that an actor on that node says so shows that it was placed there.
-    with engine(tmp_path) as found, pytest.raises(TrustError, match="the device cuda was asked for and is not available"):
+    with (
+        engine(tmp_path) as found,
+        pytest.raises(TrustError, match="the device cuda was asked for and is not available"),
+    ):
         found.acquire_side([SHARED], pair[0])
 
 
