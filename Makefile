@@ -31,7 +31,7 @@ labels: $(VENV)/installed-test
 weights: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests -m weights
 
-# a minute: a cluster of several nodes on this machine, one of which dies
+# minutes: a cluster of several nodes on this machine, some of which die
 ray: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	$(BIN)/python -m pytest tests -m ray
