@@ -49,14 +49,14 @@ class ClusterEngine(Engine):
 
     def device_of(self, reference: Reference) -> str:
         """`cuda` where the cluster has GPUs, whatever this machine has; an actor sees its own only."""
-        wanted: str = reference.options.get("device") or self._settings["device"] or "auto"
+        wanted = reference.options.get("device") or self._settings["device"] or "auto"
         if wanted == "auto":
-            return "cuda" if self._joined().gpus else "cpu"
+            return self._usual_device()
         if ":" in wanted:
             raise TrustError(
                 f"{reference.text}: device {wanted} with --trust-engine=ray: an actor has one GPU of its own, expected {wanted.partition(':')[0]}"
             )
-        return wanted
+        return str(wanted)
 
     def acquire(self, jobs: Iterable[Job], baseline: Reference, candidate: Reference) -> None:
         """As `Engine.acquire`, on the cluster. Two recordings have nothing to run: their drift is computed here.
@@ -127,6 +127,13 @@ class ClusterEngine(Engine):
                 self._note(f"models run on {self._connection.text}")
         return self._connection
 
+    def _usual_device(self) -> str:
+        """Of models whose reference names none: here and in the actors the same, since it decides the dtype and with it every key."""
+        given = self._settings["device"] or "auto"
+        if given == "auto":
+            return "cuda" if self._joined().gpus else "cpu"
+        return str(given)
+
     def _ready(self, models: Sequence[Reference]) -> Actors:
         needs = self._needs(models)
         if self._actors is not None and any(self._actors.needs.get(name, 0) < amount for name, amount in needs.items()):
@@ -134,7 +141,7 @@ class ClusterEngine(Engine):
             self._actors = None
         if self._actors is None:
             settings = Settings(
-                device="cuda" if "GPU" in needs else "cpu",
+                device=self._usual_device(),
                 dtype=self._settings["dtype"],
                 batch_size=self._batch_size,
                 trust_remote_code=self._settings["trust_remote_code"],

@@ -51,7 +51,7 @@ class Here:
     made: list[Here]
 
     def __init__(self, settings: Settings, needs: dict[str, float], *, worker: type[Worker] = Worker) -> None:
-        self.needs = needs
+        self.needs, self.settings = needs, settings
         self.workers = [worker(settings), worker(settings)]
         self.chunks: list[Chunk] = []
         self.rows: Counter[str] = Counter()
@@ -336,6 +336,13 @@ def test_a_cluster_with_gpus_runs_models_as_gpus_do(
         assert found.identify(reference).device == "cuda"
         assert found._needs([reference]) == {"CPU": 1, "GPU": 1}
         assert found._needs([parse_reference(f"{reference.text}?device=cpu")])["memory"] > 1 << 30
+        found._ready([reference])
+    with engine(tmp_path, device="cpu") as found:
+        on_gpu = parse_reference(f"{reference.text}?device=cuda")
+        assert found._needs([reference, on_gpu]) == {"CPU": 1, "GPU": 1}
+        found._ready([reference, on_gpu])
+    # An actor with a GPU still runs on the CPU what this run has there.
+    assert [actors.settings.device for actors in here] == ["cuda", "cpu"]
 
 
 def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
