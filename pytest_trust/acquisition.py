@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
-from pytest_trust.identity import ModelIdentity
+from pytest_trust.identity import ModelIdentity, choose_device
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
@@ -98,8 +98,13 @@ class Engine:
     def subject(self, reference: Reference) -> Subject:
         """The model of a reference that is no recording."""
         if reference not in self._subjects:
-            self._subjects[reference] = Subject(reference, store=self.store, **self._settings)
+            settings = {**self._settings, "device": self.device_of(reference)}
+            self._subjects[reference] = Subject(reference, store=self.store, **settings)
         return self._subjects[reference]
+
+    def device_of(self, reference: Reference) -> str:
+        """The device by name that a model runs on."""
+        return choose_device(reference, self._settings["device"])
 
     def recording(self, reference: Reference) -> Recording | None:
         """The recording of a reference, or None when it is a model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import InvalidInput, TrustError
@@ -81,7 +82,12 @@ class Audit:
     """Holds the policy, the engine and what was judged so far. The engine, and with it torch, is made when work is asked for."""
 
     def __init__(
-        self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None, workers: int = 1
+        self,
+        trust: TrustConfig,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        note: Callable[[str], None] | None = None,
+        workers: int = 1,
     ) -> None:
         self.trust = trust
         self.policy = load_policy(trust.policy)
@@ -89,6 +95,7 @@ class Audit:
         self._replaced = external_judges(trust)
         self._progress = progress
         self._workers = workers
+        self._note = note
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
@@ -101,7 +108,12 @@ class Audit:
         if self._engine is None:
             from pytest_trust.acquisition import Engine
 
-            self._engine = Engine(
+            make: Callable[..., Engine] = Engine
+            if self.trust.engine == "ray":
+                from pytest_trust.cluster import ClusterEngine
+
+                make = partial(ClusterEngine, note=self._note)
+            self._engine = make(
                 store=self.trust.store,
                 device=self.trust.device,
                 dtype=self.trust.dtype,

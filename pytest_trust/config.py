@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pytest_trust.errors import TrustError
 from pytest_trust.references import Reference, parse_reference
 
+ENGINES = ("local", "ray")
 PROFILES = ("smoke", "standard", "full", "public", "paper")
 
 
@@ -61,6 +63,9 @@ class TrustConfig:
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) beside those that are known."""
 
+    engine: str = "local"
+    """Where the models run: in this process, or (`ray`) in actors on a Ray cluster."""
+
     @property
     def candidate(self) -> Reference | None:
         """The candidate, or the first of several."""
@@ -93,6 +98,11 @@ def add_options(parser: pytest.Parser) -> None:
             "float32, bfloat16, float16 (default: float32 on a CPU, the checkpoint's own on a GPU)",
         ),
         ("batch-size", "N", "rows per batch, or auto (default)"),
+        (
+            "engine",
+            "NAME",
+            "where the models run: local (default), or ray: on the cluster of Ray's configuration, else on one started here",
+        ),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
         ("max-reasoning-tokens", "N", "token limit of a reasoning trace apart from the answer's; a longer one is truncated"),
@@ -246,10 +256,15 @@ def build_config(config: pytest.Config) -> TrustConfig:
         mutants=read_mutants(config.getoption("trust_mutants")),
         data=path("data"),
         accept_data_change=flag("accept_data_change"),
+        engine=text("engine") or "local",
     )
     check_config(trust)
-    if trust.mutants is not None and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
+    check_engine(trust)
+    if config.getoption("numprocesses", None):
+        if trust.mutants is not None:
+            raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
+        if trust.engine == "ray":
+            raise pytest.UsageError("--trust-engine=ray: the cluster's actors do the work, and one process hands it out: leave out -n")
     return trust
 
 
@@ -322,6 +337,18 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         raise pytest.UsageError(
             f"--trust-mutants: {trust.baseline.text} is a recording or a mutant already: give the model itself"
         )
+
+
+def check_engine(trust: TrustConfig) -> None:
+    if trust.engine not in ENGINES:
+        raise pytest.UsageError(f"--trust-engine={trust.engine}: expected {' or '.join(ENGINES)}")
+    if trust.engine == "ray":
+        if find_spec("ray") is None:
+            raise pytest.UsageError("--trust-engine=ray: Ray is not installed: pip install 'pytest-trust[ray]'")
+        if trust.record is not None:
+            raise pytest.UsageError(
+                "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"
+            )
 
 
 def check_config(trust: TrustConfig) -> None:

@@ -197,11 +197,11 @@ def audit_of(config: pytest.Config) -> Audit:
     """This process's audit, made when the first test needs it."""
     if _AUDIT not in config.stash:
         from pytest_trust.audit import Audit
-        from pytest_trust.progress import progress_line
+        from pytest_trust.progress import note_line, progress_line
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
-        audit = Audit(options.of(config), progress=progress, workers=workers)
+        audit = Audit(options.of(config), progress=progress, note=note_line(config), workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]

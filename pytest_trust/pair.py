@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pytest_trust.heads import Head
     from pytest_trust.inference import Group, Runner
 
-_CHUNK = 16  # probes whose states exist at once while both models are in memory
+DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
@@ -71,7 +71,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
         if not _has_head(engine, reference):
             return
     # If only one model fits, each part costs two loads: one part for each process that may take one.
-    size = _CHUNK if _all_fit(engine, live) else -(-len(units) // engine.workers)
+    size = DRIFT_BATCH if _all_fit(engine, live) else -(-len(units) // engine.workers)
     parts = [units[start : start + size] for start in range(0, len(units), size)]
 
     def measure(part: list[Unit]) -> Iterator[tuple[int, int]]:
@@ -323,8 +323,8 @@ def _states(
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    for start in range(0, len(units), _CHUNK):
-        part = units[start : start + _CHUNK]
+    for start in range(0, len(units), DRIFT_BATCH):
+        part = units[start : start + DRIFT_BATCH]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         if side == "baseline":
             groups = [_joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group for unit, group in zip(part, groups, strict=True)]
