@@ -188,9 +188,9 @@ class Audit:
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
         model = re.split("[?@]", given.partition(":")[2])[0]
         for side in (pair.baseline, pair.candidate):
-            if side.location == model:
+            if model == side.location or (side.kind == "server" and model == side.served[1]):
                 raise InvalidInput(
-                    f"--trust-judge: {side.location} is one of the models that are compared: it cannot judge, name another"
+                    f"--trust-judge: {model} is one of the models that are compared: it cannot judge, name another"
                 )
         return self._replaced[name]
 
@@ -204,7 +204,9 @@ class Audit:
 
         if suite.task == "choose":
             return Side(
-                reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
+                reference.label,
+                judge_options(job.probes, self.engine.options(reference, job), suite.normalise),
+                self.engine.unscored(reference, job),
             )
         return self.judged_responses(reference, job, judge, judge_name, self.engine.responses(reference, job))
 
@@ -322,7 +324,7 @@ class Audit:
             for samples in self.engine.responses(reference, visit.job).values()
             for response in samples[: visit.job.repeats()]
         ]
-        tokens = sum(len(response.token_ids) for response in made)
+        tokens = sum(response.tokens for response in made)
         left = len(visit.full.probes) - len(visit.job.probes)
         return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
 

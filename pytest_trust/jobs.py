@@ -75,7 +75,8 @@ class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
 
     `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
-    and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
+    and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget. A server
+    keeps its token ids to itself and gives their number, `tokens`.
     """
 
     text: str
@@ -86,6 +87,7 @@ class Response:
     complete: bool
     prompt_tokens: int
     closed: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
