@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
 # Of a server's entry for a model: what differs between two starts of one model, or says nothing about it.
-_ENTRY_NOISE = ("created", "permission", "status", "object")
+_ENTRY_NOISE = ("created", "permission", "status", "object", "n_ctx")
 _NO_LIST = (404, 405, 500, 501)  # 500 is transformers' server without the hub; busy ones say 429 or 503
 ITS_WORD = "behind a server: its fingerprint is the server's word, as weights cannot be hashed from here"
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
@@ -178,7 +178,7 @@ class Served:
         entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
         for entry in entries:
             if model == entry.get("id") or model in (entry.get("aliases") or ()):
-                return {key: value for key, value in entry.items() if key not in _ENTRY_NOISE}
+                return _without_noise(entry)
         # transformers' server lists what the hub's cache holds, and serves directories beside it
         if entries and not self.entry and not model.startswith(("/", ".")):
             names = ", ".join(str(entry.get("id")) for entry in entries[:5]) + (", ..." if len(entries) > 5 else "")
@@ -343,3 +343,7 @@ def check_apart(engine: Engine, baseline: Reference, candidate: Reference) -> No
             f"{baseline.served[0]} and {candidate.served[0]} describe {baseline.served[1]} in the same words, so nothing tells their models apart: "
             "start one of them with another model name (--served-model-name, --alias)"
         )
+
+
+def _without_noise(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: _without_noise(value) if isinstance(value, dict) else value for key, value in entry.items() if key not in _ENTRY_NOISE}

@@ -8,7 +8,7 @@ Three ways, tried by what the server says and answers, never trusted unchecked:
 - `echo` with `logprobs` on completions (vLLM, SGLang), for probes with a text.
 
 An option is scored from the first token in which the prompt with it differs from the prompt alone, as the models that are loaded here are. The
-first token of a text has nothing before it and is left out, for all options alike.
+first token of a text has nothing before it and is left out, for all options alike, unless the server puts a beginning-of-sequence token there.
 """
 
 from __future__ import annotations
@@ -85,17 +85,22 @@ class OptionScorer:
             messages = [{"role": message.role, "content": message.content} for message in probe.messages]
             asked = {"messages": messages, **template_settings(self._thinking)}
             text = str(self._client.post(self._client.beside("/apply-template"), asked).get("prompt", ""))
-        before = self._tokens(text)
+        before = self._tokens(text) if text else self._beginning()
         rows = []
         for option in probe.options:
             ids = self._tokens(text + option if template else _joined(text, option))
+            if not text and ids[: len(before)] != before:
+                ids = before + ids
             start = max(1, common_prefix([before, ids]))
             rows.append([self._forced(ids[:place], ids[place]) for place in range(start, len(ids))])
         return rows
 
+    def _beginning(self) -> tuple[int, ...]:
+        """What a text without a prompt is conditioned on: the beginning-of-sequence token, where the model has one."""
+        named = self._client.get(self._client.beside("/props")).get("bos_token")
+        return self._tokens(named)[-1:] if isinstance(named, str) and named else ()
+
     def _tokens(self, text: str) -> tuple[int, ...]:
-        if not text:
-            return ()
         found = self._client.post(self._client.beside("/tokenize"), {"content": text, "add_special": True, "parse_special": True})
         tokens = found.get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):

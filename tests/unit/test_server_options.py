@@ -72,11 +72,10 @@ def test_options_through_a_server_are_those_of_the_model(tmp_path: Path, tiny: P
     assert len(server.requests) <= asked + 1  # the description; the scores are in the store
 
 
-@pytest.mark.parametrize("way", ["echo", "llama.cpp"])
-def test_without_a_prompt_the_first_token_is_left_out_of_all_options(tmp_path: Path, tiny: Path, way: str) -> None:
+def test_without_a_prompt_the_first_token_is_left_out_of_all_options(tmp_path: Path, tiny: Path) -> None:
     model = ServedModel(tiny, "echo")
     expected = [[float(logs[index]) for index, logs in model._rows(model.tokenizer(option)["input_ids"], 1)] for option in BARE.options]
-    with serving(model if way == "echo" else Llama(tiny)) as server:
+    with serving(model) as server:
         found, _ = score(tmp_path, served(server), job(BARE))
     assert found["d"].log_likelihoods == pytest.approx([sum(row) for row in expected], abs=1e-4)
     assert found["d"].tokens == tuple(map(len, expected))
@@ -133,6 +132,8 @@ class Llama:
         tokenizer = self.inner.tokenizer
         if path == "/v1/models":
             return listed() | {"data": [{"id": MODEL, "owned_by": "llamacpp"}]}
+        if path == "/props":
+            return {"bos_token": tokenizer.bos_token}
         if path == "/apply-template":
             return {"prompt": tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)}
         if path == "/tokenize":
@@ -146,7 +147,7 @@ class Llama:
 
 
 def test_options_through_llama_cpps_server_are_those_of_the_model(tmp_path: Path, tiny: Path) -> None:
-    work = job(*CHATS, *TEXTS)
+    work = job(*CHATS, *TEXTS, BARE)
     expected, _ = score(tmp_path, parse_reference(str(tiny)), work)
     with serving(Llama(tiny)) as server:
         found, reason = score(tmp_path, served(server), work)
