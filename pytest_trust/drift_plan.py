@@ -83,11 +83,17 @@ class Unit:
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
+    if "server" in (baseline.kind, candidate.kind):
+        from pytest_trust.server_drift import impossible_here
+
+        reason = impossible_here(engine, baseline, candidate)
+        if reason:
+            return reason
     recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
     if len(recordings) == 2 and any(recording.topk for recording in recordings):
         return TWO_RECORDINGS
     for reference in (baseline, candidate):
-        if reference.kind != "recording":
+        if reference.has_weights:
             key = headless_key(engine, reference)
             noted = engine.store.get_json("notes", [key]).get(key)
             if noted:
@@ -96,7 +102,9 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
 
 
 def shared_ids(engine: Engine, baseline: Reference, candidate: Reference) -> int:
-    """Leading ids that mean the same to both; -1 for all, 0 for none."""
+    """Leading ids that mean the same to both; -1 for all, 0 for none. A server's tokens are looked up one by one in the other's vocabulary."""
+    if "server" in (baseline.kind, candidate.kind):
+        return -1
     ours, theirs = engine.identify(baseline), engine.identify(candidate)
     if ours.tokenizer == theirs.tokenizer:
         return -1
@@ -120,7 +128,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     if not probes:
         return []
     asked = replace(job, probes=probes)
-    ours, theirs = view_of(engine, asked, baseline), view_of(engine, asked, candidate)
+    ours, theirs = view_of(engine, asked, baseline, candidate), view_of(engine, asked, candidate, baseline)
     both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
     if job.task == "choose":
         both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
@@ -162,7 +170,13 @@ def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
     return [unit for unit in left if unit.candidate_baseline or unit.baseline_candidate or unit.floor]
 
 
-def view_of(engine: Engine, job: Job, reference: Reference) -> View:
+def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | None = None) -> View:
+    """One side of a job; `other` is what a server's tokens are looked up in."""
+    if reference.kind == "server":
+        from pytest_trust.server_drift import served_view
+
+        assert other is not None
+        return served_view(engine, job, reference, other)
     from pytest_trust.inference import Group
 
     recording = engine.recording(reference)

@@ -16,7 +16,7 @@ from pytest_trust.identity import ModelIdentity
 from pytest_trust.jobs import Job, Phase, digest
 from pytest_trust.references import Reference
 from pytest_trust.server_client import Client, Rejected, ServerError
-from pytest_trust.server_requests import Answer, Asking, answer_of, asking_of, declined
+from pytest_trust.server_requests import Answer, Asking, answer_of, asking_of
 from pytest_trust.store import Store, Table, context_of
 from pytest_trust.subject import portable_key
 
@@ -72,7 +72,7 @@ class Served:
         if self._identity is None:
             self.entry = self._read_entry()
             self._identity = self._identify(self.entry)
-        notes = [text for text in (OWN_SAMPLING,) if self._noted(text)]
+        notes = [text for text in (OWN_SAMPLING,) if self.noted(text)]
         return replace(self._identity, warnings=(*self._identity.warnings, *notes))
 
     def acquire(self, jobs: Iterable[Job], tell: Tell) -> None:
@@ -129,7 +129,8 @@ class Served:
         """Remember something about this model's server, so that a run from the store says it too."""
         self._store.put_json("notes", {self._note_key(text): True})
 
-    def _noted(self, text: str) -> bool:
+    def noted(self, text: str) -> bool:
+        """Whether that is known of this model's server."""
         key = self._note_key(text)
         return key in self._store.get("notes", [key])
 
@@ -308,12 +309,14 @@ class Served:
             except Rejected as error:
                 refused = refused or error
                 continue
+            except ServerError as error:
+                raise ServerError(f"probe {asking.probe}: {error}", error.status) from None
             answer = answer_of(found, asking, where=f"{self.client.url}{asking.path}", trace=self._trace)
             if not extras and asking.top_k:
                 raise ServerError(f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: use a profile without it")
             self._learn(answer, logprobs=logprobs, extras=extras)
             return answer
-        raise declined(refused, asking)
+        raise ServerError(f"probe {asking.probe}: {refused}")
 
     def _learn(self, answer: Answer, *, logprobs: bool, extras: bool) -> None:
         self._takes = {"logprobs": logprobs, "extras": extras}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Generation, row_seed
-from pytest_trust.server_client import Rejected, ServerError
+from pytest_trust.server_client import ServerError
 from pytest_trust.server_tops import tops_of
 
 if TYPE_CHECKING:
@@ -113,11 +113,6 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
         model=str(found.get("model") or ""),
         tops=tops_of(choice.get("logprobs")),
     )
-
-
-def declined(refused: Rejected | None, asking: Asking) -> ServerError:
-    """The error for a request that the server took in no form."""
-    return ServerError(f"probe {asking.probe}: {refused}" if refused else f"probe {asking.probe}: no request was made")
 
 
 def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> str:

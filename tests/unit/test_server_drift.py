@@ -1,0 +1,162 @@
+"""Drift of a served model from a loaded one: the numbers of a recording that keeps as many tokens, or the reason why there are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_trust.acquisition import Engine
+from pytest_trust.jobs import Generation, Job, PairDrift
+from pytest_trust.probes import Message, Probe
+from pytest_trust.recording import write_recording
+from pytest_trust.references import Reference, parse_reference
+from pytest_trust.server import NO_LOGPROBS
+from pytest_trust.server_drift import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
+from pytest_trust.server_tops import places_of, tops_of, unpack
+from tests.served_model import ServedModel
+from tests.serving import MODEL, plain, serving
+from tests.tiny_models import save_model
+
+pytest.importorskip("openai", reason="the openai package is not installed")
+
+PROBES = tuple(
+    Probe(id=f"p{number}", cluster=f"c{number}", messages=(Message("user", text),))
+    for number, text in enumerate(["Is it wrong to keep what you found?", "Please answer the question.", "The nurse"])
+)
+JOB = Job("s", "generate", PROBES, Generation(6), drift=frozenset(probe.id for probe in PROBES))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    # flat heads, so that some mass is beyond the tokens that are known
+    folder = tmp_path_factory.mktemp("models")
+    return save_model(folder / "a", seed=0, scale=1.0), save_model(folder / "b", seed=3, scale=1.0)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with Engine(store=tmp_path) as found:
+        yield found
+
+
+def measured(engine: Engine, baseline: Reference, candidate: Reference) -> PairDrift:
+    engine.acquire([JOB], baseline, candidate)
+    return engine.drift(JOB, baseline, candidate)
+
+
+def at(url: str) -> Reference:
+    return parse_reference(f"{url}?retries=0#{MODEL}")
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Models whose tokens are words: each is told by its text."""
+    from tests.scripted_models import scripted_model
+
+    folder = tmp_path_factory.mktemp("worded")
+    return (
+        scripted_model(folder / "a", "Sure here is how", sharpness=3.0),
+        scripted_model(folder / "b", "I cannot do that", sharpness=2.0),
+    )
+
+
+@pytest.mark.parametrize("told_by", ["ids", "text"])
+def test_a_served_candidate_drifts_as_its_recording_does(
+    engine: Engine, tmp_path: Path, models: tuple[Path, Path], worded: tuple[Path, Path], told_by: str
+) -> None:
+    pair, gives = (models, ("logprobs", "ids")) if told_by == "ids" else (worded, ("logprobs",))
+    candidate, baseline = (parse_reference(str(model)) for model in pair)
+    file = tmp_path / "candidate.trust"
+    write_recording(file, engine, candidate, [JOB], topk=20)
+    expected = measured(engine, baseline, parse_reference(str(file)))
+    with serving(ServedModel(pair[0], *gives)) as server:
+        found = measured(engine, baseline, at(server.url))
+        asked = len(server.requests)
+        again = measured(engine, baseline, at(server.url))
+    assert len(server.requests) == asked
+    assert found.candidate_baseline.keys() == expected.candidate_baseline.keys() == JOB.drift
+    for name, theirs in expected.candidate_baseline.items():
+        ours = found.candidate_baseline[name]
+        # float32 in another order of sums
+        assert ours.kl_pq == pytest.approx(theirs.kl_pq, abs=1e-4)
+        assert ours.p_label == pytest.approx(theirs.p_label, abs=1e-4)
+        assert ours.tail == pytest.approx(theirs.tail, abs=1e-4)
+        assert ours.tail is not None
+        assert float(ours.tail.max()) > 0.01
+        assert again.candidate_baseline[name].kl_pq.tolist() == ours.kl_pq.tolist()
+        # of the entropy a lower bound is known: what is beyond the tail's one token is not
+        assert (ours.entropy_p <= theirs.entropy_p + 1e-4).all()
+    assert not found.baseline_candidate
+    assert found.baseline_candidate_reason == NOT_READ.format(side="baseline")
+    assert found.floor
+
+
+def test_a_served_baseline_drifts_the_other_way(engine: Engine, models: tuple[Path, Path]) -> None:
+    with serving(ServedModel(models[0], "logprobs", "ids")) as server:
+        found = measured(engine, at(server.url), parse_reference(str(models[1])))
+    assert found.baseline_candidate.keys() == JOB.drift
+    assert not found.candidate_baseline
+    assert found.candidate_baseline_reason == NOT_READ.format(side="candidate")
+    assert (found.floor, found.floor_reason) == ({}, NOT_RUN_TWICE)
+
+
+def test_the_same_model_served_and_loaded_does_not_drift(engine: Engine, models: tuple[Path, Path]) -> None:
+    with serving(ServedModel(models[0], "logprobs", "ids")) as server:
+        found = measured(engine, parse_reference(str(models[0])), at(server.url))
+    assert all(float(drift.kl_pq.max()) < 1e-5 for drift in found.candidate_baseline.values())
+    assert found.candidate_baseline.keys() == JOB.drift
+
+
+def test_a_server_that_takes_logprobs_and_ignores_them(engine: Engine, models: tuple[Path, Path]) -> None:
+    with serving(ServedModel(models[0])) as server:
+        found = measured(engine, parse_reference(str(models[1])), at(server.url))
+        assert server.asked("/chat/completions")[0]["logprobs"] is True
+    assert (found.candidate_baseline, found.baseline_candidate) == ({}, {})
+    assert found.candidate_baseline_reason == NO_LOGPROBS
+
+
+def test_other_tokens_claim_no_drift(engine: Engine, tmp_path: Path, models: tuple[Path, Path]) -> None:
+    from tests.scripted_models import scripted_model
+
+    other = scripted_model(tmp_path / "other", "Sure here is how you do it .")
+    with serving(ServedModel(models[0], "logprobs", "ids")) as server:
+        found = measured(engine, parse_reference(str(other)), at(server.url))
+    assert found.candidate_baseline == {}
+    assert found.candidate_baseline_reason == NOT_SPELT
+
+
+def test_two_models_that_are_not_here(engine: Engine) -> None:
+    with serving(plain) as one:
+        found = measured(engine, at(one.url), parse_reference(f"{one.url}?thinking=off#{MODEL}"))
+    assert found.candidate_baseline_reason == NO_WEIGHTS_HERE
+
+
+def entry(log_p: float = -0.5, **more: Any) -> dict[str, Any]:
+    return {"token": "a", "logprob": log_p, "top_logprobs": [{"token": "a", "logprob": log_p}, {"token": "b", "logprob": -2.0}], **more}
+
+
+def test_log_probabilities_are_packed_and_unpacked() -> None:
+    places = places_of({"content": [entry(bytes=[0xE2, 0x82]), entry(-0.25, id=7)]})
+    assert unpack(tops_of({"content": [entry(bytes=[0xE2, 0x82]), entry(-0.25, id=7)]})) == places
+    assert (places[0].label.id, places[1].label.id) == (-1, 7)
+    assert places[0].label.text.encode("utf-8", "surrogateescape") == b"\xe2\x82"
+    lists = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -2.0, "a": -0.5}]}
+    assert places_of(lists) == places_of({"content": [entry()]})
+    assert [token.text for token in places_of(lists)[0].known] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        None, [], {}, {"content": None}, {"content": []}, {"content": [{}]}, {"content": [{"token": "a"}]}, {"content": [entry(), entry(0.5)]},
+        {"content": [entry(-0.01), {**entry(), "top_logprobs": [{"token": str(n), "logprob": -0.1} for n in range(3)]}]},
+        {"content": [{**entry(), "top_logprobs": []}]}, {"content": [entry(math.nan)]}, {"content": [{**entry(), "token": 5}]},
+        {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": None}, {"tokens": ["a", "b"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]},
+    ],
+)  # fmt: skip
+def test_what_is_no_distribution_is_not_taken(logprobs: object) -> None:
+    assert tops_of(logprobs) == b""
