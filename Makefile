@@ -6,7 +6,7 @@ DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-
 
 AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=rl=demo:rl --trust-candidate=distill=demo:distill --trust-profile=standard
 
-.PHONY: demo audit test labels weights check clean
+.PHONY: demo audit test labels weights servers check clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
@@ -21,7 +21,7 @@ audit: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights"
+	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights and not servers"
 
 # minutes, and needs the labelled data beside the project
 labels: $(VENV)/installed-test
@@ -30,6 +30,11 @@ labels: $(VENV)/installed-test
 # minutes: whole runs on the demo's weights in every form in which users have pairs
 weights: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests -m weights
+
+# a minute: against transformers' server, and llama.cpp's where there is a llama-server on the path
+servers: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "transformers[serving]"
+	$(BIN)/python -m pytest tests -m servers
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
+NO_TOKENS = "no tokens to measure it on"
 DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
@@ -366,10 +367,10 @@ class Audit:
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
-        return drifts, next(filter(None, reasons), "no tokens to measure it on")
+        return drifts, next(filter(None, reasons), NO_TOKENS)
 
     def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
-        """Drift of the suites' responses in both directions with the noise floor; None where no KL can be claimed."""
+        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
         from pytest_trust.drift import summarise
 
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
@@ -394,7 +395,9 @@ class Audit:
             record["identical"] = all(
                 (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
-        self._drifts[key] = record if len(record) > 2 or "identical" in record else None
+        elif any(reason != NO_TOKENS for reason in record.values()):
+            record |= {"floor": None, "identical": False}
+        self._drifts[key] = record if "identical" in record else None
         return self._drifts[key]
 
     def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -417,7 +420,7 @@ class Audit:
         by_probe = getattr(found, direction)
         if not by_probe:
             raise TrustError(
-                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
+                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}"
             )
         name, on = DIRECTIONS[direction]
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)

@@ -152,8 +152,8 @@ class Served:
             template=digest("server template", fingerprint),
             weights=fingerprint,
             base_weights="",
-            dtype="unknown",
-            device="server",
+            dtype="",  # it does not say
+            device="",
             parameters=parameters if isinstance(parameters, int) else 0,
             parameter_bytes=0,
             architecture="",

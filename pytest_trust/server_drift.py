@@ -147,7 +147,7 @@ class _Vocabulary:
 
     def known(self, place: Place) -> list[tuple[int, float]]:
         """Ids and log-probabilities of a place's most likely tokens, as far as they are in this vocabulary."""
-        found = {}
+        found: dict[int, float] = {}
         for token in place.known:
             index = self.id_of(token)
             if index >= 0 and not math.isinf(token.log_p):

@@ -33,7 +33,7 @@ class Asking:
         asked: dict[str, object] = {"model": model, **self.core}
         if logprobs:
             asked |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self.path == CHAT else {"logprobs": TOP_LOGPROBS}
-        return asked | self.wishes if extras else asked
+        return {**asked, **self.wishes} if extras else asked
 
 
 @dataclass(frozen=True, slots=True)

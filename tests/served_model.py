@@ -45,7 +45,7 @@ class ServedModel:
             if asked and body.get("echo") and "echo" in self.gives:
                 choice["text"] = body["prompt"] + text
                 rows = [(prompt[0], None), *self._rows([*prompt, *made], 1)]
-            if asked and "logprobs" in self.gives or body.get("echo") and "echo" in self.gives:
+            if (asked and "logprobs" in self.gives) or (body.get("echo") and "echo" in self.gives):
                 choice["logprobs"] = self._lists(rows, asked)
         answer = {"model": self.name, "choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(made)}}
         if body.get("prompt_logprobs") is not None and "prompt_logprobs" in self.gives:

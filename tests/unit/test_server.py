@@ -180,7 +180,7 @@ def test_two_servers_in_one_description_are_refused_as_a_pair(tmp_path: Path) ->
 
 
 def test_a_server_that_hangs_is_given_up(tmp_path: Path) -> None:
-    with serving(after([Fault(hang=True)])) as server, pytest.raises(TrustError, match="no answer within 0.2 s") as error:
+    with serving(after([Fault(hang=True)])) as server, pytest.raises(TrustError, match=r"no answer within 0\.2 s") as error:
         ask(tmp_path, reference(server, "timeout=0.2&retries=0"), job(chat("p")))
     assert "\n" not in str(error.value)
 
@@ -256,7 +256,7 @@ def test_a_server_that_goes_on_failing_ends_the_run_and_keeps_what_was_answered(
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with serving(plain) as server:
         gone = reference(server)
-    with pytest.raises(TrustError, match="GET /models: .*refused"):
+    with pytest.raises(TrustError, match=r"GET /models: .*refused"):
         ask(tmp_path, gone, job())
 
 
