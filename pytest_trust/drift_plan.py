@@ -28,6 +28,7 @@ _FLOOR_PROBES = 2
 
 OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
+SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
 NO_HEAD = "the head of {label} is quantised or missing"
 
 
@@ -92,6 +93,8 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
     recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
     if len(recordings) == 2 and any(recording.topk for recording in recordings):
         return TWO_RECORDINGS
+    if any(not recording.vocabulary for recording in recordings):
+        return SERVED_RECORDING
     for reference in (baseline, candidate):
         if reference.has_weights:
             key = headless_key(engine, reference)

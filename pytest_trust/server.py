@@ -34,6 +34,7 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
+_LOGPROBS = "log-probabilities"
 
 Tell = Callable[[Reference, Phase, str, int, int, int], None]
 Item = TypeVar("Item")
@@ -105,11 +106,22 @@ class Served:
         found = self._store.get_json("options", keys.values())
         return {name: found[key] for (name, _), key in keys.items() if key in found}
 
+    def recorded(self, job: Job) -> dict[str, dict[str, Any]]:
+        """Stored responses or option scores of a job by portable key, as a recording keeps them."""
+        probes = {probe.id: probe for probe in job.probes}
+        found = {(name, 0): value for name, value in self.options(job).items()} if job.task == "choose" else self.responses(job)
+        return {portable_key(probes[name], job, repeat): value for (name, repeat), value in found.items()}
+
     def why_no_options(self, job: Job) -> str:
         """Why the options of a job were not scored, or nothing."""
         key = self._note_key("no options", job.suite)
         found = self._store.get_json("notes", [key])
         return str(found[key]) if key in found and len(self.stored(job)) < len(job.probes) else ""
+
+    @property
+    def without_logprobs(self) -> bool:
+        """Whether none of the answers that are stored came with log-probabilities, as far as that was seen."""
+        return self.noted(NO_LOGPROBS) and not self.noted(_LOGPROBS)
 
     def tops_keys(self, job: Job) -> dict[str, str]:
         """Keys of the log-probabilities that came with the first response of each probe, by probe id."""
@@ -320,8 +332,8 @@ class Served:
 
     def _learn(self, answer: Answer, *, logprobs: bool, extras: bool) -> None:
         self._takes = {"logprobs": logprobs, "extras": extras}
-        if answer.text and not answer.tops:
-            self._noticed.add(NO_LOGPROBS)  # refused, or taken and ignored
+        if answer.text:  # without them the wish was refused, or taken and ignored
+            self._noticed.add(_LOGPROBS if answer.tops else NO_LOGPROBS)
         if not extras:
             self._noticed.add(OWN_SAMPLING)
 

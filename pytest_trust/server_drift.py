@@ -42,7 +42,7 @@ def impossible_here(engine: Engine, baseline: Reference, candidate: Reference) -
         return NO_WEIGHTS_HERE
     served = engine.served(reference)
     assert served is not None
-    if served.noted(NO_LOGPROBS):
+    if served.without_logprobs:
         return NO_LOGPROBS
     key = _misspelt_key(engine, served, other)
     return NOT_SPELT if key in engine.store.get("notes", [key]) else ""

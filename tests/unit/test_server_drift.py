@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from pytest_trust.acquisition import Engine
+from pytest_trust.drift_plan import SERVED_RECORDING
+from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Generation, Job, PairDrift
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording import write_recording
 from pytest_trust.references import Reference, parse_reference
-from pytest_trust.server import NO_LOGPROBS
+from pytest_trust.server import ITS_WORD, NO_LOGPROBS
 from pytest_trust.server_drift import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
 from pytest_trust.server_tops import places_of, tops_of, unpack
 from tests.served_model import ServedModel
@@ -133,6 +135,22 @@ def test_two_models_that_are_not_here(engine: Engine) -> None:
     with serving(plain) as one:
         found = measured(engine, at(one.url), parse_reference(f"{one.url}?thinking=off#{MODEL}"))
     assert found.candidate_baseline_reason == NO_WEIGHTS_HERE
+
+
+def test_a_recording_of_a_served_model_stands_for_its_answers(engine: Engine, tmp_path: Path, models: tuple[Path, Path]) -> None:
+    choices = Job("o", "choose", (Probe(id="o", cluster="o", text="The nurse said", options=("yes", "no")),), Generation(1))
+    file = tmp_path / "served.trust"
+    with serving(ServedModel(models[0], "logprobs", "echo")) as server:
+        write_recording(file, engine, at(server.url), [JOB, choices])
+        with pytest.raises(TrustError, match=r"leave out \?topk"):
+            write_recording(file, engine, at(server.url), [JOB], topk=5)
+        responses, options = engine.responses(at(server.url), JOB), engine.options(at(server.url), choices)
+    recorded = parse_reference(str(file))
+    assert engine.responses(recorded, JOB) == responses
+    assert engine.options(recorded, choices) == options
+    assert engine.identify(recorded).warnings == (ITS_WORD,)
+    found = measured(engine, parse_reference(str(models[1])), recorded)
+    assert found.candidate_baseline_reason == SERVED_RECORDING
 
 
 def entry(log_p: float = -0.5, **more: Any) -> dict[str, Any]:
