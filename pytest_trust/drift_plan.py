@@ -34,7 +34,10 @@ NO_HEAD = "the head of {label} is quantised or missing"
 
 @dataclass(slots=True)
 class View:
-    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on."""
+    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on.
+
+    `recorded`: it cannot be run; where it has `prompts` nevertheless, a server can be given the other side's text after them.
+    """
 
     reference: Reference
     fingerprint: str
@@ -143,7 +146,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         name = probe.id
 
         def key(p: View, q: View, name: str = name) -> str:
-            if q.recorded and job.task == "generate":
+            if q.recorded and name not in q.prompts and job.task == "generate":
                 return ""
             return digest(
                 "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared, *tags

@@ -28,7 +28,7 @@ from pytest_trust.drift_plan import (
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
-from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, served_tops
+from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
     units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
+    if "server" in (baseline.kind, candidate.kind):
+        units = missing_parts(engine, with_readings(engine, units))
     if not units:
         return
     units.sort(key=lambda unit: -unit_length(unit))
@@ -99,7 +101,7 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
     reasons = {}
     for side, other in (("candidate", baseline), ("baseline", candidate)):
-        one_way = not other.has_weights and job.task == "generate"
+        one_way = not other.has_weights and not reads(engine, other) and job.task == "generate"
         reasons[side] = _one_way(other, side, "candidate" if other is candidate else "baseline") if one_way else ""
     return PairDrift(
         candidate_baseline=read("candidate_baseline"),

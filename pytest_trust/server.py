@@ -34,7 +34,7 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
-_LOGPROBS = "log-probabilities"
+_LOGPROBS, _PROMPT_IDS, _NO_READING = "log-probabilities", "token ids of prompts", "no log-probabilities of a given text"
 
 Tell = Callable[[Reference, Phase, str, int, int, int], None]
 Item = TypeVar("Item")
@@ -122,6 +122,32 @@ class Served:
     def without_logprobs(self) -> bool:
         """Whether none of the answers that are stored came with log-probabilities, as far as that was seen."""
         return self.noted(NO_LOGPROBS) and not self.noted(_LOGPROBS)
+
+    @property
+    def reads(self) -> bool:
+        """Whether a text can be given it to read: it has told its prompts' token ids, and has not failed at reading."""
+        return self.noted(_PROMPT_IDS) and not self.noted(_NO_READING)
+
+    def reading_key(self, prompt: Sequence[int], text: Sequence[int]) -> str:
+        """Key of the log-probabilities of a text after a prompt, both by token ids."""
+        return digest("served reading", _KEYS, self.identity.fingerprint, prompt, text)
+
+    def read(self, wanted: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+        """Ask for the log-probabilities of texts, (prompt, text) each, that the store lacks. Where the server gives none, `reads` is false
+        from then on. Raises ServerError."""
+        from pytest_trust.server_options import Unscored, read_text
+
+        keys = {self.reading_key(*one): one for one in wanted}
+        have = self._store.get("drifts", keys)
+
+        def commit(made: Sequence[tuple[str, bytes]]) -> None:
+            self._confirm([])
+            self._put("drifts", dict(made))
+
+        try:
+            self.in_parallel([key for key in keys if key not in have], lambda key: read_text(self.client, *keys[key]), commit)
+        except Unscored:
+            self.note(_NO_READING)
 
     def tops_keys(self, job: Job) -> dict[str, str]:
         """Keys of the log-probabilities that came with the first response of each probe, by probe id."""
@@ -334,6 +360,8 @@ class Served:
         self._takes = {"logprobs": logprobs, "extras": extras}
         if answer.text:  # without them the wish was refused, or taken and ignored
             self._noticed.add(_LOGPROBS if answer.tops else NO_LOGPROBS)
+        if answer.prompt_ids:
+            self._noticed.add(_PROMPT_IDS)
         if not extras:
             self._noticed.add(OWN_SAMPLING)
 

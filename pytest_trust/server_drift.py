@@ -1,7 +1,8 @@
-"""Drift of a model behind a server from one that is loaded here: on the server's responses, from the log-probabilities that came with them.
+"""Drift between a model behind a server and one that is loaded here, from the log-probabilities that the server gives.
 
 A server names the most likely tokens at each place of its own response. The other model reads the same tokens, and a lower bound of
-KL(server || other) follows as from a recording that keeps only those (`pytest_trust.topk`). Tokens are found again in the other's
+KL(server || other) follows as from a recording that keeps only those (`pytest_trust.topk`). One that also says how it read its prompts, and gives
+log-probabilities of a text it did not write (vLLM's `prompt_logprobs`), is given the other's responses for the other direction. Tokens are found again in the other's
 vocabulary by their ids or, where the server keeps these to itself, by their text; one that is not found there joins the tail, which leaves the bound a bound. A
 response of which a token is not found, or whose tokens do not spell its text, is not measured.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.jobs import Job, digest
 from pytest_trust.references import Reference
+from pytest_trust.server_requests import TOP_LOGPROBS
 from pytest_trust.server_tops import Place, Token, unpack
 from pytest_trust.subject import portable_key
 
@@ -26,10 +29,11 @@ if TYPE_CHECKING:
     from pytest_trust.topk import TopK
 
 _KEYS = 1
+_WIDTH = TOP_LOGPROBS + 1  # a text that is read has its own token beside the most likely ones
 _SMALLEST_TAIL = 1e-9  # probabilities that are rounded to float32 may add up to a little more than 1
 NO_WEIGHTS_HERE = "neither model is loaded here, and one must read what the other has said"
 NOT_SPELT = "the server's tokens are not those of the other model's vocabulary"
-NOT_READ = "the server gives log-probabilities of its own responses only, not of the {side}'s"
+NOT_READ = "the server does not return log-probabilities of a text that it did not write, such as the {side}'s"
 NOT_RUN_TWICE = "the baseline is behind a server, and is not asked a second time"
 
 
@@ -75,31 +79,62 @@ def served_view(engine: Engine, job: Job, reference: Reference, other: Reference
         known |= found
         if not any(found.values()):
             engine.store.put_json("notes", {_misspelt_key(engine, served, other): True})
+    stored = served.responses(job) if served.reads else {}
     for probe in job.probes:
         text = known.get(keys[probe.id])
         if text:
+            prompt = stored.get((probe.id, 0), {}).get("prompt_ids")
+            if prompt:
+                view.prompts[probe.id] = tuple(prompt)
             view.texts[probe.id] = (tuple(text["ids"]),)
             view.contexts[probe.id] = portable_key(probe, job, 0)
             view.answers[probe.id] = text["answer_start"]
     return view
 
 
+def reads(engine: Engine, reference: Reference) -> bool:
+    """Whether a model without weights here can be given a text to read."""
+    served = engine.served(reference)
+    return served is not None and served.reads
+
+
+def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
+    """Have a server among these units' sides read the other side's texts; the direction is left out where it cannot."""
+    served = next(filter(None, (engine.served(view.reference) for view in (units[0].baseline, units[0].candidate))), None) if units else None
+    if served is None:
+        return list(units)
+    if units[0].baseline.reference == served.reference:
+        served.read([_given(unit, "baseline") for unit in units if unit.candidate_baseline])
+        return [unit if served.reads else replace(unit, candidate_baseline="") for unit in units]
+    served.read([_given(unit, "candidate") for unit in units if unit.baseline_candidate])
+    return [unit if served.reads else replace(unit, baseline_candidate="") for unit in units]
+
+
+def _given(unit: Unit, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The prompt as a side's server reads it, and the other side's response."""
+    other: Side = "candidate" if side == "baseline" else "baseline"
+    return unit.side(side).prompts[unit.probe.id], unit.on(other)[0]
+
+
 def served_tops(engine: Engine, units: Sequence[Unit], side: Side, reference: Reference) -> list[Mapping[Text, TopK]]:
-    """What the server says of its own text, per unit, in the other model's ids."""
+    """What the server says of its own text, and of the other's where it has read it, per unit, in the other model's ids."""
     served = engine.served(reference)
     assert served is not None
     other = units[0].candidate if side == "baseline" else units[0].baseline
     vocabulary = _Vocabulary(engine.subject(other.reference).tokenizer)
     result: list[Mapping[Text, TopK]] = []
     for unit in units:
-        key = served.tops_keys(unit.job)[unit.probe.id]
-        places = unpack(engine.store.get("drifts", [key])[key])
-        result.append({unit.on(side): as_top_k(places, vocabulary)})
+        keys = {served.tops_keys(unit.job)[unit.probe.id]: unit.on(side)}
+        if unit.probe.id in unit.side(side).prompts:
+            prompt, text = _given(unit, side)
+            keys[served.reading_key(prompt, text)] = (text,)
+        found = engine.store.get("drifts", keys)
+        result.append({text: as_top_k(unpack(found[key]), vocabulary) for key, text in keys.items() if key in found})
     return result
 
 
 def as_top_k(places: Sequence[Place], vocabulary: _Vocabulary) -> TopK:
-    """The places of a response in ids: at each as many tokens as are known at all of them, everything else in the tail.
+    """The places of a text in ids; what is not known of one is its tail. Rows with fewer tokens repeat their first, which changes nothing.
 
     The entropy of what is known, with the tail as one token, stands for the entropy: a lower bound of it.
     """
@@ -107,17 +142,18 @@ def as_top_k(places: Sequence[Place], vocabulary: _Vocabulary) -> TopK:
 
     from pytest_trust.topk import TopK
 
-    rows = [vocabulary.known(place) for place in places]
-    width = min(map(len, rows))
-    log_p = torch.tensor([[value for _, value in row[:width]] for row in rows], dtype=torch.float64)
-    tail = (1 - log_p.exp().sum(-1)).clamp(min=_SMALLEST_TAIL)
-    whole = torch.cat([log_p.exp(), tail[:, None]], -1)
+    rows = [vocabulary.known(place)[:_WIDTH] for place in places]
+    tails = [max(_SMALLEST_TAIL, 1 - sum(math.exp(value) for _, value in row)) for row in rows]
+    entropies = [
+        -sum(value * math.exp(value) for _, value in row) - tail * math.log(tail) for row, tail in zip(rows, tails, strict=True)
+    ]
+    full = [[*row, *[row[0]] * (_WIDTH - len(row))] for row in rows]
     return TopK(
-        torch.tensor([[index for index, _ in row[:width]] for row in rows], dtype=torch.int32),
-        log_p.float(),
-        tail.log().float(),
+        torch.tensor([[index for index, _ in row] for row in full], dtype=torch.int32),
+        torch.tensor([[value for _, value in row] for row in full], dtype=torch.float32),
+        torch.tensor(tails, dtype=torch.float32).log(),
         torch.tensor([min(0.0, place.label.log_p) for place in places], dtype=torch.float32),
-        -torch.special.xlogy(whole, whole).sum(-1).float(),
+        torch.tensor(entropies, dtype=torch.float32),
     )
 
 

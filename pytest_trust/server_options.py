@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.inference import common_prefix
 from pytest_trust.jobs import OptionScores
-from pytest_trust.server_client import Rejected, ServerError
-from pytest_trust.server_requests import CHAT, TEXT, template_settings
+from pytest_trust.server_client import Client, Rejected, ServerError
+from pytest_trust.server_requests import CHAT, TEXT, TOP_LOGPROBS, template_settings
+from pytest_trust.server_tops import pack, reading_of
 
 if TYPE_CHECKING:
     from pytest_trust.probes import Probe
@@ -152,6 +153,19 @@ class OptionScorer:
             raise Unscored(NO_PROMPT_LOGPROBS)
         self._sure.add(path)
         return tuple(row)
+
+
+def read_text(client: Client, prompt: Sequence[int], text: Sequence[int]) -> bytes:
+    """The most likely tokens at each token of a text after a prompt, packed (vLLM's `prompt_logprobs`). Raises Unscored, ServerError."""
+    body = {"model": client.model, "prompt": [*prompt, *text], "prompt_logprobs": TOP_LOGPROBS, "max_tokens": 1, "temperature": 0.0}
+    try:
+        choices = client.post(TEXT, body).get("choices")
+        packed = pack(reading_of(choices[0]["prompt_logprobs"][len(prompt) :], text))  # type: ignore[index]
+    except (Rejected, KeyError, IndexError, TypeError):
+        packed = b""
+    if not packed:
+        raise Unscored(NO_PROMPT_LOGPROBS)
+    return packed
 
 
 def _entry(row: Any) -> tuple[str, float | None]:

@@ -39,7 +39,7 @@ class Asking:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A response as the server gave it. `tokens`, `prompt_tokens`: by its own count, 0 where it has none; `model`: the name that it answers as;
-    `tops`: its tokens' log-probabilities, packed, empty where it gives none."""
+    `tops`: its tokens' log-probabilities, packed, empty where it gives none; `prompt_ids`: the prompt as it read it, where it says (vLLM)."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -47,10 +47,12 @@ class Answer:
     prompt_tokens: int
     model: str
     tops: bytes
+    prompt_ids: tuple[int, ...] = ()
 
     def as_value(self) -> dict[str, object]:
         """As the store keeps responses; the server keeps its token ids to itself."""
-        return {"text": self.text, "ids": [], "finish": self.finish, "prompt_tokens": self.prompt_tokens, "tokens": self.tokens}
+        value: dict[str, object] = {"text": self.text, "ids": [], "finish": self.finish, "prompt_tokens": self.prompt_tokens, "tokens": self.tokens}
+        return {**value, "prompt_ids": self.prompt_ids} if self.prompt_ids else value
 
 
 def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) -> Asking:
@@ -65,7 +67,7 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
         "top_p": generation.top_p,
         "frequency_penalty": 0.0,
     }
-    wishes: dict[str, object] = {"repetition_penalty": 1.0, "return_tokens_as_token_ids": True}
+    wishes: dict[str, object] = {"repetition_penalty": 1.0, "return_tokens_as_token_ids": True, "return_token_ids": True}
     if not generation.greedy:
         core["seed"] = row_seed(generation.seed, probe.id, repeat) % _SEEDS
         wishes |= {"top_k": generation.top_k or -1, "min_p": 0.0}
@@ -112,6 +114,7 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
         prompt_tokens=prompt_tokens,
         model=str(found.get("model") or ""),
         tops=tops_of(choice.get("logprobs")),
+        prompt_ids=_ids(found.get("prompt_token_ids") or choice.get("prompt_token_ids")),
     )
 
 
@@ -125,3 +128,7 @@ def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> s
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) and all(isinstance(index, int) for index in value) else ()

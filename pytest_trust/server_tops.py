@@ -35,7 +35,11 @@ class Place:
 
 def tops_of(logprobs: object) -> bytes:
     """The places of an answer's `logprobs`, packed; empty when there are none, or not for every token."""
-    places = places_of(logprobs)
+    return pack(places_of(logprobs))
+
+
+def pack(places: Sequence[Place]) -> bytes:
+    """Places for the store; empty when there are none."""
     if not places:
         return b""
     rows = [[[token.id, token.text, token.log_p] for token in (place.label, *place.known)] for place in places]
@@ -43,7 +47,7 @@ def tops_of(logprobs: object) -> bytes:
 
 
 def unpack(packed: bytes) -> list[Place]:
-    """The inverse of `tops_of`."""
+    """The inverse of `pack`."""
     rows = json.loads(zlib.decompress(packed))
     places = [[Token(int(index), str(text), float(log_p)) for index, text, log_p in row] for row in rows]
     return [Place(row[0], tuple(row[1:])) for row in places]
@@ -64,6 +68,23 @@ def places_of(logprobs: object) -> list[Place]:
             ]
         else:
             return []
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+    return places if all(_plausible(place) for place in places) else []
+
+
+def reading_of(rows: object, text: Sequence[int]) -> list[Place]:
+    """The places of a text that the server was given to read, from vLLM's `prompt_logprobs` at its tokens; empty where one is missing.
+
+    Tokens are told by their ids alone, as the text was given in ids.
+    """
+    if not isinstance(rows, list) or len(rows) != len(text):
+        return []
+    try:
+        named = [{int(index): Token(int(index), "", float(one["logprob"])) for index, one in row.items()} for row in rows]
+        places = [
+            Place(tokens[index], tuple(sorted(tokens.values(), key=lambda token: -token.log_p))) for tokens, index in zip(named, text, strict=True)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
     return places if all(_plausible(place) for place in places) else []

@@ -48,6 +48,8 @@ class ServedModel:
             if (asked and "logprobs" in self.gives) or (body.get("echo") and "echo" in self.gives):
                 choice["logprobs"] = self._lists(rows, asked)
         answer = {"model": self.name, "choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(made)}}
+        if body.get("return_token_ids") and "ids" in self.gives:
+            (answer if chat else choice)["prompt_token_ids"] = prompt
         if body.get("prompt_logprobs") is not None and "prompt_logprobs" in self.gives:
             (answer if chat else choice)["prompt_logprobs"] = [None, *(self._keyed(one, body["prompt_logprobs"]) for one in self._rows(prompt, 1))]
         return answer

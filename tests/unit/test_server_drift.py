@@ -18,7 +18,7 @@ from pytest_trust.recording import write_recording
 from pytest_trust.references import Reference, parse_reference
 from pytest_trust.server import ITS_WORD, NO_LOGPROBS
 from pytest_trust.server_drift import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
-from pytest_trust.server_tops import places_of, tops_of, unpack
+from pytest_trust.server_tops import places_of, reading_of, tops_of, unpack
 from tests.served_model import ServedModel
 from tests.serving import MODEL, plain, serving
 from tests.tiny_models import save_model
@@ -106,6 +106,41 @@ def test_a_served_baseline_drifts_the_other_way(engine: Engine, models: tuple[Pa
     assert (found.floor, found.floor_reason) == ({}, NOT_RUN_TWICE)
 
 
+@pytest.mark.parametrize("served_side", ["candidate", "baseline"])
+def test_a_server_that_reads_a_given_text_is_measured_both_ways(engine: Engine, models: tuple[Path, Path], served_side: str) -> None:
+    """On the text of the model that is loaded here, against the divergence of both distributions with the tokens merged that the server does not name."""
+    here, behind, loaded = parse_reference(str(models[1])), ServedModel(models[0], "logprobs", "ids", "prompt_logprobs"), ServedModel(models[1])
+    with serving(behind) as server:
+        pair = (here, at(server.url)) if served_side == "candidate" else (at(server.url), here)
+        found = measured(engine, *pair)
+        asked = len(server.requests)
+        again = measured(engine, *pair)
+    assert len(server.requests) == asked
+    on_ours, on_theirs = ("baseline_candidate", "candidate_baseline") if served_side == "candidate" else ("candidate_baseline", "baseline_candidate")
+    assert (found.candidate_baseline_reason, found.baseline_candidate_reason) == ("", "")
+    assert getattr(found, on_theirs).keys() == getattr(found, on_ours).keys() == getattr(again, on_ours).keys() == JOB.drift
+    prompts, responses = engine.subject(here).prompts(PROBES), engine.responses(here, JOB)
+    for name, drift in getattr(found, on_ours).items():
+        ids = [*prompts[name].ids, *responses[name][0].token_ids]
+        ours, theirs = (model._rows(ids, len(prompts[name].ids)) for model in (loaded, behind))
+        bounds = []
+        for (label, p), (_, q) in zip(ours, theirs, strict=True):
+            known = sorted({label, *q.topk(20).indices.tolist()})
+            beyond = [1 - float(one[known].exp().sum()) for one in (p, q)]
+            bounds.append(float((p[known].exp() * (p[known] - q[known])).sum()) + beyond[0] * math.log(beyond[0] / beyond[1]))
+        assert drift.kl_pq.tolist() == pytest.approx(bounds, abs=1e-4)
+        assert drift.p_label.tolist() == pytest.approx([float(p[label].exp()) for label, p in ours], abs=1e-5)
+        assert drift.q_label.tolist() == pytest.approx([float(q[label].exp()) for label, q in theirs], abs=1e-5)
+
+
+def test_a_server_that_tells_its_prompts_and_ignores_prompt_logprobs(engine: Engine, models: tuple[Path, Path]) -> None:
+    with serving(ServedModel(models[0], "logprobs", "ids")) as server:
+        found = measured(engine, parse_reference(str(models[1])), at(server.url))
+        assert any("prompt_logprobs" in body for body in server.asked("/completions"))
+    assert found.candidate_baseline.keys() == JOB.drift
+    assert (found.baseline_candidate, found.baseline_candidate_reason) == ({}, NOT_READ.format(side="baseline"))
+
+
 def test_the_same_model_served_and_loaded_does_not_drift(engine: Engine, models: tuple[Path, Path]) -> None:
     with serving(ServedModel(models[0], "logprobs", "ids")) as server:
         found = measured(engine, parse_reference(str(models[0])), at(server.url))
@@ -178,3 +213,11 @@ def test_log_probabilities_are_packed_and_unpacked() -> None:
 )  # fmt: skip
 def test_what_is_no_distribution_is_not_taken(logprobs: object) -> None:
     assert tops_of(logprobs) == b""
+
+
+def test_a_reading_has_every_token_of_the_text() -> None:
+    rows = [{"5": {"logprob": -1.0}, "7": {"logprob": -0.5}}, {"9": {"logprob": -0.1}}]
+    first, second = reading_of(rows, (5, 9))
+    assert (first.label.id, [token.id for token in first.known], second.label.log_p) == (5, [7, 5], -0.1)
+    for wrong in (None, rows[:1], [None, rows[1]], [rows[0], {"8": {"logprob": -0.1}}], [rows[0], {"9": {"logprob": 2.0}}], [rows[0], {"9": {}}]):
+        assert reading_of(wrong, (5, 9)) == []
