@@ -277,13 +277,12 @@ class Served:
         missing = [probe for probe in job.probes if keys[probe.id, 0] not in have]
         if not missing:
             return
-        self._scorer = self._scorer or OptionScorer(self)
-        score = self._scorer.score
+        scorer = self._scorer = self._scorer or OptionScorer(self)
         done, tokens = len(have), 0
 
         def commit(made: Sequence[tuple[Probe, OptionScores]]) -> None:
             nonlocal done, tokens
-            self._confirm([])
+            self._confirm(sorted(scorer.reported))
             values = {
                 keys[probe.id, 0]: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes} for probe, one in made
             }
@@ -292,7 +291,7 @@ class Served:
             tell(self.reference, "score", job.suite, done, len(job.probes), tokens)
 
         try:
-            self.in_parallel(missing, score, commit)
+            self.in_parallel(missing, scorer.score, commit)
         except Unscored as error:  # a gate that cannot be measured here is no failure of the others
             self._store.put_json("notes", {self._note_key("no options", job.suite): str(error)})
 
@@ -317,15 +316,12 @@ class Served:
                 good: list[tuple[Item, Made]] = []
                 for future in finished:
                     item = running.pop(future)
-                    error = None if future.cancelled() else future.exception()
                     if future.cancelled():
                         continue
-                    if error is None:
+                    try:
                         good.append((item, future.result()))
-                    elif isinstance(error, ServerError):
+                    except ServerError as error:
                         failure = failure or error
-                    else:
-                        raise error
                 if failure:
                     for future in running:
                         future.cancel()

@@ -109,11 +109,13 @@ class Client:
                 ) from None
             limits = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT))
             self._client = openai.OpenAI(
-                api_key=self._key or "none",  # the client insists on one; servers that need none ignore it
+                api_key=self._key or "none",  # the client insists on one
                 base_url=self.url,
                 timeout=limits,
                 max_retries=self._retries,
-                http_client=openai.DefaultHttpxClient(timeout=limits, follow_redirects=False),
+                http_client=openai.DefaultHttpxClient(
+                    timeout=limits, follow_redirects=False, event_hooks={} if self._key else {"request": [_without_key]}
+                ),
             )
         return self._client
 
@@ -127,3 +129,8 @@ class Client:
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def _without_key(request: Any) -> None:
+    """A server that needs no key may refuse one that is made up."""
+    request.headers.pop("Authorization", None)

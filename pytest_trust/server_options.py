@@ -45,6 +45,7 @@ class OptionScorer:
         self._thinking = served.identity.thinking
         self._llama = served.entry.get("owned_by") == "llamacpp"
         self._sure: set[str] = set()  # endpoints that have given log-probabilities of a prompt
+        self.reported: set[str] = set()  # names that the server has answered as
 
     def score(self, probe: Probe) -> OptionScores:
         """Raises Unscored where the server does not return log-probabilities of a prompt, ServerError where it fails."""
@@ -113,7 +114,7 @@ class OptionScorer:
             "model": self._client.model, "prompt": list(prompt), "max_tokens": 1, "logprobs": 1, "temperature": 0.0,
             "logit_bias": {str(token): _FORCING}, "cache_prompt": True,
         }  # fmt: skip
-        found = self._client.post(TEXT, body)
+        found = self._named(self._client.post(TEXT, body))
         try:
             made = found["choices"][0]["logprobs"]["content"][0]
             if made["id"] == token:
@@ -138,13 +139,17 @@ class OptionScorer:
 
     def _asked(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         try:
-            return self._client.post(path, {"model": self._client.model, **body}, retries=None if path in self._sure else 1)
+            return self._named(self._client.post(path, {"model": self._client.model, **body}, retries=None if path in self._sure else 1))
         except ServerError as error:
             if path in self._sure:
                 raise
             if isinstance(error, Rejected) or error.status in _REFUSED:
                 raise Unscored(NO_PROMPT_LOGPROBS) from None
-        return self._client.post(path, {"model": self._client.model, **body})
+        return self._named(self._client.post(path, {"model": self._client.model, **body}))
+
+    def _named(self, found: dict[str, Any]) -> dict[str, Any]:
+        self.reported.add(str(found.get("model") or ""))
+        return found
 
     def _checked(self, path: str, row: Sequence[tuple[str, Any]]) -> Scored:
         """The row, if it is what was asked for: every token but the first has a log-probability."""

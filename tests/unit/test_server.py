@@ -306,7 +306,7 @@ def refusing_fields(*names: str) -> Callable[[str, dict[str, Any]], dict[str, An
 
 
 def test_fields_that_a_server_does_not_know_are_left_out_and_said(tmp_path: Path) -> None:
-    with serving(refusing_fields("top_k", "min_p", "repetition_penalty", "return_tokens_as_token_ids", "logprobs")) as server, Engine(store=tmp_path) as engine:
+    with serving(refusing_fields("top_k", "min_p", "repetition_penalty", "return_tokens_as_token_ids", "return_token_ids", "logprobs")) as server, Engine(store=tmp_path) as engine:
         engine.acquire_side([job(temperature=1.0)], reference(server))
         assert OWN_SAMPLING in engine.identify(reference(server)).warnings
         assert len(engine.responses(reference(server), job(temperature=1.0))) == 6
@@ -348,8 +348,12 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(tmp_path: Path
                 engine.acquire_side([job(chat("p"), chat("q"))], given)
             seen = [str(error.value), repr(given), repr(engine.served(given)), repr(engine.identify(given))]
     assert all(headers["Authorization"] == "Bearer s3cret-key" for _, _, headers in server.requests)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with serving(plain) as server:
+        ask(tmp_path / "other", reference(server), job(chat("p")))
+    assert not any("Authorization" in headers for _, _, headers in server.requests)
     assert not any("s3cret" in text for text in seen)
-    assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
 
 
 def test_a_key_that_is_missing_or_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +370,13 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
         with pytest.raises(TrustError, match="HTTP 307"):
             ask(tmp_path, reference(server), job(chat("p")))
         assert not other.requests
+
+
+def test_a_model_behind_a_server_is_not_loaded(tmp_path: Path) -> None:
+    from pytest_trust.models import load_model
+
+    with pytest.raises(TrustError, match="cannot be loaded here"):
+        load_model(parse_reference("http://127.0.0.1:9/v1#m"), cache=tmp_path)
 
 
 def test_without_the_client_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,26 @@ def test_a_server_that_fails_while_it_scores_is_an_error(tmp_path: Path, tiny: P
         score(tmp_path, served(server), job(*TEXTS))
 
 
+@pytest.mark.parametrize("shown_by", ["description", "name"])
+def test_no_score_of_another_model_is_stored(tmp_path: Path, tiny: Path, shown_by: str) -> None:
+    model, count = ServedModel(tiny, "echo"), [0]
+
+    def swapped(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        count[0] += path == "/v1/completions"
+        second = count[0] > 5  # the first probe took four
+        if path == "/v1/models":
+            return listed(root="second" if second and shown_by == "description" else "first")
+        return {**model(path, body), "model": "org/second" if second and shown_by == "name" else MODEL}
+
+    with serving(swapped) as server:
+        given = parse_reference(f"{server.url}?retries=0&concurrency=1#{MODEL}")
+        with pytest.raises(TrustError, match="the model behind the server has changed"):
+            score(tmp_path, given, job(*TEXTS))
+        count[0] = 0
+        with Engine(store=tmp_path) as engine:
+            assert engine.options(given, job(*TEXTS)).keys() == {TEXTS[0].id}
+
+
 class Llama:
     """What llama.cpp's server has of its own: the template, the tokens, and probabilities that a bias does not touch."""
 
