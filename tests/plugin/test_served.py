@@ -7,16 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_trust.audit import Audit
+from pytest_trust.errors import TrustError
+from pytest_trust.fixtures import Pair
+from pytest_trust.references import parse_reference
 from pytest_trust.report import read_report
 from pytest_trust.server import ITS_WORD, NO_LOGPROBS
 from pytest_trust.server_options import NO_PROMPT_LOGPROBS
 from tests.served_model import ServedModel
 from tests.serving import MODEL, Fault, Server, serving
-from tests.tiny_models import save_model
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 KEY = "s3cret-key-of-this-run"
@@ -57,7 +61,7 @@ def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_m
         assert KEY not in text
 
 
-def test_a_server_that_gives_log_probabilities_is_measured_whole(tmp_path: Path, refusing: Path, complying: Path) -> None:
+def test_drift_from_a_server_is_called_a_lower_bound(tmp_path: Path, refusing: Path, complying: Path) -> None:
     with serving(ServedModel(complying, "logprobs")) as server:
         found = run(tmp_path, refusing, at(server), "--trust-suite=safety/harmful_requests", "--trust-report=out.json")
     assert found.returncode == 1, found.stdout
@@ -65,14 +69,6 @@ def test_a_server_that_gives_log_probabilities_is_measured_whole(tmp_path: Path,
     assert drift["candidate_baseline"]["tail_mass"] > 0
     assert drift["candidate_baseline"]["mean"] > 1
     assert "safety  KL(candidate || baseline) at least 1" in found.stdout
-    tiny = save_model(tmp_path / "tiny")
-    with serving(ServedModel(save_model(tmp_path / "other", seed=3), "prompt_logprobs")) as server:
-        run(tmp_path, tiny, at(server), "--trust-suite=ethics/judgements", "--trust-report=out.json")
-    options = gates(tmp_path)
-    assert len(options) == 2
-    for gate in options.values():
-        assert gate["verdict"] != "not measured"
-        assert gate["candidate"]["coverage"] == 1
 
 
 def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> None:
@@ -87,10 +83,14 @@ def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> Non
     assert KEY not in found.stdout + found.stderr
 
 
-def test_the_judge_is_not_the_served_model(tmp_path: Path, refusing: Path, complying: Path) -> None:
-    with serving(ServedModel(complying)) as server:
-        found = run(tmp_path, refusing, at(server), "--trust-suite=safety/harmful_requests", f"--trust-judge=refusal=openai:{MODEL}?url={server.url}")
-    assert f"{MODEL} is one of the models that are compared" in " ".join(found.stdout.split())
+def test_the_judge_is_not_the_served_model() -> None:
+    judge = f"refusal=openai:{MODEL}?url=http://127.0.0.1:9/v1"
+    pair = Pair(parse_reference("demo:instruct"), parse_reference(f"http://127.0.0.1:9/v1#{MODEL}"))
+    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=(judge,)))  # type: ignore[arg-type]
+    with pytest.raises(TrustError, match=f"{MODEL} is one of the models that are compared"):
+        audit.judge("refusal", pair)
+    other = Pair(pair.baseline, parse_reference("http://127.0.0.1:9/v1#org/another"))
+    assert audit.judge("refusal", other).model == MODEL
 
 
 def test_a_plan_asks_the_server_nothing(tmp_path: Path, refusing: Path, complying: Path) -> None:
