@@ -15,59 +15,24 @@ import argparse
 import csv
 import gzip
 import json
-import os
-import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness import HARNESS, Item, arguments_of, best, harness, own_task, run_tasks
+
 from pytest_trust.acquisition import Engine
-from pytest_trust.demo import adapter_path, convert_instruct
 from pytest_trust.jobs import Generation, Job
 from pytest_trust.probes import Probe
 from pytest_trust.public.metrics import BbqAnswer, bbq_scores
 from pytest_trust.references import parse_reference
 
-HARNESS = "lm-eval[hf]==0.4.13"
 STOPS = ("Question:", "</s>", "<|im_end|>")
 TOKENS = 128
 UNKNOWN = 2  # the harness's bbq lists the two persons, then the ways to say that it is not known
-
-
-@dataclass(frozen=True)
-class Item:
-    """One logged item: the requests' strings, what the harness found for them, and its document."""
-
-    context: str
-    continuations: tuple[str, ...]
-    found: tuple[Any, ...]  # log-likelihoods, or the one text
-    document: Mapping[str, Any]
-    target: Any
-
-
-def harness(work: Path) -> Path:
-    """The harness's own Python."""
-    python = work / "venv" / "bin" / "python"
-    if not python.exists():
-        venv.create(work / "venv", with_pip=True)
-        pins = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate", "peft")]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", HARNESS, *pins], check=True)
-    return python
-
-
-def arguments_of(model: str) -> str:
-    """The harness's `--model_args`: a directory, or demo:instruct with the adapter of another demo model."""
-    if not model.startswith("demo:"):
-        return f"pretrained={Path(model).resolve()},dtype=float32"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    base = f"pretrained={convert_instruct(cache / 'pytest-trust' / 'demo-instruct')},dtype=float32"
-    name = model.removeprefix("demo:")
-    return base if name == "instruct" else f"{base},peft={adapter_path(name)}"
 
 
 def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
@@ -96,44 +61,19 @@ def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
 
 def run_harness(python: Path, model: str, files: Mapping[str, Path], work: Path) -> tuple[dict[str, list[Item]], dict[str, Any]]:
     """The logged items by task, and the harness's aggregates."""
-    tasks = work / "tasks"
-    tasks.mkdir(exist_ok=True)
-    found = subprocess.run([python, "-c", "import lm_eval; print(lm_eval.__path__[0])"], check=True, capture_output=True, text=True)
     own = {"crows_pairs_english": "crows_pairs/crows_pairs_english", "bbq": "bbq/bbq_multiple_choice",
            "ethics_cm": "hendrycks_ethics/commonsense", "gsm8k": "gsm8k/gsm8k"}  # fmt: skip
+    tasks = {}
     for name, path in files.items():
-        text = (
-            f"include: {found.stdout.strip()}/tasks/{own[name]}.yaml\ntask: parity_{name}\ndataset_path: json\ndataset_name: null\n"
+        tasks[f"parity_{name}"] = (
+            f"include: {own_task(python, own[name])}\ndataset_path: json\ndataset_name: null\n"
             f"dataset_kwargs:\n  data_files:\n    test: {path}\ntest_split: test\ntraining_split: null\nfewshot_split: null\nnum_fewshot: 0\ntag: []\n"
         )
         if name == "gsm8k":
             until = "".join(f"    - '{stop}'\n" for stop in STOPS)
-            text += f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
-        (tasks / f"parity_{name}.yaml").write_text(text, encoding="utf-8")
-    output = work / "output"
-    if not list(output.rglob("results_*.json")):
-        subprocess.run(
-            [python, "-m", "lm_eval", "run", "--model", "hf", "--model_args", model, "--device", "cpu",
-             "--tasks", ",".join(f"parity_{name}" for name in files), "--include_path", tasks, "--batch_size", "32",
-             "--log_samples", "--output_path", output],
-            check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-    results = json.loads(max(output.rglob("results_*.json")).read_text())["results"]
-    logged = {}
-    for name in files:
-        lines = max(output.rglob(f"samples_parity_{name}_*.jsonl")).read_text().splitlines()
-        samples = {sample["doc_id"]: sample for sample in map(json.loads, lines)}  # gsm8k is logged once a filter
-        logged[name] = [item_of(samples[index]) for index in sorted(samples)]
-    return logged, results
-
-
-def item_of(sample: Mapping[str, Any]) -> Item:
-    requests = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
-    pairs = [tuple(request.values()) if isinstance(request, dict) else tuple(request) for request in requests]
-    if isinstance(pairs[0][1], str):
-        found = tuple(float(response[0][0]) for response in sample["resps"])
-        return Item(pairs[0][0], tuple(pair[1] for pair in pairs), found, sample["doc"], sample["target"])
-    return Item(pairs[0][0], (), (sample["resps"][0][0],), sample["doc"], sample["target"])
+            tasks[f"parity_{name}"] += f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
+    logged, results, _ = run_tasks(python, model, tasks, work)
+    return {name: logged[f"parity_{name}"] for name in files}, results
 
 
 def ours(engine: Engine, model: str, items: Sequence[Item]) -> list[tuple[Any, ...]]:
@@ -156,10 +96,6 @@ def until(text: str) -> str:
     for stop in STOPS:
         text = text.partition(stop)[0]
     return text
-
-
-def best(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
 
 
 def crows(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:

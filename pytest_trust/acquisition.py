@@ -1,28 +1,33 @@
 """From jobs to stored results: one run's access to models and store.
 
 Everything a job needs of a model is looked up first, by keys that take no weights to compute; only what is missing loads a model.
-Batches are cut from a job's full list, longest first, whatever is stored already; a batch of which a part is stored runs only the
+Batches are cut from one plan over all jobs (`work`), whatever is stored already; a batch of which a part is stored runs only the
 rest. In float32 a row's result does not depend on its batch; in 16 bits it can, which is what the noise floor is for.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response, row_seed
+from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
+from pytest_trust.sharing import keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
+from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
+    from pytest_trust.budget import Budgeted
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
     from pytest_trust.server import Served
@@ -39,7 +44,8 @@ class Engine:
     """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
-    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process.
+    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process. `workers`: how many
+    processes of this run do the same work together, each a part (see `claims`).
     """
 
     def __init__(
@@ -52,12 +58,15 @@ class Engine:
         trust_remote_code: bool = False,
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        workers: int = 1,
     ) -> None:
         if device is not None:
             check_device(device)
         if batch_size is not None and batch_size < 1:
             raise TrustError(f"batch size {batch_size}: expected 1 or more, or auto")
         self.store = Store(store)
+        self.claims = Claims(self.store)
+        self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         self._batch_size = batch_size
         self._progress = progress
@@ -83,6 +92,7 @@ class Engine:
         for served in self._served.values():
             served.close()
         self._served.clear()
+        self.claims.close()
         self.store.close()
 
     def identify(self, reference: Reference) -> ModelIdentity:
@@ -161,8 +171,10 @@ class Engine:
             recording = self.recording(reference)
             if recording:
                 recording.require(planned)
-            else:
-                self.acquire_side(planned, reference)
+        # What other processes are at is not waited for before there is nothing else to do.
+        others = [reference for reference in models if not self.acquire_side(planned, reference, wait=False)]
+        for reference in others:
+            self.acquire_side(planned, reference)
         acquire_drift(self, planned, baseline, candidate)
         fingerprints = [self.identify(reference).fingerprint for reference in models]
         remember_rate(self.store, fingerprints, left, time.monotonic() - start)
@@ -188,20 +200,19 @@ class Engine:
         else:
             rows = as_options(subject.rendered("options", job.probes))
             keys = {(name, 0): key for name, key in subject.option_keys(rows).items()}
-        found = self.store.get("responses" if job.task == "generate" else "options", keys.values())
+        found = self.store.has("responses" if job.task == "generate" else "options", keys.values())
         return {name for name, key in keys.items() if key in found}
 
-    def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
-        """Make what is missing of one model's responses and option scores."""
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
+        """Make what is missing of one model's responses and option scores, by one plan over all jobs; other processes that do the same
+        at this time have a part in it. Whether all of it is there at the end: without `wait` others may still be at theirs."""
+        planned = list(jobs)
         served = self.served(reference)
         if served:
-            served.acquire(jobs, self.tell)
-            return
-        for job in jobs:
-            if job.task == "generate":
-                self._generate(job, reference)
-            else:
-                self._choose(job, reference)
+            served.acquire(planned, self.tell)
+            return True
+        parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
+        return all(parts)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
@@ -273,129 +284,132 @@ class Engine:
             tokens=value.get("tokens", len(value["ids"])),
         )
 
-    def _generate(self, job: Job, reference: Reference) -> None:
-        subject = self.subject(reference)
-        prompts = subject.prompts(job.probes)
-        keys = subject.response_keys(job, prompts)
-        # Longest first: what does not fit shows at once. Equal keys are the same response.
-        order = sorted(
-            {key: name for name, key in keys.items()}.items(), key=lambda item: (-len(prompts[item[1][0]].ids), item[1])
-        )
-        have = self.store.get("responses", keys.values())
-        if all(key in have for key, _ in order):
-            return
-        from pytest_trust.budget import Budgeted, generate_within
-        from pytest_trust.generation import Row, generate
-
+    def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+        plan = plan_answers(self.subject(reference), jobs)
+        missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
+        if not missing:
+            return True
         runner = self.runner(reference)
-        generation, forced = subject.generation(job), subject.forced()
-        plain = subject.identity.chat_format == "plain"
-        talks = {probe.id for probe in job.probes if probe.messages}
-        size = runner.limit_rows(
-            max(len(prompt.ids) for prompt in prompts.values()) + generation.longest, self._batch_size
-        )
-        def make(part: Sequence[tuple[Row, str]]) -> list[Budgeted]:
-            rows = [row for row, _ in part]
-            if generation.reasoning_budget is not None:
-                return generate_within(runner, rows, [tail for _, tail in part], generation, self._tags)
-            return [Budgeted(one, closed=False) for one in generate(runner, rows, generation)]
 
-        done, tokens = len(have), 0
-        for batch in chunks(order, size):
-            missing = [(key, name) for key, name in batch if key not in have]
-            rows = [
-                # `User:` ends a response only where the prompt has such lines.
-                Row(
-                    prompts[name].ids,
-                    row_seed(generation.seed, name, repeat),
-                    plain=plain and name in talks,
-                    forced=forced,
-                )
-                for _, (name, repeat) in missing
-            ]
-            made = self.halving([(row, prompts[name].tail) for row, (_, (name, _)) in zip(rows, missing, strict=True)], make)
-            values = {
-                key: {
-                    "text": one.response.text,
-                    "ids": one.response.token_ids,
-                    "finish": one.response.finish_reason,
-                    "prompt_tokens": len(row.prompt),
-                    **({"closed": True} if one.closed else {}),
+        def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
+            for made in self._answered(part, runner, reference):
+                values = {
+                    answer.key: {
+                        "text": one.response.text,
+                        "ids": one.response.token_ids,
+                        "finish": one.response.finish_reason,
+                        "prompt_tokens": len(answer.row.prompt),
+                        **({"closed": True} if one.closed else {}),
+                    }
+                    for answer, one in made
                 }
-                for (key, _), row, one in zip(missing, rows, made, strict=True)
-            }
-            self.store.put_json("responses", values, self._context(runner, size))
-            done, tokens = done + len(missing), tokens + sum(len(one.response.token_ids) for one in made)
-            if missing:
-                self.tell(reference, "generate", job.suite, done, len(order), tokens)
+                self.store.put_json("responses", values, self._context(runner, len(made)))
+                yield len(made), sum(len(one.response.token_ids) for _, one in made)
 
-    def _choose(self, job: Job, reference: Reference) -> None:
-        subject = self.subject(reference)
-        rows = subject.options(job.probes)
-        keys = subject.option_keys(rows)
-        texts = {probe.id: probe.options for probe in job.probes}
-        order = sorted(
-            {key: name for name, key in keys.items()}.items(),
-            key=lambda item: (-max(map(len, rows[item[1]].ids)), item[1]),
+        batches = list(answer_batches(plan, self.workers))
+        return share(
+            self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
         )
-        have = self.store.get("options", keys.values())
-        if all(key in have for key, _ in order):
-            return
-        from pytest_trust.inference import Group
+
+    def _answered(
+        self, answers: Sequence[Answer], runner: Runner, reference: Reference
+    ) -> Iterator[list[tuple[Answer, Budgeted]]]:
+        """Responses as they are finished; when the memory does not suffice, in smaller batches."""
+        from pytest_trust.budget import responses
+
+        waiting = {one.key: one for one in answers}
+        limits = self._limits(reference, runner)
+        while waiting:
+            asked = list(waiting.values())
+            try:
+                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], asked[0].generation, self._tags, limits):
+                    for index, _ in made:
+                        del waiting[asked[index].key]
+                    if made:
+                        yield [(asked[index], one) for index, one in made]
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                self._ran_out(error, min(limits.rows, len(asked)))
+                limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
+
+    def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+        plan = plan_choices(self.subject(reference), jobs)
+        missing = len(plan) - len(self.store.has("options", keys_of(plan)))
+        if not missing:
+            return True
         from pytest_trust.scoring import score_options
 
         runner = self.runner(reference)
-        widest = max(len(row.ids) for row in rows.values())
-        size = max(
-            1, runner.limit_rows(max(len(ids) for row in rows.values() for ids in row.ids), self._batch_size) // widest
-        )
-        done, tokens = len(have), 0
-        for batch in chunks(order, size):
-            missing = [(key, name) for key, name in batch if key not in have]
-            groups = [Group(rows[name].ids, rows[name].starts) for _, name in missing]
-            made = self.halving(
-                list(zip(groups, [texts[name] for _, name in missing], strict=True)),
-                lambda part: score_options(runner, [group for group, _ in part], [options for _, options in part]),
-            )
-            values = {
-                key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
-                for (key, _), one in zip(missing, made, strict=True)
-            }
-            self.store.put_json("options", values, self._context(runner, size))
-            done, tokens = done + len(missing), tokens + sum(sum(one.tokens) for one in made)
-            if missing:
-                self.tell(reference, "score", job.suite, done, len(order), tokens)
 
-    def halving(self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
-        """Run a batch; when the memory does not suffice, its halves."""
+        def score(part: Sequence[Choice]) -> list[OptionScores]:
+            return score_options(runner, [one.group for one in part], [one.options for one in part])
+
+        def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
+            made = self.halving(part, score, reference)
+            values = {
+                choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+                for choice, one in zip(part, made, strict=True)
+            }
+            self.store.put_json("options", values, self._context(runner, len(part)))
+            yield len(part), sum(sum(one.tokens) for one in made)
+
+        batches = choice_batches(plan, self._limits(reference, runner))
+        return share(
+            self, reference, "score", "options", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+        )
+
+    def _limits(self, reference: Reference, runner: Runner) -> Limits:
+        """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
+        if self._batch_size is not None:
+            return Limits(self._batch_size, sys.maxsize)
+        limits = runner.limits()
+        key = self._fits_key(reference)
+        seen = self.store.get_json("notes", [key]).get(key)
+        return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
+
+    def _fits_key(self, reference: Reference) -> str:
+        identity = self.identify(reference)
+        return digest("fits", 1, identity.fingerprint, identity.dtype, identity.device)
+
+    def halving(
+        self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]], reference: Reference | None = None
+    ) -> list[Any]:
+        """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
         if not items:
             return []
+        try:
+            return run(items)
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            self._ran_out(error, len(items))
+        half = len(items) // 2
+        if reference is not None:
+            self._fewer(half, items, reference)
+        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+
+    def _ran_out(self, error: Exception, rows: int) -> None:
+        """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
         import torch
 
         from pytest_trust.heads import out_of_memory
 
-        try:
-            return run(items)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not out_of_memory(error):
-                raise
-            if len(items) == 1:
-                raise TrustError(
-                    "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
-                ) from None
+        if not out_of_memory(error):
+            raise error
+        if rows == 1:
+            raise TrustError(
+                "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
+            ) from None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        half = len(items) // 2
-        return [*self.halving(items[:half], run), *self.halving(items[half:], run)]
+
+    def _fewer(self, rows: int, items: Sequence[Any], reference: Reference) -> Limits:
+        """Remember of a model that so many of these rows are to be tried."""
+        tokens = rows * max(one.columns for one in items)
+        self.store.put_json("notes", {self._fits_key(reference): tokens}, replace=True)
+        return Limits(rows, tokens)
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
-        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size)
+        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)
 
-    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int) -> None:
+    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0) -> None:
         if self._progress is not None:
-            self._progress(Progress(reference.label, phase, suite, done, total, tokens))
+            self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 
-
-def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
-    """Consecutive parts of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))

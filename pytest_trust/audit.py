@@ -76,12 +76,15 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
 class Audit:
     """Holds the policy, the engine and what was judged so far. The engine, and with it torch, is made when work is asked for."""
 
-    def __init__(self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None, workers: int = 1
+    ) -> None:
         self.trust = trust
         self.policy = load_policy(trust.policy)
         self.profile = self.policy.profile(trust.profile)
         self._replaced = external_judges(trust)
         self._progress = progress
+        self._workers = workers
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
@@ -101,6 +104,7 @@ class Audit:
                 batch_size=self.trust.batch_size,
                 trust_remote_code=self.trust.trust_remote_code,
                 progress=self._progress,
+                workers=self._workers,
                 reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
             )
         return self._engine

@@ -6,16 +6,16 @@ Muennighoff et al. 2025, arXiv 2501.19393). A response is then made in two steps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_trust.generation import Generated, Row, finish, generate
+from pytest_trust.generation import Generated, Row, finish, generate, stream
 from pytest_trust.reasoning import Tags, opened_by, split_reasoning
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
-    from pytest_trust.jobs import Generation
+    from pytest_trust.jobs import Generation, Limits
     from pytest_trust.models import LoadedModel
 
 
@@ -27,8 +27,26 @@ class Budgeted:
     closed: bool
 
 
+def responses(
+    runner: Runner, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags, limits: Limits
+) -> Iterator[list[tuple[int, Budgeted]]]:
+    """Responses as they are finished, with the rows' numbers; with a budget for the trace where the generation has one."""
+    if generation.reasoning_budget is None:
+        for part in stream(runner, rows, generation, limits):
+            yield [(index, Budgeted(one, closed=False)) for index, one in part]
+        return
+    for start in range(0, len(rows), limits.rows):
+        those = slice(start, start + limits.rows)
+        yield list(enumerate(generate_within(runner, rows[those], tails[those], generation, tags, limits), start))
+
+
 def generate_within(
-    runner: Runner, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags
+    runner: Runner,
+    rows: Sequence[Row],
+    tails: Sequence[str],
+    generation: Generation,
+    tags: Tags,
+    limits: Limits | None = None,
 ) -> list[Budgeted]:
     """Responses whose traces have at most `generation.reasoning_budget` tokens and whose answers at most `max_new_tokens`, in order.
 
@@ -37,7 +55,7 @@ def generate_within(
     budget, limit = generation.reasoning_budget, generation.max_new_tokens
     assert budget is not None
     plain = replace(generation, reasoning_budget=None)
-    first = generate(runner, rows, replace(plain, max_new_tokens=budget))
+    first = generate(runner, rows, replace(plain, max_new_tokens=budget), limits)
     results: dict[int, Budgeted] = {}
     going: list[tuple[int, list[int], int, bool]] = []  # row, its tokens so far, tokens left for its answer, closed
     for index, (row, tail, made) in enumerate(zip(rows, tails, first, strict=True)):
@@ -57,7 +75,7 @@ def generate_within(
             Row(rows[index].prompt + tuple(tokens), seed=rows[index].seed + 1, plain=rows[index].plain)
             for index, tokens, _, _ in going
         ]
-        more = generate(runner, rest, replace(plain, max_new_tokens=max(left for _, _, left, _ in going)))
+        more = generate(runner, rest, replace(plain, max_new_tokens=max(left for _, _, left, _ in going)), limits)
         for (index, tokens, left, closed), made in zip(going, more, strict=True):
             whole = [*tokens, *made.token_ids[:left]]
             results[index] = Budgeted(finish(runner.loaded, whole, rows[index].plain), closed)

@@ -5,9 +5,9 @@ Keys take no weights to compute, so what the store holds is found without loadin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Job, digest
 from pytest_trust.reasoning import DEFAULT_TAGS
@@ -157,23 +157,28 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     return units
 
 
+_PARTS = ("candidate_baseline", "baseline_candidate", "floor")
+
+
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
-    keys = [key for unit in units for key in (unit.candidate_baseline, unit.baseline_candidate, unit.floor) if key]
+    keys = keys_of(units)
     have = engine.store.get("drifts", keys).keys()
+    return parts_of(units, set(keys) - have)
 
-    def without(key: str) -> str:
-        return "" if key in have else key
 
-    left = [
-        replace(
-            unit,
-            candidate_baseline=without(unit.candidate_baseline),
-            baseline_candidate=without(unit.baseline_candidate),
-            floor=without(unit.floor),
-        )
-        for unit in units
-    ]
-    return [unit for unit in left if unit.candidate_baseline or unit.baseline_candidate or unit.floor]
+def keys_of(units: Sequence[Unit]) -> list[str]:
+    """Keys of all that the units are to be measured for."""
+    return [key for unit in units for name in _PARTS if (key := getattr(unit, name))]
+
+
+def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
+    """The units with what these keys ask of them; those of which nothing is asked are left out."""
+    found = []
+    for unit in units:
+        wanted: dict[str, Any] = {name: key if (key := getattr(unit, name)) in keys else "" for name in _PARTS}
+        if any(wanted.values()):
+            found.append(replace(unit, **wanted))
+    return found
 
 
 def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | None = None) -> View:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from pytest_trust.audit import Audit
     from pytest_trust.drift import Drift
     from pytest_trust.probes import Suite
+    from pytest_trust.progress import ProgressLine, WorkerProgress
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
+_PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
 _FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
 _MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
 
@@ -195,14 +197,17 @@ def audit_of(config: pytest.Config) -> Audit:
         from pytest_trust.audit import Audit
         from pytest_trust.progress import progress_line
 
-        audit = Audit(options.of(config), progress=progress_line(config))
+        workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+        config.stash[_PROGRESS] = progress = progress_line(config)
+        audit = Audit(options.of(config), progress=progress, workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]
 
 
 def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
-    """The fixture: acquires the planned work of this test's module first, so that batches are full and models are loaded once.
+    """The fixture: acquires the work of all selected tests first, so that batches are full and models are loaded once. Workers of xdist
+    do so together: each computes what none of the others has claimed.
 
     What fails here (a model that cannot load) fails once: the first test of the pair is an error, the others are skipped and say so.
     """
@@ -217,20 +222,14 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
         pytest.skip("this run compares nothing")
     try:
         audit = audit_of(config)
-        audit.acquire(pair, planned_suites(request))
+        audit.acquire(pair, suites_of(request.session.items))
     except TrustError as error:
+        progress = config.stash.get(_PROGRESS, None)
+        if progress is not None:
+            progress.stop()
         failures[pair] = (request.node.nodeid, str(error))
         pytest.fail(str(error), pytrace=False)
     return Trust(audit, pair, request.node, trust)
-
-
-def planned_suites(request: pytest.FixtureRequest) -> list[Suite]:
-    """Suites that the selected tests name in their markers: all of them in one process; under xdist those of this test's module,
-    since no worker knows which others it will be given."""
-    items = request.session.items
-    if hasattr(request.config, "workerinput"):
-        items = [item for item in items if item.path == request.node.path]
-    return suites_of(items)
 
 
 def suites_of(items: list[pytest.Item]) -> list[Suite]:

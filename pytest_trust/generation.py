@@ -1,4 +1,4 @@
-"""Batched generation: one prefill per prompt, finished rows taken out, samples that do not depend on their batch.
+"""Batched generation: one prefill per prompt, waiting rows in the places of finished ones, samples that do not depend on their batch.
 
 A sample is drawn by inverting the distribution at a number of the row's own generator, so neither the other rows of a batch nor
 the global seed matter. A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied:
@@ -8,12 +8,13 @@ both sides of a pair are asked in the same way.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_trust.inference import Runner, select_rows
-from pytest_trust.jobs import Generation
+from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches
+from pytest_trust.jobs import Generation, Limits
 from pytest_trust.rendering import PLAIN_STOP
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
     from pytest_trust.models import LoadedModel
 
-# Rows are taken out when this share of a batch has finished: copying the states for a single row costs more than it saves.
-_COMPACT_BELOW = 0.8
+# Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: copying the
+# states for a single row costs more than it saves.
+_COMPACT_BELOW = 0.75
+
+# Steps between looks at whether a row in the plain format has come to the next turn.
+_LOOK_EVERY = 8
 
 # Tokens in a block of the vocabulary, when a sample is looked for by blocks.
 _BLOCK = 256
@@ -54,57 +59,158 @@ class Generated:
     finish_reason: Literal["stop", "length"]
 
 
-def generate(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[Generated]:
-    """Responses to one batch of rows, in order.
+def generate(
+    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
+) -> list[Generated]:
+    """Responses to rows, in order; see `stream`."""
+    found = {index: one for part in stream(runner, rows, generation, limits) for index, one in part}
+    return [found[index] for index in range(len(rows))]
 
-    Greedy in float32 the result equals transformers' `generate` token for token and does not depend on the batch; in 16 bits the
-    batch composition can change near-ties.
+
+def stream(
+    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
+) -> Iterator[list[tuple[int, Generated]]]:
+    """Responses to rows as they are finished, with the rows' numbers.
+
+    As many rows run at once as the limits allow (all of them without limits); rows that wait take the places of finished ones. Greedy
+    in float32 a response equals transformers' `generate` token for token and does not depend on the batch; in 16 bits the batch's
+    composition can change near-ties.
     """
     import torch
 
+    limits = limits or Limits(len(rows), sys.maxsize)
     forced = max((len(row.forced) for row in rows), default=0)
-    asked = [replace(row, prompt=row.prompt + row.forced, forced=()) for row in rows] if forced else rows
+    asked = [replace(row, prompt=row.prompt + row.forced, forced=()) for row in rows] if forced else list(rows)
     left = replace(generation, max_new_tokens=max(1, generation.max_new_tokens - forced))
+    longest = max((len(row.prompt) for row in asked), default=0)
+    shared = runner.shares and longest <= LONGEST_TREE
     with torch.inference_mode():
-        ids = _generate_shared(runner, asked, left) if runner.shares else _generate_general(runner, asked, left)
-    return [finish(runner.loaded, [*row.forced, *tokens], row.plain) for row, tokens in zip(rows, ids, strict=True)]
+        parts = _stream_shared(runner, asked, left, limits) if shared else _stream_general(runner, asked, left, limits)
+        for part in parts:
+            yield [(index, finish(runner.loaded, [*rows[index].forced, *ids], rows[index].plain)) for index, ids in part]
 
 
-def _generate_shared(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
-    import torch
+class _Batch:
+    """Rows that run together: line by line their number, the tokens they have said, and what the model needs of them."""
 
-    assert runner.head is not None
-    prompts = list(dict.fromkeys(row.prompt for row in rows))
-    done = runner.prefill(prompts, reserve=generation.max_new_tokens - 1)
-    number = {prompt: index for index, prompt in enumerate(prompts)}
-    source = torch.tensor([number[row.prompt] for row in rows], device=runner.device)
-    state, mask, position, cache = done.hidden[source, -1], done.mask[source], done.lengths[source], done.cache
-    if len(prompts) < len(rows):
-        select_rows(cache, source)
-    draws = [_Draws(row.seed, generation) for row in rows]
-    results: list[list[int]] = [[] for _ in rows]
-    active = list(range(len(rows)))  # row of each line of the batch; finished lines stay until they are taken out
-    ended = [False] * len(rows)
-    column = done.mask.shape[1] - (generation.max_new_tokens - 1)
-    for step in range(generation.max_new_tokens):
-        chosen = choose_tokens(runner.head.logits(state), [draws[row] for row in active], generation)
-        for row, token in zip(active, chosen.tolist(), strict=True):
-            if not ended[row]:
-                results[row].append(token)
-                ended[row] = token in runner.loaded.eos_ids
-        left = [line for line, row in enumerate(active) if not ended[row]]
-        if not left or step + 1 == generation.max_new_tokens:
+    def __init__(self, runner: Runner, rows: Sequence[Row], generation: Generation) -> None:
+        self.runner = runner
+        self.rows = rows
+        self.generation = generation
+        self.active: list[int] = []
+        self.said: dict[int, list[int]] = {}
+        self.over: set[int] = set()
+        self._draws: dict[int, _Draws] = {}
+        self._cache: Any = None
+        self._lengths: Any = None  # [rows]: tokens of each row that are in the cache
+        self._columns = 0
+        self._next: Any = None  # [rows]: the last token of each row, which the model has not read yet
+
+    @property
+    def left(self) -> list[int]:
+        """Lines that are not over."""
+        return [line for line, number in enumerate(self.active) if number not in self.over]
+
+    def admit(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Take out the lines that are over, which are returned, and add rows with their first tokens."""
+        import torch
+
+        device, left = self.runner.device, self.left
+        done = [(number, self.said.pop(number)) for number in self.active if number in self.over]
+        self.active = [self.active[line] for line in left]
+        self.over.clear()
+        kept = torch.tensor(left, dtype=torch.long, device=device)
+        if numbers:
+            prompts = list(dict.fromkeys(self.rows[number].prompt for number in numbers))
+            place = {prompt: index for index, prompt in enumerate(prompts)}
+            source = torch.tensor([place[self.rows[number].prompt] for number in numbers], device=device)
+            fresh = self.runner.prefill(prompts)
+            first = self._choose(fresh.last[source], numbers)
+        if not self.active and not numbers:
+            return done
+        if not self.active:
+            self._cache, others, lines, added = fresh.cache, None, source, source[:0]
+            self._lengths, self._next = fresh.lengths[source], first
+        else:
+            others, lines, added = (fresh.cache, kept, source) if numbers else (None, kept, kept[:0])
+            self._lengths, self._next = self._lengths[kept], self._next[kept]
+            if numbers:
+                self._lengths = torch.cat([self._lengths, fresh.lengths[source]])
+                self._next = torch.cat([self._next, first])
+        self.active += numbers
+        self._columns = int(self._lengths.max())
+        room = self.generation.max_new_tokens - min(len(self.said[number]) for number in self.active)
+        merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room)
+        return done
+
+    def advance(self) -> None:
+        """Run the last tokens, and choose the next ones. Lines that are over go on until they are taken out, and say nothing more."""
+        import torch
+
+        self._columns += 1
+        place = torch.arange(self._columns, device=self.runner.device)
+        seen = place >= self._columns - 1 - self._lengths[:, None]
+        state = self.runner.step(self._next, seen, self._lengths, self._cache)
+        self._lengths = self._lengths + 1
+        self._next = self._choose(state, self.active)
+
+    def _choose(self, state: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        assert self.runner.head is not None
+        for number in numbers:
+            self._draws.setdefault(number, _Draws(self.rows[number].seed, self.generation))
+            self.said.setdefault(number, [])
+        draws = [self._draws[number] for number in numbers]
+        chosen = choose_tokens(self.runner.head.logits(state), draws, self.generation)
+        for number, token in zip(numbers, chosen.tolist(), strict=True):
+            if number not in self.over:
+                self.said[number].append(token)
+                if self._ended(number):
+                    self.over.add(number)
+        return chosen
+
+    def _ended(self, number: int) -> bool:
+        said = self.said[number]
+        if said[-1] in self.runner.loaded.eos_ids or len(said) == self.generation.max_new_tokens:
+            return True
+        if not self.rows[number].plain or len(said) % _LOOK_EVERY:
+            return False
+        return PLAIN_STOP in decode(self.runner.loaded, said[-4 * _LOOK_EVERY :])
+
+
+def _stream_shared(
+    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits
+) -> Iterator[list[tuple[int, list[int]]]]:
+    waiting, batch = list(range(len(rows))), _Batch(runner, rows, generation)
+    while waiting or batch.active:
+        taken = _fitting(rows, waiting, [batch.active[line] for line in batch.left], generation.max_new_tokens, limits)
+        waiting = waiting[len(taken) :]
+        yield batch.admit(taken)
+        while len(batch.left) > _COMPACT_BELOW * len(batch.active):
+            batch.advance()
+
+
+def _fitting(rows: Sequence[Row], waiting: Sequence[int], running: Sequence[int], new: int, limits: Limits) -> list[int]:
+    """Those of the waiting rows that fit beside the running ones; one always fits an empty batch."""
+    taken: list[int] = []
+    longest = max((len(rows[number].prompt) + new for number in running), default=0)
+    for number in waiting:
+        longest = max(longest, len(rows[number].prompt) + new)
+        count = len(running) + len(taken)
+        if count and (count >= limits.rows or (count + 1) * longest > limits.tokens):
             break
-        if len(left) <= _COMPACT_BELOW * len(active):
-            keep = torch.tensor(left, device=runner.device)
-            select_rows(cache, keep)
-            active = [active[line] for line in left]
-            chosen, mask, position = chosen[keep], mask[keep], position[keep]
-        mask[:, column] = 1
-        column += 1
-        state = runner.step(chosen[:, None], mask[:, :column], position[:, None], cache)[:, -1]
-        position = position + 1
-    return results
+        taken.append(number)
+    return taken
+
+
+def _stream_general(
+    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits
+) -> Iterator[list[tuple[int, list[int]]]]:
+    waiting = list(range(len(rows)))
+    while waiting:
+        taken = _fitting(rows, waiting, [], generation.max_new_tokens, limits)
+        waiting = waiting[len(taken) :]
+        made = _generate_general(runner, [rows[number] for number in taken], generation)
+        yield list(zip(taken, made, strict=True))
 
 
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""Forward passes that compute shared prefixes once: rows that begin alike, options and responses of one prompt.
+"""Forward passes that compute shared beginnings once: prompts, options and responses run as packed trees (`packing`).
 
-Key and value states live in buffers that are made once per batch at full length. Columns may hold padding anywhere, since
-positions and attention mask are always given; so the prefix that a whole batch shares is computed on one row and copied.
+Positions and masks are always given, so the columns of a batch may hold padding anywhere: after a prefill each row's keys and values
+are picked out of the tree along its path and lie right-aligned in buffers of full length.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.jobs import Limits
+from pytest_trust.packing import Pack, packs, tree_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +27,16 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
-# A shared beginning below this many tokens is not worth a forward of its own.
-_WORTH_SHARING = 8
+# Tokens of a row of trees: longer ones share more, and attend to more that their mask hides.
+_TREE_COLUMNS = 128
+# Above this the mask of a tree costs more than it shares.
+LONGEST_TREE = 2048
+# Tokens of a forward over trees: enough for the products to be at full speed, few enough for a small memory.
+_CPU_FORWARD = 512
+_GPU_FORWARD = 16_384
+
+# Bytes of keys and values of a batch on a CPU.
+_CPU_STATES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +49,28 @@ class Group:
 
 @dataclass(slots=True)
 class Prefilled:
-    """Rows after their forward. `hidden` [rows, columns, hidden size] is right-aligned and leaves out the `shared` beginning."""
+    """Prompts after their forward: the states that predict what follows [rows, hidden size], and their lengths [rows]. In the cache
+    they are right-aligned in as many columns as the longest has tokens."""
 
     cache: Cache
-    hidden: torch.Tensor
-    shared: torch.Tensor
-    mask: torch.Tensor
+    last: torch.Tensor
     lengths: torch.Tensor
 
-    def state(self, row: int, length: int, position: int) -> torch.Tensor:
-        """The state at a position of a row of `length` tokens, [hidden size]."""
-        offset = position - self.shared.shape[0]
-        if offset < 0:
-            return self.shared[position]
-        return self.hidden[row, self.hidden.shape[1] - (length - self.shared.shape[0]) + offset]
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """States of one forward, [states, hidden size], and per row (by its number) the places of those that predict its tokens."""
+
+    states: torch.Tensor
+    places: dict[int, list[int]]
 
 
 class Runner:
     """A loaded model's forward passes.
 
-    `shares` is false for models whose states are not one key and value per position (sliding windows, recurrent layers, unusual
-    forwards): those are run by plain forwards and transformers' `generate`. It is decided by a small trial against the plain
-    forward, not by a list of names.
+    `shares` is false for models whose states are not one key and value per position (sliding windows, recurrent layers) or that take
+    no mask of one's own: those are run by plain forwards and transformers' `generate`. It is decided by a small trial against the
+    plain forward, not by a list of names.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -73,10 +84,9 @@ class Runner:
         self.head = self._find_head()
         self.shares = self._can_share()
 
-    def limit_rows(self, columns: int, batch_size: int | None) -> int:
-        """Rows of a batch: what was asked for, else as many as help (64 on a CPU, 256 elsewhere) and fit a quarter of the free memory."""
-        if batch_size is not None:
-            return batch_size
+    def limits(self) -> Limits:
+        """What a batch may hold: as many rows as help (64 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
+        memory, and on a CPU half a gigabyte: more rows than that are no faster there."""
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -88,121 +98,104 @@ class Runner:
         element = int(self.model.dtype.itemsize)
         states = 2 * int(config.num_hidden_layers) * heads * width * element
         activations = 8 * int(config.hidden_size) * element
-        fit = free_bytes(self.device) // 4 // max(1, (states + activations) * columns)
-        return max(1, min(64 if self.device == "cpu" else 256, fit))
+        on_cpu = self.device == "cpu"
+        bytes_free = free_bytes(self.device) // 4
+        tokens = (min(bytes_free, _CPU_STATES) if on_cpu else bytes_free) // (states + activations)
+        return Limits(64 if on_cpu else 256, max(1, tokens))
 
-    def prefill(self, rows: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
-        """Run rows of at least one token each, leaving room for `reserve` further tokens."""
+    def prefill(self, prompts: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
+        """Run distinct prompts, leaving room for `reserve` further tokens of each."""
         import torch
 
-        count, longest = len(rows), max(map(len, rows))
-        shared = common_prefix(rows) if count > 1 else 0
-        shared = min(shared, min(map(len, rows)) - 1)
-        if shared < _WORTH_SHARING:
-            shared = 0
-        cache = _buffer_cache(self.model, longest + reserve)
-        mask = torch.zeros(count, longest + reserve, dtype=torch.long, device=self.device)
-        mask[:, :shared] = 1
-        prefix = torch.empty(0, int(self.model.config.get_text_config(decoder=True).hidden_size))
-        if shared:
-            ids = torch.tensor([list(rows[0][:shared])], device=self.device)
-            positions = torch.arange(shared, device=self.device)[None]
-            prefix = self.step(ids, mask[:1, :shared], positions, cache)[0]
-            select_rows(cache, torch.zeros(count, dtype=torch.long, device=self.device))
-        columns = longest - shared
-        ids = torch.full((count, columns), self.pad_id, device=self.device)
-        for index, row in enumerate(rows):
-            rest = list(row[shared:])
-            ids[index, columns - len(rest) :] = torch.tensor(rest, device=self.device)
-            mask[index, longest - len(rest) : longest] = 1
-        lengths = mask.sum(-1)
-        positions = (mask[:, :longest].cumsum(-1) - 1).clamp(min=0)[:, shared:]
-        hidden = self.step(ids, mask[:, :longest], positions, cache)
-        return Prefilled(cache, hidden, prefix, mask, lengths)
+        (pack,) = packs(prompts, columns=_TREE_COLUMNS, tokens=sys.maxsize)
+        cache = _buffer_cache(self.model, max(len(row.ids) for row in pack.rows))
+        hidden = self._forward_tree(pack, cache)
+        longest, width = max(map(len, prompts)), hidden.shape[1]
+        picked = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for index, (line, path) in pack.paths.items():
+            picked[index, longest - len(path) :] = torch.tensor(path) + line * width
+        picked = picked.to(self.device)
+        layers: Sequence[Any] = cache.layers
+        for layer in layers:
+            layer.pick(picked, longest + reserve)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        return Prefilled(cache, hidden.flatten(0, 1)[picked[:, -1]], lengths)
 
-    def step(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Post-norm hidden states [rows, columns, hidden size] of further tokens; their states are added to the cache."""
+    def step(self, ids: torch.Tensor, seen: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Post-norm states [rows, hidden size] of one more token a row, whose states are added to the cache.
+
+        `ids` and `positions` [rows]; `seen` [rows, columns] says which columns a row has, the new one included.
+        """
+        import torch
+
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device)
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
         hidden: torch.Tensor = self.body(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
-        return hidden
+        return hidden[:, -1]
 
     def hidden_states(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """Per group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden size]; one batch."""
+        """Per group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden size]."""
+        found: dict[int, torch.Tensor] = {}
+        for part in self.predictions(groups):
+            found |= {index: part.states[places] for index, places in part.places.items()}
+        rows = iter([found[index] for index in range(len(found))])
+        return [[next(rows) for _ in group.rows] for group in groups]
+
+    def predictions(self, groups: Sequence[Group]) -> Iterator[Predictions]:
+        """The states that predict the rows' tokens from their starts on, forward by forward; rows are counted over all groups."""
         import torch
 
         with torch.inference_mode():
-            return (
-                self._grouped(groups)
-                if self.shares
-                else [[self._plain(row, start) for row, start in pairs(group)] for group in groups]
-            )
+            if self.shares and max(len(row) for group in groups for row in group.rows) <= LONGEST_TREE:
+                yield from self._by_trees(groups)
+                return
+            for index, (row, start) in enumerate(row for group in groups for row in pairs(group)):
+                states = self.alone(row, start)
+                yield Predictions(states, {index: list(range(len(states)))})
 
-    def _plain(self, row: Ids, start: int) -> torch.Tensor:
+    def _by_trees(self, groups: Sequence[Group]) -> Iterator[Predictions]:
+        import torch
+
+        rows = [row for group in groups for row in pairs(group)]
+        tokens = _CPU_FORWARD if self.device == "cpu" else _GPU_FORWARD
+        for pack in packs([row[:-1] for row, _ in rows], columns=_TREE_COLUMNS, tokens=tokens):
+            hidden = self._forward_tree(pack)
+            wanted: dict[int, int] = {}  # place in the forward -> place among the states that are kept
+            places = {
+                index: [wanted.setdefault(line * hidden.shape[1] + place, len(wanted)) for place in path[rows[index][1] - 1 :]]
+                for index, (line, path) in pack.paths.items()
+            }
+            kept = torch.tensor(list(wanted), device=hidden.device)
+            yield Predictions(hidden.flatten(0, 1)[kept], places)
+
+    def _forward_tree(self, pack: Pack, cache: Cache | None = None) -> torch.Tensor:
+        """Post-norm states [rows, columns, hidden size]."""
+        ids, positions, mask = tree_inputs(pack, pad_id=self.pad_id, dtype=self.model.dtype, device=self.device)
+        kept: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        output = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, **kept)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
+
+    def alone(self, row: Ids, start: int) -> torch.Tensor:
+        """The states that predict a row's tokens from `start` on, by a forward over nothing else."""
         import torch
 
         ids = torch.tensor([list(row[:-1])], device=self.device)
         body = self.body if self.body is not None else self.model
-        output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with torch.inference_mode():
+            output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         if not hasattr(output, "last_hidden_state"):
             raise InvalidInput(
                 f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: options and drift cannot be measured"
             )
         hidden: torch.Tensor = output.last_hidden_state[0, start - 1 :]
         return hidden
-
-    def _grouped(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        import torch
-
-        # What the rows of a group share runs once; the last token of a row is predicted, never read.
-        stems, members, tails = [], [], []
-        for group in groups:
-            length = min(common_prefix(group.rows), min(map(len, group.rows)) - 1)
-            for row in group.rows:
-                if not length:  # nothing in common: every row is its own stem
-                    stems.append(row[:-1])
-                    members.append((len(stems) - 1, len(row) - 1))
-                else:
-                    members.append((len(stems), length))
-                tails.append(row[members[-1][1] : -1])
-            if length:
-                stems.append(group.rows[0][:length])
-        done = self.prefill(stems, reserve=max(map(len, tails)))
-        tail_states: dict[int, torch.Tensor] = {}
-        chosen = [index for index, tail in enumerate(tails) if tail]
-        if chosen:
-            tail_states = self._tails(
-                done, [members[index][0] for index in chosen], [tails[index] for index in chosen], chosen
-            )
-        result, index = [], 0
-        for group in groups:
-            of_group = []
-            for row, start in pairs(group):
-                stem, length = members[index]
-                states = [done.state(stem, length, position) for position in range(start - 1, length)]
-                parts = [torch.stack(states)] if states else []
-                if index in tail_states:
-                    parts.append(tail_states[index][max(0, start - 1 - length) : len(tails[index])])
-                of_group.append(torch.cat(parts))
-                assert of_group[-1].shape[0] == len(row) - start
-                index += 1
-            result.append(of_group)
-        return result
-
-    def _tails(self, done: Prefilled, stems: list[int], tails: list[Ids], names: list[int]) -> dict[int, torch.Tensor]:
-        import torch
-
-        rows = torch.tensor(stems, device=self.device)
-        used, width = int(done.cache.get_seq_length()), max(map(len, tails))
-        select_rows(done.cache, rows)
-        ids = torch.full((len(tails), width), self.pad_id, device=self.device)
-        own = torch.zeros(len(tails), width, dtype=torch.long, device=self.device)
-        for index, tail in enumerate(tails):
-            ids[index, : len(tail)] = torch.tensor(list(tail), device=self.device)
-            own[index, : len(tail)] = 1
-        positions = done.lengths[rows][:, None] + torch.arange(width, device=self.device)
-        hidden = self.step(ids, torch.cat([done.mask[rows, :used], own], 1), positions, done.cache)
-        return {name: hidden[index] for index, name in enumerate(names)}
 
     def _find_head(self) -> Head | None:
         from pytest_trust.heads import head_of
@@ -213,7 +206,7 @@ class Runner:
             return None
 
     def _can_share(self) -> bool:
-        """Try the shared forward on a few tokens against the plain one."""
+        """Try a forward over a tree, and a further token from its states, against plain forwards."""
         import torch
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -222,31 +215,29 @@ class Runner:
         if "position_ids" not in inspect.signature(self.body.forward).parameters:
             return False
         vocabulary = self.head.vocabulary
-        first = tuple((7 * index + 3) % vocabulary for index in range(14))
-        rows = [(*first, 5 % vocabulary, 11 % vocabulary, 2 % vocabulary), (*first, 13 % vocabulary)]
+        stem = tuple((7 * index + 3) % vocabulary for index in range(14))
+        rows = [(*stem, *(token % vocabulary for token in tail)) for tail in ((5, 11, 2), (13,), (9, 4))]
+        longest, further = max(map(len, rows)), 1 % vocabulary
         try:
             if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers):
                 return False
             with torch.inference_mode():
+                (trees,) = self._by_trees([Group(tuple(rows), (1,) * len(rows))])
                 done = self.prefill(rows, reserve=1)
-                last = done.lengths[:, None]
-                token = torch.full((2, 1), 1 % vocabulary, device=self.device)
-                done.mask[:, len(rows[0])] = 1
-                shared = self.head.logits(self.step(token, done.mask, last, done.cache)[:, -1]).float()
+                seen = torch.arange(longest + 1, device=self.device) >= longest - done.lengths[:, None]
+                states = self.step(torch.full_like(done.lengths, further), seen, done.lengths, done.cache)
                 for index, row in enumerate(rows):
-                    plain = (
-                        self.model(
-                            input_ids=torch.tensor([[*row, 1 % vocabulary]], device=self.device), use_cache=False
-                        )
-                        .logits[0, -1]
-                        .float()
-                    )
-                    # A wrong mask or position moves the logits by their own size; 16-bit rounding by some hundredths of it.
-                    if not float((plain - shared[index]).norm()) <= 0.05 * float(plain.norm()) + 1e-6:
+                    plain = self.alone((*row, further, further), 1)
+                    if not (_alike(trees.states[trees.places[index]], plain[: len(row) - 1]) and _alike(states[index], plain[-1])):
                         return False
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
             return False
         return True
+
+
+def _alike(found: torch.Tensor, plain: torch.Tensor) -> bool:
+    # A wrong mask or position moves the states by their own size; 16-bit rounding by some hundredths of it.
+    return float((plain.float() - found.float()).norm()) <= 0.05 * float(plain.float().norm()) + 1e-6
 
 
 def pairs(group: Group) -> list[tuple[tuple[int, ...], int]]:
@@ -306,11 +297,31 @@ def _buffer_class() -> Any:
             self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
             return self.keys, self.values
 
-        def select(self, rows: torch.Tensor) -> None:
+        def pick(self, places: torch.Tensor, capacity: int) -> None:
+            """Make the rows anew from places [rows, columns], counted over all rows and columns."""
             keys, values = self._expose()
-            self._allocate(keys, values, len(rows))
-            self.key_buffer[:, :, : self.used] = keys[rows]
-            self.value_buffer[:, :, : self.used] = values[rows]
+            self.capacity, self.used = capacity, places.shape[1]
+            self._allocate(keys, values, len(places))
+            for buffer, states in ((self.key_buffer, keys), (self.value_buffer, values)):
+                buffer[:, :, : self.used] = states.transpose(1, 2).flatten(0, 1)[places].transpose(1, 2)
+            self._expose()
+
+        def merge(self, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, columns: int, capacity: int) -> None:
+            """Keep these rows, and add those of another layer (None: of none), in the last `columns` columns of each."""
+            parts = [(*self._expose(), rows)]
+            if others is not None:
+                parts.append((*others._expose(), other_rows))
+            self.capacity, self.used = capacity, columns
+            self._allocate(parts[0][0], parts[0][1], sum(len(chosen) for *_, chosen in parts))
+            start = 0
+            for keys, values, chosen in parts:
+                there = min(columns, keys.shape[2])
+                for buffer, states in ((self.key_buffer, keys), (self.value_buffer, values)):
+                    part = buffer[start : start + len(chosen)]
+                    # not left as it was allocated: a masked NaN is still a NaN
+                    part[:, :, : columns - there] = 0
+                    part[:, :, columns - there : columns] = states[chosen, :, keys.shape[2] - there :]
+                start += len(chosen)
             self._expose()
 
         def get_seq_length(self) -> int:
@@ -327,7 +338,9 @@ def _buffer_cache(model: Any, capacity: int) -> Cache:
     return cache
 
 
-def select_rows(cache: Any, rows: torch.Tensor) -> None:
-    """Keep (or repeat) these rows of a cache made by `prefill`."""
-    for layer in cache.layers:
-        layer.select(rows)
+def merge_caches(
+    cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, capacity: int
+) -> None:
+    """Keep rows of a cache made by `prefill`, and add rows of another (or None) behind them."""
+    for index, layer in enumerate(cache.layers):
+        layer.merge(rows, None if others is None else others.layers[index], other_rows, columns, capacity)

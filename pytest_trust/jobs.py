@@ -51,6 +51,14 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """The work of one suite: every probe answered `samples` times, or its options scored.
 
@@ -119,7 +127,8 @@ class PairDrift:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Told after every batch: items (responses, probes or drift probes) of this job, and tokens since the job began."""
+    """Told when a phase begins, after every batch and while others are waited for: items (responses, probes or drift probes) that are in the
+    store of those the phase needs. Of these `made`, with so many tokens, by this process since the phase began."""
 
     model: str
     phase: Phase
@@ -127,6 +136,7 @@ class Progress:
     done: int
     total: int
     tokens: int
+    made: int = 0
 
 
 def digest(*parts: object) -> str:

@@ -7,7 +7,7 @@ side has run. A recording brings its own states, for its own responses only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -19,7 +19,9 @@ from pytest_trust.drift_plan import (
     View,
     headless_key,
     impossible,
+    keys_of,
     missing_parts,
+    parts_of,
     shared_ids,
     unit_length,
     units_of,
@@ -29,6 +31,7 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
+from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
@@ -48,31 +51,36 @@ NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
-    from pytest_trust.reduction import path
-
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
-    units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
+    units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
     if "server" in (baseline.kind, candidate.kind):
-        units = missing_parts(engine, with_readings(engine, units))
-    if not units:
-        return
-    units.sort(key=lambda unit: -unit_length(unit))
+        units = with_readings(engine, units)
+    if missing_parts(engine, units):
+        measure_units(engine, units, baseline, candidate)
+
+
+def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
+    """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
+    from pytest_trust.reduction import path
+
+    units = sorted(units, key=lambda unit: -unit_length(unit))
+    left = len(missing_parts(engine, units))
     live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.has_weights]
     for reference in live:
         if not _has_head(engine, reference):
             return
-    size = _CHUNK if _all_fit(engine, live) else len(units)
-    done = tokens = 0
-    for start in range(0, len(units), size):
-        part = units[start : start + size]
+    # If only one model fits, each part costs two loads: one part for each process that may take one.
+    size = _CHUNK if _all_fit(engine, live) else -(-len(units) // engine.workers)
+    parts = [units[start : start + size] for start in range(0, len(units), size)]
+
+    def measure(part: list[Unit]) -> Iterator[tuple[int, int]]:
         values = _measure(engine, part, baseline, candidate)
-        engine.store.put("drifts", values, {"chunk": len(part), "reduction": path(_device(engine, live))})
-        done, tokens = (
-            done + len(part),
-            tokens + sum(len(row) for unit in part for text in unit.texts() for row in text),
-        )
-        engine.tell(candidate, "drift", "", done, len(units), tokens)
+        where = path(_device(engine, live))
+        engine.store.put("drifts", values, {"chunk": len(part), "reduction": where, "process": engine.claims.name})
+        yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
+
+    share(engine, candidate, "drift", "drifts", parts, measure, missing=left, keys=keys_of, part=parts_of)
 
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
@@ -307,14 +315,14 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
 
-    from pytest_trust.inference import Group, pairs
+    from pytest_trust.inference import pairs
 
     runner = engine.runner(baseline) if units else None
     result = {}
     for unit in units:
         assert runner is not None
         group = unit.baseline.group(unit.probe.id, [unit.on("baseline")])
-        rows = [runner.hidden_states([Group((row,), (start,))])[0][0] for row, start in pairs(group)]
+        rows = [runner.alone(row, start) for row, start in pairs(group)]
         result[unit.floor] = torch.cat(rows)
     return result
 

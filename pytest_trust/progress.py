@@ -1,9 +1,21 @@
-"""Progress of acquisition on the terminal: one rewritten line in a terminal, a line per phase elsewhere, nothing with -q or in a worker."""
+"""Progress of acquisition: a bar in a terminal, a few plain lines in a log, nothing with -q.
+
+Under xdist the controller shows it: each worker writes how far it is to a file in a directory of the run (xdist has no channel for such
+messages while a worker works), and a thread of the controller looks at these files.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,44 +28,223 @@ _DOING = {
     "score": "scoring options of",
     "drift": "measuring drift on",
 }
+_LOG_SECONDS = 30.0  # at most one line of a log in so many seconds, but for the first and the last of a phase
+_LOOK_SECONDS = 0.5
+_BAR = 20
+_WORTH_A_RATE = 0.5  # seconds before a speed says anything
+DIRECTORY = "trust_progress"
+"""The key of xdist's `workerinput` that names the directory."""
 
 
-def progress_line(config: pytest.Config) -> Callable[[Progress], None] | None:
+def progress_line(config: pytest.Config) -> ProgressLine | WorkerProgress | None:
     """What the engine tells its progress to; None where nobody would see it."""
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is None or config.option.verbose < 0:
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        return WorkerProgress(Path(worker[DIRECTORY]), worker["workerid"]) if DIRECTORY in worker else None
+    terminal, capture = _terminal(config), config.pluginmanager.get_plugin("capturemanager")
+    if terminal is None:
         return None
-    return ProgressLine(terminal)
+    return ProgressLine(terminal, shown=capture.global_and_fixture_disabled if capture else nullcontext)
+
+
+def watch_workers(config: pytest.Config) -> WorkersProgress | None:
+    """The controller's look at its workers; None where nobody would see it."""
+    terminal = _terminal(config)
+    return None if terminal is None else WorkersProgress(ProgressLine(terminal))
+
+
+def _terminal(config: pytest.Config) -> Any:
+    return config.pluginmanager.get_plugin("terminalreporter") if config.option.verbose >= 0 else None
 
 
 class ProgressLine:
-    """Writes through pytest's own terminal reporter, which capturing leaves alone."""
+    """Writes through pytest's own terminal reporter. `clock` counts seconds and never goes back; inside of `shown` what is written is
+    seen: in one process work is done in the set-up of a test, whose output pytest captures."""
 
-    def __init__(self, terminal: Any) -> None:
-        self.terminal = terminal
-        self.live = bool(getattr(terminal, "isatty", False))
-        self.began: dict[tuple[str, str, str], float] = {}
+    def __init__(
+        self,
+        terminal: Any,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shown: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._terminal, self._clock, self._shown = terminal, clock, shown
+        self._live = bool(getattr(terminal, "isatty", False))
+        self._phase: tuple[str, ...] = ()
+        self._began = self._written = 0.0
+        self._had = 0
 
     def __call__(self, progress: Progress) -> None:
-        phase = (progress.model, progress.phase, progress.suite)
-        started = self.began.setdefault(phase, time.monotonic())
-        seconds = time.monotonic() - started
+        now, first = self._clock(), _phase(progress) != self._phase
+        if first:
+            self._phase, self._began, self._had = _phase(progress), now, progress.done
         finished = progress.done >= progress.total
-        if not (self.live or finished):
-            return
-        name = f" {progress.suite}" if progress.suite else ""
-        text = f"trust: {progress.model}: {_DOING[progress.phase]}{name}"
-        if progress.total:
-            text += f"  {progress.done}/{progress.total}"
-        if progress.tokens and seconds > 0.5:
-            text += f"  {progress.tokens / seconds:.0f} tokens/s"
-        if progress.total and 0 < progress.done < progress.total and seconds > 0.5:
-            text += f"  {seconds / progress.done * (progress.total - progress.done):.0f} s left"
-        if self.live:
-            self.terminal.rewrite(text[: self.terminal._tw.fullwidth - 1], erase=True)
+        seconds = now - self._began
+        if self._live:
+            self._rewrite("" if finished else self._bar(progress, seconds))
+        elif first or finished or now - self._written >= _LOG_SECONDS:
+            self._written = now
+            with self._shown():
+                self._terminal.ensure_newline()
+                self._terminal.write_line(
+                    " ".join(filter(None, (_subject(progress), *self._numbers(progress, seconds))))
+                )
+                self._terminal.flush()  # a log that is followed shows it now
+        if finished:
+            self._phase = ()
+
+    def stop(self) -> None:
+        """The phase will not be finished: nothing of its bar stays."""
+        if self._live and self._phase:
+            self._rewrite("")
+        self._phase = ()
+
+    def _rewrite(self, text: str) -> None:
+        with self._shown():
+            self._terminal.ensure_newline()
+            self._terminal.rewrite(text, erase=True)
+            if not text:
+                self._terminal.rewrite("")  # what comes next begins the line
+            self._terminal.flush()
+
+    def _bar(self, progress: Progress, seconds: float) -> str:
+        width = self._terminal._tw.fullwidth - 1
+        filled = _BAR * progress.done // max(1, progress.total)
+        bar = f"[{'=' * filled}{' ' * (_BAR - filled)}]" if progress.total > 1 and width > 3 * _BAR else ""
+        return " ".join(filter(None, (_subject(progress), bar, *self._numbers(progress, seconds))))[:width]
+
+    def _numbers(self, progress: Progress, seconds: float) -> list[str]:
+        finished = progress.done >= progress.total
+        if progress.phase == "load" and progress.total == 1:
+            return [f"took {_duration(seconds)}"] if finished else []
+        numbers = [f"{progress.done}/{progress.total}"]
+        if seconds > _WORTH_A_RATE:
+            made = progress.done - self._had
+            if progress.tokens:
+                numbers.append(f" {progress.tokens / seconds:.0f} tokens/s")
             if finished:
-                self.terminal.rewrite("", erase=True)
+                numbers.append(f" took {_duration(seconds)}")
+            elif made > 0:
+                numbers.append(f" {_duration(seconds / made * (progress.total - progress.done))} left")
+        return numbers
+
+
+class WorkerProgress:
+    """A worker's side: keeps what it was told last of each phase in a file of its own."""
+
+    def __init__(self, directory: Path, worker: str) -> None:
+        self._path = directory / f"{worker}.json"
+        self._phases: dict[tuple[str, ...], Progress] = {}
+        self._had: dict[tuple[str, ...], int] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        phase = _phase(progress)
+        if progress.made == 0:  # it has begun, for the first time or for the next round of --trust-sequential
+            self._had[phase] = progress.done
+        self._phases.pop(phase, None)
+        self._phases[phase] = progress  # the one it is at comes last
+        rows = [{**asdict(one), "had": self._had.get(name, 0)} for name, one in self._phases.items()]
+        draft = self._path.with_suffix(".draft")
+        with suppress(OSError):  # a worker on another machine, or a full disk: its results matter, not this
+            draft.write_text(json.dumps(rows), encoding="utf-8")
+            os.replace(draft, self._path)
+
+    def stop(self) -> None:
+        """The phase will not be finished: nobody waits for it."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+class WorkersProgress:
+    """The controller's side: one line for all workers, until `stop`."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pytest-trust-"))
+        self._line = line
+        self._ended: set[tuple[str, ...]] = set()
+        self._stopped = threading.Event()
+        # The controller's own thread is inside xdist's loop, which calls no hook while workers work. Each write to the terminal is one call.
+        self._thread = threading.Thread(target=self._watch, name="pytest-trust progress", daemon=True)
+
+    def start(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Also removes the directory."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+            self.look()
+            self._line.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def lost(self, worker: str) -> None:
+        """A worker has ended: nobody waits for what it was at."""
+        (self.directory / f"{worker}.json").unlink(missing_ok=True)
+
+    def look(self) -> None:
+        """Show the end of every phase that has ended, and the earliest one that a worker is at."""
+        workers = []
+        for path in sorted(self.directory.glob("*.json")):
+            with suppress(OSError, ValueError):
+                workers.append(json.loads(path.read_text(encoding="utf-8")))
+        current = None
+        for progress, open_ in merged(workers):
+            if not open_:
+                if _phase(progress) not in self._ended:
+                    self._ended.add(_phase(progress))
+                    self._line(replace(progress, done=progress.total))
+            elif current is None and progress.done < progress.total:
+                self._ended.discard(_phase(progress))  # the next round of --trust-sequential
+                current = progress
+        if current is not None:
+            self._line(current)
         else:
-            self.terminal.ensure_newline()
-            self.terminal.write_line(text)
-            self.terminal.flush()  # a log that is followed shows it now
+            self._line.stop()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_LOOK_SECONDS):
+            self.look()
+
+
+def merged(workers: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[Progress, bool]]:
+    """The sum of what workers wrote (see `WorkerProgress`) of each phase, in order, and whether one of them is or will be at it.
+
+    Done is what was there before any of them began, and what each has made since.
+    """
+    phases = dict.fromkeys(_key(row) for rows in workers for row in rows)
+    at = {_key(rows[-1]) for rows in workers}
+    found = []
+    for key in phases:
+        rows = [row for one in workers for row in one if _key(row) == key]
+        first, made = rows[0], sum(row["made"] for row in rows)
+        if first["phase"] == "load":  # each loads its own
+            done, total = sum(row["done"] for row in rows), sum(row["total"] for row in rows)
+        else:
+            total = max(row["total"] for row in rows)
+            done = min(total, max(min(row["had"] for row in rows) + made, *(row["done"] for row in rows)))
+        tokens = sum(row["tokens"] for row in rows)
+        progress = Progress(first["model"], first["phase"], first["suite"], done, total, tokens, made)
+        found.append((progress, done < total and (key in at or len(rows) < len(workers))))
+    return found
+
+
+def _phase(progress: Progress) -> tuple[str, ...]:
+    return progress.model, progress.phase, progress.suite
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["model"], row["phase"], row["suite"]
+
+
+def _subject(progress: Progress) -> str:
+    return f"trust: {progress.model}: {' '.join(filter(None, (_DOING[progress.phase], progress.suite)))}"
+
+
+def _duration(seconds: float) -> str:
+    """In one or two units: 45 s, 3 min, 1 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_trust import config as options
 from pytest_trust.collection import SuiteCollection
 from pytest_trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from pytest_trust.progress import WorkersProgress
 
 
 class TrustRun:
@@ -20,6 +23,7 @@ class TrustRun:
         self.records: list[dict[str, Any]] = []
         self.failed_report = ""
         self.interrupted = False
+        self.workers: WorkersProgress | None = None
         self.worker = getattr(config, "workerinput", None)
         if self.worker is not None:
             from pytest_trust.workers import claim_resources
@@ -35,6 +39,22 @@ class TrustRun:
             from pytest_trust.public.selection import PublicSelection
 
             config.pluginmanager.register(PublicSelection(self.trust), "trust-public")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """xdist's, in the controller, for each worker before it starts."""
+        from pytest_trust.progress import DIRECTORY, watch_workers
+
+        if self.workers is None:
+            self.workers = watch_workers(self.config)
+        if self.workers is not None:
+            node.workerinput[DIRECTORY] = str(self.workers.directory)
+            self.workers.start()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        if self.workers is not None:
+            self.workers.lost(node.gateway.id)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -122,6 +142,8 @@ class TrustRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.workers is not None:
+            self.workers.stop()
         if self.worker is not None or not self.trust.compares or session.config.option.collectonly:
             return
         if self.trust.report is not None and self.records:

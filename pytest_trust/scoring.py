@@ -24,17 +24,14 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
         raise InvalidInput(
             f"{runner.loaded.identity.label}: its head is quantised or missing, so options cannot be scored: load it with a plain head"
         )
-    import torch
-
-    states = runner.hidden_states(groups)
-    tokens = [row[start:] for group in groups for row, start in pairs(group)]
-    # One pass of the head for the whole batch: by option it would stream the head's weights for one or two tokens each.
-    values = iter(
-        token_log_likelihoods(
-            runner.head, torch.cat([row for rows in states for row in rows]), [t for row in tokens for t in row]
-        )
-    )
-    sums = iter([(sum(next(values) for _ in row), len(row)) for row in tokens])
+    rows = [row[start:] for group in groups for row, start in pairs(group)]
+    totals: dict[int, float] = {}
+    for part in runner.predictions(groups):
+        # One pass of the head for the whole forward: by option it would stream the head's weights for one or two tokens each.
+        places = [place for found in part.places.values() for place in found]
+        values = iter(token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places))
+        totals |= {index: sum(next(values) for _ in rows[index]) for index in part.places}
+    sums = iter([(totals[index], len(row)) for index, row in enumerate(rows)])
     results = []
     for texts in options:
         of_probe = [next(sums) for _ in texts]
@@ -45,15 +42,30 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
     return results
 
 
-def token_log_likelihoods(head: Head, hidden: torch.Tensor, tokens: Sequence[int]) -> list[float]:
-    """log P(token) in nats, float32, from the states [tokens, hidden size] that predict them; logits exist for a chunk at a time."""
+def token_log_likelihoods(
+    head: Head, hidden: torch.Tensor, tokens: Sequence[int], places: Sequence[int] | None = None
+) -> list[float]:
+    """log P(token) in nats, float32, from the states [states, hidden size] that predict them; logits exist for a chunk at a time.
+
+    `places` says which state predicts each token; default: one state a token, in order.
+    """
     import torch
 
-    values: list[float] = []
+    order = sorted(range(len(tokens)), key=lambda index: index if places is None else places[index])
+    values, done = [0.0] * len(tokens), 0
     with torch.inference_mode():
-        for start in range(0, len(tokens), _CHUNK_TOKENS):
-            part = torch.tensor(tokens[start : start + _CHUNK_TOKENS], device=hidden.device)
+        for start in range(0, len(hidden), _CHUNK_TOKENS):
             logits = head.logits(hidden[start : start + _CHUNK_TOKENS]).float()
-            chosen = logits.gather(-1, part[:, None])[:, 0] - logits.logsumexp(-1)
-            values += chosen.double().tolist()
+            here = []
+            while done < len(order) and (order[done] if places is None else places[order[done]]) < start + _CHUNK_TOKENS:
+                here.append(order[done])
+                done += 1
+            lines = torch.tensor([(index if places is None else places[index]) - start for index in here], device=logits.device)
+            asked = torch.tensor([tokens[index] for index in here], device=logits.device)
+            top = logits.amax(-1, keepdim=True)
+            chosen = logits[lines, asked] - top[lines, 0]
+            # in place: fresh pages of this size would cost as much as the sums
+            totals = logits.sub_(top).exp_().sum(-1).log_()
+            for index, value in zip(here, (chosen - totals[lines]).double().tolist(), strict=True):
+                values[index] = value
     return values

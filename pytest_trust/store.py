@@ -1,7 +1,7 @@
 """The store: everything a model was ever asked, in one SQLite file that several processes may use.
 
-Each finished batch is one transaction, rows are only ever added, and keys are hashes of what determines the value, so a killed run
-resumes where it stopped and two runs at once only do each other's work.
+Each finished batch is one transaction, values are only ever added, and keys are hashes of what determines the value, so a killed run
+resumes where it stopped and two runs at once only do each other's work. Who computes what is in `claims`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pytest_trust.errors import TrustError
+from pytest_trust.filesystems import between_machines
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: values and hashes of files. 2: claims and their owners. An older store is migrated where it lies, a newer one refused."""
+
 FILE_NAME = "store.sqlite3"
 _APPLICATION = 0x74727374  # "trst": a foreign database is refused, not written to
 _BUSY_SECONDS = 60
@@ -27,6 +30,8 @@ _IN = 500  # SQLite allows at least 999 parameters in a statement
 
 Table = Literal["responses", "options", "drifts", "prompts", "notes"]
 TABLES: tuple[Table, ...] = ("responses", "options", "drifts", "prompts", "notes")
+CLAIMED: tuple[Table, ...] = ("responses", "options", "drifts")
+"""What a model computes: worth a claim, so that nobody computes it twice."""
 
 
 class StoreError(TrustError):
@@ -66,12 +71,34 @@ class Store:
                 )
         return found
 
-    def put(self, table: Table, values: Mapping[str, bytes], context: Mapping[str, object] | None = None) -> None:
-        """Add values in one transaction; a key that is already there keeps its value."""
+    def has(self, table: Table, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` that are stored; reads no values."""
+        wanted = list(dict.fromkeys(keys))
+        found: set[str] = set()
+        with self._open() as connection:
+            for start in range(0, len(wanted), _IN):
+                part = wanted[start : start + _IN]
+                marks = ",".join("?" * len(part))
+                found.update(key for (key,) in connection.execute(f"SELECT key FROM {table} WHERE key IN ({marks})", part))
+        return found
+
+    def put(
+        self,
+        table: Table,
+        values: Mapping[str, bytes],
+        context: Mapping[str, object] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Add values in one transaction, which ends the claims on them too; a key that is already there keeps its value, unless it is to
+        be replaced."""
         beside = json.dumps(context or {}, sort_keys=True)
         rows = [(key, value, beside) for key, value in values.items()]
+        verb = "REPLACE" if replace else "INSERT OR IGNORE"
         with self._open() as connection, connection:
-            connection.executemany(f"INSERT OR IGNORE INTO {table} (key, value, context) VALUES (?, ?, ?)", rows)
+            connection.executemany(f"{verb} INTO {table} (key, value, context) VALUES (?, ?, ?)", rows)
+            if table in CLAIMED:
+                connection.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in values])
 
     def get_json(self, table: Table, keys: Iterable[str]) -> dict[str, Any]:
         """As `get`, the values parsed."""
@@ -81,7 +108,14 @@ class Store:
         except ValueError:
             raise self._damaged() from None
 
-    def put_json(self, table: Table, values: Mapping[str, object], context: Mapping[str, object] | None = None) -> None:
+    def put_json(
+        self,
+        table: Table,
+        values: Mapping[str, object],
+        context: Mapping[str, object] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
         """As `put`, with JSON values."""
         self.put(
             table,
@@ -90,6 +124,7 @@ class Store:
                 for key, value in values.items()
             },
             context,
+            replace=replace,
         )
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
@@ -113,6 +148,19 @@ class Store:
         """How many values the table holds."""
         with self._open() as connection:
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """This process's connection, for `claims`; SQLite's errors come as StoreError."""
+        with self._open() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """As `reading`, in one transaction that no other process's writing comes between; undone when the block raises."""
+        with self._open() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
 
     def close(self) -> None:
         """Close this process's connection; the store can be used again afterwards."""
@@ -170,10 +218,8 @@ class Store:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
-        if version > SCHEMA and application == _APPLICATION:
-            raise StoreError(
-                f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store"
-            )
+        if application == _APPLICATION:
+            self._refuse_newer(version)
         if application not in (0, _APPLICATION) or (
             application == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         ):
@@ -181,12 +227,16 @@ class Store:
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             if application != _APPLICATION:
                 raise self._damaged()
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # Write-ahead logging keeps its index in memory that all processes map: those of one machine.
+        shared = between_machines(self.directory)
+        _use_journal(connection, "DELETE" if shared else "WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if shared else 'NORMAL'}")
         if application == _APPLICATION and version == SCHEMA:
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")
+            # Another process may have migrated it meanwhile.
+            self._refuse_newer(connection.execute("PRAGMA user_version").fetchone()[0])
             for table in TABLES:
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)"
@@ -194,15 +244,27 @@ class Store:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, hash TEXT)"
             )
+            # Since schema 2. A store of schema 1 has all above: nothing of it changes.
+            connection.execute("CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS owners "
+                "(name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL, beats INTEGER NOT NULL)"
+            )
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
+    def _refuse_newer(self, version: int) -> None:
+        if version > SCHEMA:
+            raise StoreError(
+                f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store"
+            )
 
-def _use_wal(connection: sqlite3.Connection) -> None:
+
+def _use_journal(connection: sqlite3.Connection, mode: str) -> None:
     # Changing the journal mode does not wait for another process that is making the same store, whatever the busy timeout says.
     for _ in range(100):
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):

@@ -131,7 +131,7 @@ def test_an_interrupted_run_keeps_finished_batches_and_goes_on_with_the_same_res
     batches: list[Progress] = []
 
     def interrupt(told: Progress) -> None:
-        if told.phase != "load":
+        if told.phase != "load" and told.made:  # not only begun
             batches.append(told)
             if len(batches) == after:
                 raise Interrupted
@@ -143,7 +143,7 @@ def test_an_interrupted_run_keeps_finished_batches_and_goes_on_with_the_same_res
     with engine(tmp_path, progress=again.append) as found:
         found.acquire(JOBS, *pair)
         assert everything(found, pair)[0] == complete[1][0]
-    told = [progress for progress in again if progress.phase != "load"]
+    told = [progress for progress in again if progress.phase != "load" and progress.made]
     uninterrupted = 2 * (4 + 4 + 5) + 1  # batches of two rows (a probe of two options is two) on both sides, one chunk of drift
     assert before + len(told) == uninterrupted
 
@@ -167,29 +167,34 @@ def test_the_batch_size_does_not_change_a_float32_result(
 def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line(
     pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from pytest_trust import generation
+    from pytest_trust import budget
 
-    whole, sizes = generation.generate, []
+    whole, sizes = budget.stream, []
 
     def within(most: int) -> Any:
-        def generate(runner: Any, rows: Any, settings: Any) -> Any:
-            sizes.append(len(rows))
-            if len(rows) > most:
+        def stream(runner: Any, rows: Any, settings: Any, limits: Any) -> Any:
+            sizes.append(min(limits.rows, len(rows)))
+            yield []
+            if sizes[-1] > most:
                 raise error
-            return whole(runner, rows, settings)
+            yield from whole(runner, rows, settings, limits)
 
-        return generate
+        return stream
 
     job = GREEDY
     with Engine(store=tmp_path / "plain", device="cpu") as engine:
         engine.acquire_side([job], pair[0])
         expected = engine.responses(pair[0], job)
-    monkeypatch.setattr(generation, "generate", within(2))
+    monkeypatch.setattr(budget, "stream", within(2))
     with Engine(store=tmp_path / "halved", device="cpu") as engine:
         engine.acquire_side([job], pair[0])
         assert engine.responses(pair[0], job) == expected
-    assert max(sizes) > 2
-    monkeypatch.setattr(generation, "generate", within(0))
+        assert max(sizes) > 2
+        seen = engine._limits(pair[0], engine.runner(pair[0]))
+    with Engine(store=tmp_path / "halved", device="cpu") as engine:  # the next run begins with what was seen to fit
+        assert engine._limits(pair[0], engine.runner(pair[0])) == seen
+        assert seen.tokens < engine.runner(pair[0]).limits().tokens
+    monkeypatch.setattr(budget, "stream", within(0))
     with Engine(store=tmp_path / "none", device="cpu") as engine, pytest.raises(TrustError, match="not enough memory for a single row"):
         engine.acquire_side([job], pair[0])
 
@@ -200,7 +205,7 @@ def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("pytest_trust.generation.generate", broken)
+    monkeypatch.setattr("pytest_trust.budget.stream", broken)
     with Engine(store=tmp_path / "store", device="cpu") as engine, pytest.raises(RuntimeError, match="mat1 and mat2"):
         engine.acquire_side([GREEDY], pair[0])
 

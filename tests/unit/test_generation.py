@@ -75,6 +75,43 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(llama: Any, monkeypa
         assert (one.finish_reason == "stop") == (one.token_ids[-1] in ends)
 
 
+@pytest.mark.parametrize("limits", [(3, 10**6), (64, 100), (1, 10**6)])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.3, "seed": 3}], ids=["greedy", "sampled"])
+def test_waiting_rows_take_the_places_of_finished_ones(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    """Whatever runs beside a row, its response is the same; no more rows run at once than the limits allow."""
+    from dataclasses import replace
+
+    from pytest_trust.generation import Row, generate, stream
+    from pytest_trust.jobs import Limits
+
+    rows = [Row(prompt, seed) for seed, prompt in enumerate([*SHARED, *PROMPTS, *SHARED[:3]])]
+    free = generate(llama, rows, Generation(24, **settings))
+    ends = frozenset(one.token_ids[4 * index] for index, one in enumerate(free[:5]))
+    monkeypatch.setattr(llama, "loaded", replace(llama.loaded, eos_ids=ends))
+    expected = generate(llama, rows, Generation(24, **settings))
+    assert len({len(one.token_ids) for one in expected}) > 3
+    running: list[tuple[int, int]] = []
+    step = llama.step
+
+    def counting(ids: Any, seen: Any, positions: Any, cache: Any) -> Any:
+        running.append(tuple(seen.shape))
+        return step(ids, seen, positions, cache)
+
+    llama.step = counting
+    try:
+        parts = list(stream(llama, rows, Generation(24, **settings), Limits(*limits)))
+    finally:
+        del llama.step
+    found = dict(one for part in parts for one in part)
+    assert [found[index] for index in range(len(rows))] == expected
+    assert sum(map(len, parts)) == len(rows)
+    assert len([part for part in parts if part]) > 1
+    assert max(count for count, _ in running) <= limits[0]
+    assert all(count == 1 or count * columns <= limits[1] for count, columns in running)
+
+
 def test_padding_that_is_the_end_token_is_not_taken_for_an_end(llama: Any) -> None:
     """pad = eos = 2: a prompt may hold id 2, and short rows are padded with it."""
     from pytest_trust.generation import Row, generate

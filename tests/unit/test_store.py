@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_trust.filesystems import between_machines
 from pytest_trust.store import Store, StoreError
 
 
@@ -108,6 +109,52 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
             store.get("notes", ["a"])
     finally:
         tmp_path.chmod(0o700)
+
+
+MOUNTS = """\
+/dev/sda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb /home/local ext4 rw 0 0
+//server/share /mnt/my\\040share cifs rw 0 0
+bucket /mnt/bucket fuse.s3fs rw 0 0
+/dev/sdc /twice ext4 rw 0 0
+server:/twice /twice nfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/var/store", False),
+        ("/home/me/store", True),
+        ("/home/local/store", False),
+        ("/mnt/my share/store", True),
+        ("/mnt/bucket", True),
+        ("/twice/store", True),
+        ("/homeless", False),
+    ],
+)
+def test_a_file_system_of_several_machines_is_known_by_its_mount(tmp_path: Path, place: str, expected: bool) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert between_machines(Path(place), mounts) is expected
+    assert not between_machines(Path(place), tmp_path / "no such list")
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(False, "wal"), (True, "delete")])
+def test_a_store_of_several_machines_does_without_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, mode: str
+) -> None:
+    with Store(tmp_path) as store:
+        store.put("notes", {"before": b"1"})
+    monkeypatch.setattr("pytest_trust.store.between_machines", lambda directory: shared)
+    with Store(tmp_path) as one, Store(tmp_path) as two:
+        one.put("notes", {"a": b"1"})
+        two.put("notes", {"b": b"2"})
+        assert one.get("notes", ["before", "a", "b"]) == {"before": b"1", "a": b"1", "b": b"2"}
+        assert (tmp_path / "store.sqlite3-shm").exists() is not shared
+        with two.reading() as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)
 
 
 WRITER = """

@@ -1,0 +1,54 @@
+"""A pytest plugin for `throughput.py`: counts the seconds that a run spends in its models, and its peak memory.
+
+Counted are the forwards of the models' bodies, the products with their heads and the sums over the vocabulary that follow them: what
+any way of running these models on these tokens has to do. Written as JSON to the file that TRUST_MODEL_SECONDS names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from typing import Any
+
+_SECONDS: dict[str, float] = {}
+_depth = 0
+
+
+def _counted(owner: Any, name: str, label: str) -> None:
+    inner = getattr(owner, name)
+
+    def outer(*args: Any, **named: Any) -> Any:
+        global _depth
+        _depth += 1
+        start = time.perf_counter()
+        try:
+            return inner(*args, **named)
+        finally:
+            _depth -= 1
+            if not _depth:  # what runs inside another counted call is counted there
+                _SECONDS[label] = _SECONDS.get(label, 0.0) + time.perf_counter() - start
+
+    setattr(owner, name, outer)
+
+
+def pytest_configure(config: Any) -> None:
+    """Wraps what is counted."""
+    from pytest_trust import generation, heads, inference, pair
+
+    _counted(inference.Runner, "_forward_tree", "forward")
+    _counted(inference.Runner, "step", "forward")
+    _counted(inference.Runner, "alone", "forward")
+    _counted(heads.Head, "product", "head")
+    _counted(generation, "choose_tokens", "choice")
+    _counted(pair, "_divergences", "divergence")
+
+
+def pytest_unconfigure(config: Any) -> None:
+    """Writes what was counted."""
+    target = os.environ.get("TRUST_MODEL_SECONDS")
+    if target and _SECONDS and not hasattr(config, "workerinput"):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with open(target, "w", encoding="utf-8") as file:
+            json.dump({"seconds": sum(_SECONDS.values()), "parts": _SECONDS, "peak_kib": peak}, file)

@@ -1,0 +1,92 @@
+"""Sequences that begin alike as trees: every distinct beginning is one token of one forward.
+
+Sorted sequences are laid into rows of bounded length, each a forest: a token sees the tokens on its own path (a block mask) and its
+position is its depth, so that what it computes is what a forward over its sequence alone would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+Ids = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class TreeRow:
+    """One row of tokens. `parents` are places in the row (-1: the first token of a sequence)."""
+
+    ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+
+    def add(self, token: int, parent: int) -> int:
+        self.ids.append(token)
+        self.parents.append(parent)
+        self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
+        return len(self.ids) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Rows that are run together, and per sequence (named by its index) its row and the places of its tokens there."""
+
+    rows: tuple[TreeRow, ...]
+    paths: dict[int, tuple[int, list[int]]]
+
+
+def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pack]:
+    """Packs of rows of at most `columns` tokens (of one sequence, where that is longer), at most `tokens` together, padding included.
+
+    Sequences are taken in lexicographic order, so that those which begin alike meet in one row.
+    """
+    rows: list[TreeRow] = []
+    paths: dict[int, tuple[int, list[int]]] = {}
+    width, last, path = columns, (), []  # type: int, Ids, list[int]
+    for index in sorted(range(len(sequences)), key=lambda index: sequences[index]):
+        sequence = sequences[index]
+        shared = _shared(last, sequence) if rows else 0
+        if not rows or len(rows[-1].ids) + len(sequence) - shared > columns:
+            wider = max(width, len(sequence))
+            if rows and (len(rows) + 1) * wider > tokens:
+                yield Pack(tuple(rows), paths)
+                rows, paths, wider = [], {}, max(columns, len(sequence))
+            rows.append(TreeRow())
+            width, shared = wider, 0
+        path = path[:shared]
+        for token in sequence[shared:]:
+            path.append(rows[-1].add(token, path[-1] if path else -1))
+        paths[index], last = (len(rows) - 1, list(path)), sequence
+    if rows:
+        yield Pack(tuple(rows), paths)
+
+
+def _shared(a: Ids, b: Ids) -> int:
+    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def tree_inputs(
+    pack: Pack, *, pad_id: int, dtype: torch.dtype, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a model is given: ids and positions [rows, columns], and an additive mask [rows, 1, columns, columns]."""
+    import numpy as np
+    import torch
+
+    width = max(len(row.ids) for row in pack.rows)
+    ids = np.full((len(pack.rows), width), pad_id, np.int64)
+    positions = np.zeros((len(pack.rows), width), np.int64)
+    # padding sees itself: a row of a softmax must have something in it
+    seen = np.broadcast_to(np.eye(width, dtype=bool), (len(pack.rows), width, width)).copy()
+    for index, row in enumerate(pack.rows):
+        ids[index, : len(row.ids)] = row.ids
+        positions[index, : len(row.ids)] = row.depths
+        for place, parent in enumerate(row.parents):
+            if parent >= 0:
+                seen[index, place] |= seen[index, parent]
+    mask = torch.zeros(seen.shape, dtype=dtype)
+    mask.masked_fill_(torch.from_numpy(~seen), torch.finfo(dtype).min)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device), mask[:, None].to(device)

@@ -1,0 +1,121 @@
+"""What a model has left to do for a run: one plan over all jobs, and the batches it is cut into.
+
+A plan is made from keys and rendered prompts alone, without weights. It holds what is stored already too, so that a run that was
+interrupted goes on in the batches in which it began: in 16 bits a row's result can depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pytest_trust.generation import Row
+from pytest_trust.inference import Group, common_prefix
+from pytest_trust.jobs import Generation, Job, Limits, row_seed
+
+if TYPE_CHECKING:
+    from pytest_trust.subject import Subject
+
+# Responses of a part of the plan: enough for full batches to the end, few enough for several processes to share a plan.
+_ANSWERS = 256
+_PARTS_EACH = 4
+
+# Tokens of a batch of options: some seconds on two cores, so that little is lost when a run is killed.
+_CHOICE_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response to make. `tail` is the end of the prompt's text, which may have opened a reasoning trace."""
+
+    key: str
+    row: Row
+    tail: str
+    generation: Generation
+
+    @property
+    def columns(self) -> int:
+        """Tokens that prompt and response come to at most."""
+        return len(self.row.prompt) + self.generation.longest
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The options of one probe to score."""
+
+    key: str
+    group: Group
+    options: tuple[str, ...]
+
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest option with its prompt."""
+        return max(map(len, self.group.rows))
+
+
+def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
+    """Every response that the jobs ask of a model, equal ones once: those settings first under which the longest may come, within
+    them the longest prompts first, so that what does not fit shows at once."""
+    found: dict[str, Answer] = {}
+    plain, forced = subject.identity.chat_format == "plain", subject.forced()
+    for job in jobs:
+        if job.task != "generate":
+            continue
+        prompts, generation = subject.prompts(job.probes), subject.generation(job)
+        talks = {probe.id for probe in job.probes if probe.messages}
+        for (name, repeat), key in subject.response_keys(job, prompts).items():
+            if key not in found:
+                # `User:` ends a response only where the prompt has such lines.
+                seed = row_seed(generation.seed, name, repeat)
+                row = Row(prompts[name].ids, seed, plain=plain and name in talks, forced=forced)
+                found[key] = Answer(key, row, prompts[name].tail, generation)
+    longest: dict[Generation, int] = {}
+    for one in found.values():
+        longest[one.generation] = max(longest.get(one.generation, 0), one.columns)
+    return sorted(
+        found.values(),
+        key=lambda one: (-longest[one.generation], repr(one.generation), -len(one.row.prompt), one.row.prompt, one.key),
+    )
+
+
+def plan_choices(subject: Subject, jobs: Iterable[Job]) -> list[Choice]:
+    """Every probe whose options the jobs want scored, equal ones once, beside those that begin alike."""
+    found: dict[str, Choice] = {}
+    for job in jobs:
+        if job.task != "choose":
+            continue
+        rows = subject.options(job.probes)
+        keys = subject.option_keys(rows)
+        for probe in job.probes:
+            if probe.id in keys:
+                key = keys[probe.id]
+                found.setdefault(key, Choice(key, Group(rows[probe.id].ids, rows[probe.id].starts), probe.options))
+    return sorted(found.values(), key=lambda one: (one.group.rows, one.key))
+
+
+def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[Answer]]:
+    """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones. Of several workers each
+    may take a few parts, so that none waits long for another's last."""
+    size = min(_ANSWERS, -(-len(plan) // (_PARTS_EACH * workers))) if workers > 1 else _ANSWERS
+    for _, same in groupby(plan, key=lambda one: one.generation):
+        answers = list(same)
+        yield from (answers[start : start + size] for start in range(0, len(answers), size))
+
+
+def choice_batches(plan: Sequence[Choice], limits: Limits) -> list[list[Choice]]:
+    """Parts of probes that begin alike, the one with the longest row first. A beginning that a probe shares with the one before is
+    counted once, as it is computed once."""
+    batches: list[list[Choice]] = []
+    tokens = rows = 0
+    for one in plan:
+        new = sum(map(len, one.group.rows)) - common_prefix(one.group.rows) * (len(one.group.rows) - 1)
+        if batches:
+            new -= common_prefix([batches[-1][-1].group.rows[0], one.group.rows[0]])
+        if not batches or tokens + new > min(_CHOICE_TOKENS, limits.tokens) or rows + len(one.group.rows) > limits.rows:
+            batches.append([])
+            tokens = rows = 0
+        batches[-1].append(one)
+        tokens, rows = tokens + new, rows + len(one.group.rows)
+    return sorted(batches, key=lambda batch: -max(one.columns for one in batch))
