@@ -6,7 +6,7 @@ DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-
 
 AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=rl=demo:rl --trust-candidate=distill=demo:distill --trust-profile=standard
 
-.PHONY: demo audit test labels weights ray check clean
+.PHONY: demo audit test labels weights ray servers check clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
@@ -21,7 +21,7 @@ audit: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights and not ray"
+	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights and not ray and not servers"
 
 # minutes, and needs the labelled data beside the project
 labels: $(VENV)/installed-test
@@ -35,6 +35,11 @@ weights: $(VENV)/installed-test
 ray: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
 	$(BIN)/python -m pytest tests -m ray
+
+# a minute: against transformers' server, and llama.cpp's where there is a llama-server on the path
+servers: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "transformers[serving]"
+	$(BIN)/python -m pytest tests -m servers
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

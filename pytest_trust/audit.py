@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
+NO_TOKENS = "no tokens to measure it on"
 DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
@@ -209,9 +210,9 @@ class Audit:
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
         model = re.split("[?@]", given.partition(":")[2])[0]
         for side in (pair.baseline, pair.candidate):
-            if side.location == model:
+            if model == side.location or (side.kind == "server" and model == side.served[1]):
                 raise InvalidInput(
-                    f"--trust-judge: {side.location} is one of the models that are compared: it cannot judge, name another"
+                    f"--trust-judge: {model} is one of the models that are compared: it cannot judge, name another"
                 )
         return self._replaced[name]
 
@@ -225,7 +226,9 @@ class Audit:
 
         if suite.task == "choose":
             return Side(
-                reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
+                reference.label,
+                judge_options(job.probes, self.engine.options(reference, job), suite.normalise),
+                self.engine.unscored(reference, job),
             )
         return self.judged_responses(reference, job, judge, judge_name, self.engine.responses(reference, job))
 
@@ -343,7 +346,7 @@ class Audit:
             for samples in self.engine.responses(reference, visit.job).values()
             for response in samples[: visit.job.repeats()]
         ]
-        tokens = sum(len(response.token_ids) for response in made)
+        tokens = sum(response.tokens for response in made)
         left = len(visit.full.probes) - len(visit.job.probes)
         return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
 
@@ -385,10 +388,10 @@ class Audit:
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
-        return drifts, next(filter(None, reasons), "no tokens to measure it on")
+        return drifts, next(filter(None, reasons), NO_TOKENS)
 
     def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
-        """Drift of the suites' responses in both directions with the noise floor; None where no KL can be claimed."""
+        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
         from pytest_trust.drift import summarise
 
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
@@ -417,7 +420,9 @@ class Audit:
             record["identical"] = all(
                 (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
-        self._drifts[key] = record if len(record) > 2 or "identical" in record else None
+        elif any(reason != NO_TOKENS for reason in record.values()):
+            record |= {"floor": None, "identical": False}
+        self._drifts[key] = record if "identical" in record else None
         return self._drifts[key]
 
     def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -440,7 +445,7 @@ class Audit:
         by_probe = getattr(found, direction)
         name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
-            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}")
+            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:

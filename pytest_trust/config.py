@@ -333,9 +333,9 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         raise pytest.UsageError(
             f"--trust-mutants damages one model: give --trust-baseline alone, not {' and '.join(given) or 'neither'}"
         )
-    if trust.baseline.kind == "recording" or trust.baseline.mutant is not None:
+    if not trust.baseline.has_weights or trust.baseline.mutant is not None:
         raise pytest.UsageError(
-            f"--trust-mutants: {trust.baseline.text} is a recording or a mutant already: give the model itself"
+            f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: give the model itself"
         )
 
 

@@ -28,12 +28,16 @@ _FLOOR_PROBES = 2
 
 OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
+SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
 NO_HEAD = "the head of {label} is quantised or missing"
 
 
 @dataclass(slots=True)
 class View:
-    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on."""
+    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on.
+
+    `recorded`: it cannot be run; where it has `prompts` nevertheless, a server can be given the other side's text after them.
+    """
 
     reference: Reference
     fingerprint: str
@@ -86,11 +90,19 @@ class Unit:
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
+    if "server" in (baseline.kind, candidate.kind):
+        from pytest_trust.server_drift import impossible_here
+
+        reason = impossible_here(engine, baseline, candidate)
+        if reason:
+            return reason
     recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
     if len(recordings) == 2 and any(recording.topk for recording in recordings):
         return TWO_RECORDINGS
+    if any(not recording.vocabulary for recording in recordings):
+        return SERVED_RECORDING
     for reference in (baseline, candidate):
-        if reference.kind != "recording":
+        if reference.has_weights:
             key = headless_key(engine, reference)
             noted = engine.store.get_json("notes", [key]).get(key)
             if noted:
@@ -99,7 +111,9 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
 
 
 def shared_ids(engine: Engine, baseline: Reference, candidate: Reference) -> int:
-    """Leading ids that mean the same to both; -1 for all, 0 for none."""
+    """Leading ids that mean the same to both; -1 for all, 0 for none. A server's tokens are looked up one by one in the other's vocabulary."""
+    if "server" in (baseline.kind, candidate.kind):
+        return -1
     ours, theirs = engine.identify(baseline), engine.identify(candidate)
     if ours.tokenizer == theirs.tokenizer:
         return -1
@@ -123,7 +137,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     if not probes:
         return []
     asked = replace(job, probes=probes)
-    ours, theirs = view_of(engine, asked, baseline), view_of(engine, asked, candidate)
+    ours, theirs = view_of(engine, asked, baseline, candidate), view_of(engine, asked, candidate, baseline)
     both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
     if job.task == "choose":
         both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
@@ -135,7 +149,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         name = probe.id
 
         def key(p: View, q: View, name: str = name) -> str:
-            if q.recorded and job.task == "generate":
+            if q.recorded and name not in q.prompts and job.task == "generate":
                 return ""
             return digest(
                 "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared, *tags
@@ -172,7 +186,13 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
     return found
 
 
-def view_of(engine: Engine, job: Job, reference: Reference) -> View:
+def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | None = None) -> View:
+    """One side of a job; `other` is what a server's tokens are looked up in."""
+    if reference.kind == "server":
+        from pytest_trust.server_drift import served_view
+
+        assert other is not None
+        return served_view(engine, job, reference, other)
     from pytest_trust.inference import Group
 
     recording = engine.recording(reference)

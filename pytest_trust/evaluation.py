@@ -45,6 +45,8 @@ class Side:
 
     model: str
     samples: Mapping[str, tuple[JudgedSample, ...]]
+    lacking: str = ""
+    """Why samples are missing, where the model's kind cannot give them."""
 
 
 class OfThoughts:
@@ -442,6 +444,8 @@ def _coverage_reason(
     for name, side in (("baseline", baseline), ("candidate", candidate)):
         missing = [probe.id for probe in probes if not side.samples.get(probe.id)]
         if len(missing) > (1 - policy.min_coverage) * len(probes):
+            if side.lacking:
+                return f"{side.model}: {side.lacking}"
             named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             return f"the {name} has no response to {len(missing)} of {len(probes)} probes ({named})"
     for name in ("baseline", "candidate"):

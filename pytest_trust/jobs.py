@@ -86,7 +86,7 @@ class Response:
 
     `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
     and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
-    `answer_at`: characters of `text` before the answer, 0 without a trace.
+    `answer_at`: characters of `text` before the answer, 0 without a trace. A server keeps its token ids to itself and gives their number, `tokens`.
     """
 
     text: str
@@ -98,6 +98,7 @@ class Response:
     prompt_tokens: int
     closed: bool = False
     answer_at: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from pytest_trust.drift_plan import (
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
+from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
 
@@ -56,6 +57,8 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
     units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
+    if "server" in (baseline.kind, candidate.kind):
+        units = with_readings(engine, units)
     if missing_parts(engine, units):
         measure_units(engine, units, baseline, candidate)
 
@@ -66,7 +69,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
     units = sorted(units, key=lambda unit: -unit_length(unit))
     left = len(missing_parts(engine, units))
-    live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.kind != "recording"]
+    live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.has_weights]
     for reference in live:
         if not _has_head(engine, reference):
             return
@@ -113,8 +116,8 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
     reasons = {}
     for side, other in (("candidate", baseline), ("baseline", candidate)):
-        one_way = other.kind == "recording" and job.task == "generate"
-        reasons[side] = NOT_RECORDED.format(side="candidate" if other is candidate else "baseline") if one_way else ""
+        one_way = not other.has_weights and not reads(engine, other) and job.task == "generate"
+        reasons[side] = _one_way(other, side, "candidate" if other is candidate else "baseline") if one_way else ""
     return PairDrift(
         candidate_baseline=read("candidate_baseline"),
         baseline_candidate=read("baseline_candidate"),
@@ -122,10 +125,15 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
         answer_without_trace=read("answer_without_trace"),
         candidate_baseline_reason=reasons["candidate"],
         baseline_candidate_reason=reasons["baseline"],
-        floor_reason=NO_WEIGHTS if baseline.kind == "recording" else "",
+        floor_reason="" if baseline.has_weights else NOT_RUN_TWICE if baseline.kind == "server" else NO_WEIGHTS,
         answer_without_trace_reason=reasons["candidate"] or NO_TRACES,
         identical=identical,
     )
+
+
+def _one_way(other: Reference, side: str, others_side: str) -> str:
+    """Why there is no drift on the text of `side`: `other` cannot be given it to read."""
+    return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
 
 
 def _has_head(engine: Engine, reference: Reference) -> bool:
@@ -161,7 +169,7 @@ def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candida
     """Encoded token drifts by key."""
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
-    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.kind != "recording" else {}
+    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.has_weights else {}
     shared = shared_ids(engine, baseline, candidate)
     values: dict[str, bytes] = {}
     for direction, p, p_head, q, q_head in (
@@ -307,7 +315,9 @@ def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
 ) -> tuple[list[Mapping[Text, Any]], Head | None]:
     """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head. Of a
-    top-k recording a `TopK` a text, and no head."""
+    top-k recording and of a server a `TopK` a text, and no head."""
+    if reference.kind == "server":
+        return served_tops(engine, units, side, reference), None
     recording = engine.recording(reference)
     if recording:
         names = [portable_key(unit.probe, unit.job, 0) for unit in units]

@@ -119,7 +119,7 @@ def _facts(side: Mapping[str, Any]) -> list[str]:
     facts = []
     if side.get("reference") and side["reference"] != side.get("model"):
         facts.append(visible(str(side["reference"])))
-    if known(side.get("parameters")):
+    if known(side.get("parameters")) and side["parameters"]:  # 0: its files, or its server, do not tell
         facts.append(f"{parameters(side['parameters'])} parameters")
     if side.get("dtype"):
         facts.append(
@@ -259,6 +259,8 @@ def _heading(dimension: str, room: int, drifts: Mapping[str, Any], width: int) -
             return name
         return cut(f"{pad(name, room)}  no KL(candidate || baseline): {visible(str(reason))}", width)
     mean = measured(drift.get("mean"), drift.get("error"))
+    if known(drift.get("tail_mass")):
+        mean = f"at least {mean}"
     direction = visible(str(drift.get("direction") or "KL(candidate || baseline)"))
     text = pad(name, room) + f"  {direction} {mean} nats/token"
     if columns(text) > width:
