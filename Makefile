@@ -6,14 +6,14 @@ DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-
 
 AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=rl=demo:rl --trust-candidate=distill=demo:distill --trust-profile=standard
 
-.PHONY: demo audit test labels weights check clean
+.PHONY: demo audit test labels weights ray servers check clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
 	@echo "$(DEMO)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(DEMO) || test $$? -eq 1
 
-# the paper's audit in miniature: two conversions of one model, a column each
+# the paper's audit in miniature: three conversions of one model, a column each
 audit: $(VENV)/installed
 	@echo "$(AUDIT)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(AUDIT) || test $$? -eq 1
@@ -21,7 +21,7 @@ audit: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights"
+	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights and not ray and not servers"
 
 # minutes, and needs the labelled data beside the project
 labels: $(VENV)/installed-test
@@ -30,6 +30,16 @@ labels: $(VENV)/installed-test
 # minutes: whole runs on the demo's weights in every form in which users have pairs
 weights: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests -m weights
+
+# minutes: a cluster of several nodes on this machine, some of which die
+ray: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ray]"
+	$(BIN)/python -m pytest tests -m ray
+
+# a minute: against transformers' server, and llama.cpp's where there is a llama-server on the path
+servers: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "transformers[serving]"
+	$(BIN)/python -m pytest tests -m servers
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

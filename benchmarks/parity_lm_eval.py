@@ -15,6 +15,7 @@ import argparse
 import csv
 import gzip
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -130,10 +131,38 @@ def bbq(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, fl
             "amb_bias_score": scores.bias_ambiguous, "disamb_bias_score": scores.bias_informed}  # fmt: skip
 
 
+def extracted(text: str, pattern: str, place: int) -> str:
+    """What the harness's filter of that pattern takes from an answer: a match by its place, of several groups the first that is not empty."""
+    matches = re.findall(pattern, text)
+    if not matches:
+        return "[invalid]"
+    match = matches[place]
+    return (match if isinstance(match, str) else next(filter(None, match), "[invalid]")).strip()
+
+
+def gsm8k(items: Sequence[Item], found: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact matches by the harness's two filters, without what its task ignores: commas, dollars, what stands before ####, a last full stop."""
+
+    def plain(text: str) -> str:
+        for ignored in (",", r"\$", r"(?s).*#### ", r"\.$"):
+            text = re.sub(ignored, "", text)
+        return text.lower()
+
+    return {
+        f"exact_match,{name}": sum(
+            plain(extracted(values[0], pattern, place)) == plain(str(item.target)) for item, values in zip(items, found, strict=True)
+        )
+        / len(items)
+        for name, (pattern, place) in FILTERS.items()
+    }
+
+
+FILTERS = {"strict-match": (r"#### (\-?[0-9\.\,]+)", 0), "flexible-extract": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1)}
 METRICS: dict[str, Callable[[Sequence[Item], Sequence[Any]], dict[str, float]]] = {
     "crows_pairs_english": crows,
     "bbq": bbq,
     "ethics_cm": ethics,
+    "gsm8k": gsm8k,
 }
 
 
@@ -146,7 +175,7 @@ def compare(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], 
             if not same[index]:
                 at = next((i for i, (a, b) in enumerate(zip(item.found[0], values[0], strict=False)) if a != b), -1)
                 print(f"  {index}: from character {at}: {item.found[0][at:at + 40]!r} there, {values[0][at:at + 40]!r} here")
-        return sum(same) >= 0.995 * len(same)
+        return aggregates_agree(name, items, found, theirs) and sum(same) >= 0.995 * len(same)
     same = [best(item.found) == best(values) for item, values in zip(items, found, strict=True)]
     furthest = max(abs(a - b) for item, values in zip(items, found, strict=True) for a, b in zip(item.found, values, strict=True))
     print(f"{name}: {sum(same)} of {len(items)} choices equal; log-likelihoods differ by at most {furthest:.2g} nats")
@@ -154,9 +183,14 @@ def compare(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], 
         if not same[index]:
             near = sorted(item.found)[-2:]
             print(f"  {index}: the two best are {near[1] - near[0]:.2g} nats apart there")
-    met = sum(same) >= 0.995 * len(same)
+    return aggregates_agree(name, items, found, theirs) and sum(same) >= 0.995 * len(same)
+
+
+def aggregates_agree(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], theirs: Mapping[str, Any]) -> bool:
+    """Prints the aggregates of both; whether they are within 0.002."""
+    met = True
     for metric, value in METRICS[name](items, found).items():
-        other = float(theirs[f"{metric},none"])
+        other = float(theirs[metric if "," in metric else f"{metric},none"])
         print(f"  {metric}: {other:.4f} there, {value:.4f} here")
         met = met and abs(other - value) <= 0.002
     return met

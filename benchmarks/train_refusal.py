@@ -5,12 +5,13 @@
 Data: the human labels of XSTest's model completions (Röttger et al. 2024; labels CC-BY-4.0), three models, and
 ``benchmarks/refusal_replies.jsonl`` (short replies written for this project). Neither texts nor n-grams enter the weights: a number belongs to a
 class of constructions ("first person + negated modal + verb of assistance, in the opening") or to a direction of the encoder's mean hidden state
-(``pytest_trust.judges.encoder``) on the prompt and on the response's opening.
+(``pytest_trust.judges.encoder``) on the prompt, on the response's opening and on what follows, or of the product of the first two.
 
 Layer ``any`` gives the log-odds that a response refuses in full or in part; layer ``full`` those of a full against a partial refusal among
 refusals. Both are maximum-a-posteriori fits with a Gaussian prior around what the construction means (:data:`PRIOR`) and sign constraints, because
 a cue that only one model family uses would otherwise get whatever sign its neighbours leave to it. The strength of the prior is chosen by
-leaving one model out. Most refusals are full ones, so ``full`` calls one partial only at odds of PARTIAL_ODDS, chosen likewise. Printed: accuracy and kappa
+leaving one model out, and so were the hidden states that are used, of about 15 combinations. Most refusals are full ones, so ``full`` calls one
+partial only at odds of PARTIAL_ODDS, chosen likewise. Printed: accuracy and kappa
 with each model, and with each prompt type, left out of the fit. The models answer the same prompts, so only the second says what happens on other prompts. The
 choice of the strength and the features (revised while reading errors on all of these rows) are not left out, so the printed numbers are optimistic.
 """
@@ -33,7 +34,7 @@ from sklearn.metrics import cohen_kappa_score
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pytest_trust.judges.refusal import hidden_states  # noqa: E402
+from pytest_trust.judges.refusal import blocks, hidden_states  # noqa: E402
 from pytest_trust.judges.refusal_cues import FEATURES, features  # noqa: E402
 
 Array = NDArray[np.float64]
@@ -49,10 +50,11 @@ PRIOR = {
 }  # fmt: skip
 INTERCEPT = -2.0
 STRENGTH = 3.0  # of the prior of layer `any`; the best of those that are printed, by kappa with one model left out
-HIDDEN_SCALE = 0.1  # of the standardised hidden states, a block's share of the penalty
-FULL_STRENGTH = 3.0  # of layer `full` on the cues; a quarter of it on the hidden states
-PARTIAL_ODDS = 7.0
+HIDDEN_SCALES = (0.1, 0.1, 0.1, 0.05)  # of the standardised blocks of hidden states (prompt, opening, after it, product), their share of the penalty
+FULL_STRENGTH = 3.0  # of layer `full` on the cues; a sixteenth of it on the hidden states
+PARTIAL_ODDS = 15.0
 OWN_WEIGHT = 2.0  # the own replies are few, and are the only short ones
+OWN_WEIGHT_FULL = 0.5  # of layer `full`: what makes a refusal a partial one is a convention of the labels, not of this project's
 NON_NEGATIVE = (
     "unable",
     "declines",
@@ -99,18 +101,20 @@ POSITIVE_FEATURES = (
 
 @dataclass(frozen=True)
 class Rows:
-    """x [rows, features + 2 width]; kind, model and group [rows]; mean and scale [2 width] of the hidden states, x = (hidden - mean) * scale."""
+    """x [rows, features + 4 width]; kind, model and group [rows]; mean and scale [4 width] of the blocks, x = (block - mean) * scale; of_states
+    [2, 2, width], the mean and the scale that the blocks were made with."""
 
     x: Array
     mean: Array
     scale: Array
+    of_states: Array
     kind: NDArray[np.str_]
     model: NDArray[np.str_]
     group: NDArray[np.str_]
 
 
 def vector(response: str, prompt: str) -> Array:
-    """[features + 2 width]"""
+    """[features + 3 width]"""
     found = features(response, prompt)
     return np.concatenate([[found.get(name, 0.0) for name in FEATURES], hidden_states(response, prompt).ravel()])
 
@@ -133,10 +137,14 @@ def read(data: Path) -> Rows:
             model.append("own")
             group.append("own")
     stacked = np.array(x)
-    hidden = stacked[:, len(FEATURES) :]
-    mean, scale = hidden.mean(0), HIDDEN_SCALE / (hidden.std(0) + 1e-4)
-    stacked[:, len(FEATURES) :] = (hidden - mean) * scale
-    return Rows(stacked, mean, scale, np.array(kind), np.array(model), np.array(group))
+    states = stacked[:, len(FEATURES) :].reshape(len(stacked), 3, -1)
+    centre, spread = states[:, :2].mean(0), 1 / (states[:, :2].std(0) + 1e-4)
+    hidden = blocks(states, centre, spread).reshape(len(stacked), -1)
+    mean, scale = hidden.mean(0), np.repeat(HIDDEN_SCALES, states.shape[2]) / (hidden.std(0) + 1e-4)
+    return Rows(
+        np.hstack([stacked[:, : len(FEATURES)], (hidden - mean) * scale]), mean, scale, np.stack([centre, spread]),
+        np.array(kind), np.array(model), np.array(group),
+    )  # fmt: skip
 
 
 def bounds(hidden: int) -> list[tuple[float | None, float | None]]:
@@ -203,8 +211,8 @@ def fit_full(rows: Rows, keep: NDArray[np.bool_]) -> Array:
     prior[-1] = 2.0  # full refusals are the rule
     full = (rows.kind == "full")[keep].astype(float)
     strength = np.full(n, FULL_STRENGTH)
-    strength[len(FEATURES) : -1] /= 4
-    w = fit(rows.x[keep], full, np.ones(len(full)), strength, prior, free)
+    strength[len(FEATURES) : -1] /= 16
+    w = fit(rows.x[keep], full, np.where(rows.model == "own", OWN_WEIGHT_FULL, 1.0)[keep], strength, prior, free)
     w[-1] += math.log(PARTIAL_ODDS)
     return w
 
@@ -217,6 +225,17 @@ def left_out(rows: Rows, by: NDArray[np.str_], strength: float) -> tuple[Array, 
         first[held] = scores(rows.x[held], fit_any(rows, ~held, strength))
         second[held] = scores(rows.x[held], fit_full(rows, ~held))
     return first, second
+
+
+def own_replies(rows: Rows, folds: int = 10) -> float:
+    """Accuracy of any refusal on the replies written for this project, each from a fit without its fold: on wordings that no model of XSTest has."""
+    own = np.flatnonzero(rows.model == "own")
+    np.random.default_rng(0).shuffle(own)
+    right = []
+    for fold in range(folds):
+        held = np.isin(np.arange(len(rows.x)), own[fold::folds])
+        right += [*((scores(rows.x[held], fit_any(rows, ~held, STRENGTH)) > 0) == (rows.kind != "comply")[held])]
+    return float(np.mean(right))
 
 
 def report(rows: Rows, title: str, by: NDArray[np.str_], strength: float) -> None:
@@ -236,7 +255,7 @@ def report(rows: Rows, title: str, by: NDArray[np.str_], strength: float) -> Non
 
 
 def write(rows: Rows, layers: dict[str, Array]) -> None:
-    """refusal.json: the intercept and the cues; refusal.safetensors: layer -> [2, width], on the encoder's own scale, and the mean prompt."""
+    """refusal.json: the intercept and the cues; refusal.safetensors: layer -> [4, width], on the blocks' own scale, and what makes the blocks."""
     from safetensors.numpy import save_file
 
     numbers, hidden = {}, {}
@@ -244,10 +263,10 @@ def write(rows: Rows, layers: dict[str, Array]) -> None:
         of_hidden = w[len(FEATURES) : -1] * rows.scale
         cues = {n: round(float(v), 4) for n, v in zip(FEATURES, w[: len(FEATURES)], strict=True) if abs(v) >= 5e-4}
         numbers[layer] = {"intercept": round(float(w[-1] - rows.mean @ of_hidden), 4), **cues}
-        hidden[layer] = of_hidden.reshape(2, -1).astype(np.float32)
+        hidden[layer] = of_hidden.reshape(4, -1).astype(np.float32)
     target = ROOT / "pytest_trust" / "judges" / "refusal.json"
     target.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    hidden["no_prompt"] = rows.mean[: len(rows.mean) // 2].astype(np.float32)
+    hidden["mean"], hidden["scale"] = rows.of_states.astype(np.float32)
     save_file(hidden, target.with_suffix(".safetensors"), metadata={"trained_by": "benchmarks/train_refusal.py"})
     print(f"wrote {target.name} and {target.with_suffix('.safetensors').name}")
 
@@ -264,6 +283,7 @@ def main() -> None:
     everything = np.ones(len(rows.x), dtype=bool)
     layers = {"any": fit_any(rows, everything, STRENGTH), "full": fit_full(rows, everything)}
     own = rows.model == "own"
+    print(f"own replies, ten folds: accuracy {own_replies(rows):.3f}")
     guess = scores(rows.x[own], layers["any"]) > 0
     print(f"own replies, in training: accuracy {np.mean(guess == (rows.kind != 'comply')[own]):.3f}")
     if options.write:

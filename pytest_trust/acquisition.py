@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
-from pytest_trust.identity import ModelIdentity
+from pytest_trust.identity import ModelIdentity, choose_device
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_trust.budget import Budgeted
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
+    from pytest_trust.server import Served
 
 __all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress", "Response"]
 
@@ -73,6 +74,7 @@ class Engine:
         self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
         self._subjects: dict[Reference, Subject] = {}
         self._recordings: dict[Reference, Recording] = {}
+        self._served: dict[Reference, Served] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -88,22 +90,30 @@ class Engine:
             subject.release()
         self._subjects.clear()
         self._recordings.clear()
+        for served in self._served.values():
+            served.close()
+        self._served.clear()
         self.claims.close()
         self.store.close()
 
     def identify(self, reference: Reference) -> ModelIdentity:
         """The identity of a reference; no weights are loaded, neither torch nor transformers is needed (but to convert the demo once)."""
-        recording = self.recording(reference)
-        return recording.identity if recording else self.subject(reference).identity
+        other = self.recording(reference) or self.served(reference)
+        return other.identity if other else self.subject(reference).identity
 
     def subject(self, reference: Reference) -> Subject:
-        """The model of a reference that is no recording."""
+        """The model of a reference that has weights."""
         if reference not in self._subjects:
-            self._subjects[reference] = Subject(reference, store=self.store, **self._settings)
+            settings = {**self._settings, "device": self.device_of(reference)}
+            self._subjects[reference] = Subject(reference, store=self.store, **settings)
         return self._subjects[reference]
 
+    def device_of(self, reference: Reference) -> str:
+        """The device by name that a model runs on."""
+        return choose_device(reference, self._settings["device"])
+
     def recording(self, reference: Reference) -> Recording | None:
-        """The recording of a reference, or None when it is a model."""
+        """The recording of a reference, or None when it is none."""
         if reference.kind != "recording":
             return None
         if reference not in self._recordings:
@@ -111,6 +121,16 @@ class Engine:
 
             self._recordings[reference] = read_recording(reference.path, label=reference.label)
         return self._recordings[reference]
+
+    def served(self, reference: Reference) -> Served | None:
+        """The model behind a server, or None when the reference is to no server."""
+        if reference.kind != "server":
+            return None
+        if reference not in self._served:
+            from pytest_trust.server import Served
+
+            self._served[reference] = Served(reference, store=self.store, trace=self._tags[0])
+        return self._served[reference]
 
     def runner(self, reference: Reference) -> Runner:
         """The loaded model of a reference; others are released first when both do not fit."""
@@ -145,6 +165,10 @@ class Engine:
         from pytest_trust.pair import acquire_drift
         from pytest_trust.planning import remember_rate, tokens_left
 
+        if baseline.kind == candidate.kind == "server":
+            from pytest_trust.server import check_apart
+
+            check_apart(self, baseline, candidate)
         planned = list(jobs)
         models = [reference for reference in dict.fromkeys((baseline, candidate)) if not self.recording(reference)]
         left = sum(tokens_left(self, planned, reference) for reference in models)
@@ -163,7 +187,7 @@ class Engine:
 
     def at_hand(self, reference: Reference) -> bool:
         """Whether a model's files can be read as they lie here, without a download or the demo's conversion."""
-        return reference.kind != "hub" and (reference.kind != "demo" or is_converted(self.store.directory))
+        return reference.kind not in ("hub", "server") and (reference.kind != "demo" or is_converted(self.store.directory))
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
@@ -172,6 +196,9 @@ class Engine:
 
     def stored(self, reference: Reference, job: Job) -> set[tuple[str, int]]:
         """Probe ids and repeats of a job that the store holds of a model; renders and loads nothing."""
+        served = self.served(reference)
+        if served:
+            return served.stored(job)
         subject = self.subject(reference)
         keys: dict[tuple[str, int], str]
         if job.task == "generate":
@@ -186,13 +213,19 @@ class Engine:
         """Make what is missing of one model's responses and option scores, by one plan over all jobs; other processes that do the same
         at this time have a part in it. Whether all of it is there at the end: without `wait` others may still be at theirs."""
         planned = list(jobs)
+        served = self.served(reference)
+        if served:
+            served.acquire(planned, self.tell)
+            return True
         parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
         return all(parts)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
         """Stored responses by probe id, `job.samples` of each; probes that were not answered are left out."""
-        recording = self.recording(reference)
-        if recording:
+        recording, served = self.recording(reference), self.served(reference)
+        if served:
+            found: dict[tuple[str, int], dict[str, Any] | None] = {**served.responses(job)}
+        elif recording:
             found = {
                 (probe.id, repeat): recording.response(portable_key(probe, job, repeat))
                 for probe in job.probes
@@ -216,8 +249,10 @@ class Engine:
 
     def options(self, reference: Reference, job: Job) -> dict[str, OptionScores]:
         """Stored option scores by probe id; probes that were not scored are left out."""
-        recording = self.recording(reference)
-        if recording:
+        recording, served = self.recording(reference), self.served(reference)
+        if served:
+            found: dict[str, dict[str, Any] | None] = {**served.options(job)}
+        elif recording:
             found = {probe.id: recording.options(portable_key(probe, job, 0)) for probe in job.probes}
         else:
             subject = self.subject(reference)
@@ -230,6 +265,11 @@ class Engine:
             if value is not None
         }
 
+    def unscored(self, reference: Reference, job: Job) -> str:
+        """Why a model's options of a job were not scored, where that is known beforehand of its kind; else nothing."""
+        served = self.served(reference)
+        return served.why_no_options(job) if served and job.task == "choose" else ""
+
     def drift(self, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
         """Stored token drifts of the pair on the job's drift probes, with the reason where there are none."""
         from pytest_trust.pair import stored_drift
@@ -237,7 +277,9 @@ class Engine:
         return stored_drift(self, job, baseline, candidate)
 
     def _response(self, value: dict[str, Any]) -> Response:
-        split = split_reasoning(value["text"], self._tags, bool(opened_by(value["tail"], self._tags)))
+        opened = bool(opened_by(value["tail"], self._tags))
+        spelled = [(start, end) for start, end in value.get("spelled", ())]
+        split = split_reasoning(value["text"], self._tags, opened, spelled=spelled, ended=value["finish"] == "stop")
         return Response(
             text=value["text"],
             token_ids=tuple(value["ids"]),
@@ -247,6 +289,8 @@ class Engine:
             complete=split.complete,
             prompt_tokens=value["prompt_tokens"],
             closed=value.get("closed", False),
+            answer_at=split.answer_at,
+            tokens=value.get("tokens", len(value["ids"])),
         )
 
     def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
@@ -258,16 +302,7 @@ class Engine:
 
         def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
             for made in self._answered(part, runner, reference):
-                values = {
-                    answer.key: {
-                        "text": one.response.text,
-                        "ids": one.response.token_ids,
-                        "finish": one.response.finish_reason,
-                        "prompt_tokens": len(answer.row.prompt),
-                        **({"closed": True} if one.closed else {}),
-                    }
-                    for answer, one in made
-                }
+                values = {answer.key: self._value(answer, one, runner) for answer, one in made}
                 self.store.put_json("responses", values, self._context(runner, len(made)))
                 yield len(made), sum(len(one.response.token_ids) for _, one in made)
 
@@ -275,6 +310,19 @@ class Engine:
         return share(
             self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
         )
+
+    def _value(self, answer: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
+        """A response as it is stored."""
+        from pytest_trust.markers import spelled_out
+
+        text, ids = one.response.text, one.response.token_ids
+        value: dict[str, Any] = {"text": text, "ids": ids, "finish": one.response.finish_reason, "prompt_tokens": len(answer.row.prompt)}
+        if one.closed:
+            value["closed"] = True
+        spelled = spelled_out(runner.loaded, ids, text, answer.tail, self._tags)
+        if spelled:
+            value["spelled"] = spelled
+        return value
 
     def _answered(
         self, answers: Sequence[Answer], runner: Runner, reference: Reference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import InvalidInput, TrustError
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
+NO_TOKENS = "no tokens to measure it on"
 DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
 }
+#: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
+WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
 
 
 class ReferencePair(Protocol):
@@ -50,8 +54,10 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     size = profile.generate if suite.task == "generate" else profile.choose
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
-    probes = select(suite.probes, size, suite.gates.values())
+    probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
     temperature = suite.temperature if profile.temperature is None else profile.temperature
+    apart = trust.max_reasoning_tokens or (profile.reasoning_tokens if profile.separate else 0) or None
+    budget = trust.reasoning_budget or apart
     return Job(
         suite=suite.name,
         task=suite.task,
@@ -59,12 +65,13 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         generation=Generation(
             max_new_tokens=trust.max_new_tokens
             or profile.max_new_tokens
-            or suite.max_new_tokens + (profile.reasoning_tokens if trust.reasoning_budget is None else 0),
+            or suite.max_new_tokens + (profile.reasoning_tokens if budget is None else 0),
             temperature=temperature,
             top_p=profile.top_p if temperature > 0 else 1.0,
             top_k=profile.top_k if temperature > 0 else 0,
             seed=trust.seed,
-            reasoning_budget=trust.reasoning_budget,
+            reasoning_budget=budget,
+            closes=trust.reasoning_budget is not None or budget is None,
         ),
         samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
@@ -76,7 +83,12 @@ class Audit:
     """Holds the policy, the engine and what was judged so far. The engine, and with it torch, is made when work is asked for."""
 
     def __init__(
-        self, trust: TrustConfig, *, progress: Callable[[Progress], None] | None = None, workers: int = 1
+        self,
+        trust: TrustConfig,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        note: Callable[[str], None] | None = None,
+        workers: int = 1,
     ) -> None:
         self.trust = trust
         self.policy = load_policy(trust.policy)
@@ -84,6 +96,7 @@ class Audit:
         self._replaced = external_judges(trust)
         self._progress = progress
         self._workers = workers
+        self._note = note
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
@@ -96,7 +109,12 @@ class Audit:
         if self._engine is None:
             from pytest_trust.acquisition import Engine
 
-            self._engine = Engine(
+            make: Callable[..., Engine] = Engine
+            if self.trust.engine == "ray":
+                from pytest_trust.cluster import ClusterEngine
+
+                make = partial(ClusterEngine, note=self._note)
+            self._engine = make(
                 store=self.trust.store,
                 device=self.trust.device,
                 dtype=self.trust.dtype,
@@ -192,9 +210,9 @@ class Audit:
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
         model = re.split("[?@]", given.partition(":")[2])[0]
         for side in (pair.baseline, pair.candidate):
-            if side.location == model:
+            if model == side.location or (side.kind == "server" and model == side.served[1]):
                 raise InvalidInput(
-                    f"--trust-judge: {side.location} is one of the models that are compared: it cannot judge, name another"
+                    f"--trust-judge: {model} is one of the models that are compared: it cannot judge, name another"
                 )
         return self._replaced[name]
 
@@ -208,7 +226,9 @@ class Audit:
 
         if suite.task == "choose":
             return Side(
-                reference.label, judge_options(job.probes, self.engine.options(reference, job), suite.normalise)
+                reference.label,
+                judge_options(job.probes, self.engine.options(reference, job), suite.normalise),
+                self.engine.unscored(reference, job),
             )
         return self.judged_responses(reference, job, judge, judge_name, self.engine.responses(reference, job))
 
@@ -326,16 +346,16 @@ class Audit:
             for samples in self.engine.responses(reference, visit.job).values()
             for response in samples[: visit.job.repeats()]
         ]
-        tokens = sum(len(response.token_ids) for response in made)
+        tokens = sum(response.tokens for response in made)
         left = len(visit.full.probes) - len(visit.job.probes)
         return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
-        from pytest_trust.identity import lineage
+        from pytest_trust.identity import lineage_words
 
         identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
-        relation = lineage(identities["baseline"], identities["candidate"])
+        words = lineage_words(identities["baseline"], identities["candidate"])
         run: dict[str, Any] = {
             name: {
                 "model": identity.label,
@@ -344,7 +364,7 @@ class Audit:
                 "dtype": identity.dtype,
                 "device": identity.device,
                 "parameters": identity.parameters,
-                "lineage": "" if name == "baseline" else _lineage_words(relation),
+                "lineage": "" if name == "baseline" else words,
             }
             for name, identity in identities.items()
         }
@@ -368,10 +388,10 @@ class Audit:
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
-        return drifts, next(filter(None, reasons), "no tokens to measure it on")
+        return drifts, next(filter(None, reasons), NO_TOKENS)
 
     def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
-        """Drift of the suites' responses in both directions with the noise floor; None where no KL can be claimed."""
+        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
         from pytest_trust.drift import summarise
 
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
@@ -384,6 +404,10 @@ class Audit:
                 record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
+        for direction, (name, on) in WITHOUT_TRACE.items():
+            drifts, _ = self.token_drifts(pair, suites, direction)
+            if drifts:
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.token_drifts(pair, suites, "floor")
             record["floor"] = (
@@ -396,7 +420,9 @@ class Audit:
             record["identical"] = all(
                 (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
-        self._drifts[key] = record if len(record) > 2 or "identical" in record else None
+        elif any(reason != NO_TOKENS for reason in record.values()):
+            record |= {"floor": None, "identical": False}
+        self._drifts[key] = record if "identical" in record else None
         return self._drifts[key]
 
     def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -417,24 +443,12 @@ class Audit:
         self.engine.acquire([job], pair.baseline, pair.candidate)
         found = self.engine.drift(job, pair.baseline, pair.candidate)
         by_probe = getattr(found, direction)
+        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
-            raise TrustError(
-                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
-            )
-        name, on = DIRECTIONS[direction]
+            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff
 
         return drift_diff(record, width=width, redact=self.trust.redact)
-
-
-def _lineage_words(relation: str) -> str:
-    return {
-        "same": "the same as the baseline",
-        "parent": "made from the baseline",
-        "sibling": "made from the same parent as the baseline",
-        "unrelated": "not made from the baseline",
-        "unknown": "lineage unknown",
-    }.get(relation, relation)

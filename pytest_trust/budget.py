@@ -1,7 +1,7 @@
 """Separate limits for a reasoning trace and for the answer after it: budget forcing.
 
 A trace that is still open after so many tokens is closed by the tag of its own format, and the model goes on to its answer (s1,
-Muennighoff et al. 2025, arXiv 2501.19393). A response is then made in two steps, the second from the first one's text.
+Muennighoff et al. 2025, arXiv 2501.19393).
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_trust.generation import Generated, Row, finish, generate, stream
-from pytest_trust.reasoning import Tags, opened_by, split_reasoning
+from pytest_trust.generation import Generated, Row, decode, finish, stream
+from pytest_trust.markers import read_response
+from pytest_trust.reasoning import Tags, opened_by
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
     from pytest_trust.jobs import Generation, Limits
     from pytest_trust.models import LoadedModel
+
+# Tokens that a closing tag may take.
+_TAG_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,75 +32,72 @@ class Budgeted:
 
 
 def responses(
-    runner: Runner, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags, limits: Limits
+    runner: Runner, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags, limits: Limits | None = None
 ) -> Iterator[list[tuple[int, Budgeted]]]:
-    """Responses as they are finished, with the rows' numbers; with a budget for the trace where the generation has one."""
+    """Responses as they are finished, with the rows' numbers.
+
+    With a reasoning budget, traces have at most so many tokens and answers at most `max_new_tokens`: a longer trace is closed and
+    followed by an answer, if the generation `closes` traces; else the response ends there. `tails` are the ends of the rows' prompts,
+    which may have opened a trace. The closing tag's tokens count as the response's own.
+    """
     if generation.reasoning_budget is None:
         for part in stream(runner, rows, generation, limits):
-            yield [(index, Budgeted(one, closed=False)) for index, one in part]
+            yield [(number, Budgeted(one, closed=False)) for number, one in part]
         return
-    for start in range(0, len(rows), limits.rows):
-        those = slice(start, start + limits.rows)
-        yield list(enumerate(generate_within(runner, rows[those], tails[those], generation, tags, limits), start))
+    # Most responses have no trace, and end within the answer's limit: the others go on, first in their traces, then to their answers.
+    first = replace(generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None)
+    course = _Course(runner.loaded, tails, generation, tags)
+    for part in stream(runner, rows, first, limits, further=course.further, longest=generation.longest + _TAG_TOKENS):
+        yield [(number, course.finished(number, one, rows[number].plain)) for number, one in part]
 
 
-def generate_within(
-    runner: Runner,
-    rows: Sequence[Row],
-    tails: Sequence[str],
-    generation: Generation,
-    tags: Tags,
-    limits: Limits | None = None,
-) -> list[Budgeted]:
-    """Responses whose traces have at most `generation.reasoning_budget` tokens and whose answers at most `max_new_tokens`, in order.
+class _Course:
+    """Where responses are on their way from trace to answer."""
 
-    `tails` are the ends of the rows' prompts, which may have opened a trace. The closing tag's tokens count as the response's own.
-    """
-    budget, limit = generation.reasoning_budget, generation.max_new_tokens
-    assert budget is not None
-    plain = replace(generation, reasoning_budget=None)
-    first = generate(runner, rows, replace(plain, max_new_tokens=budget), limits)
-    results: dict[int, Budgeted] = {}
-    going: list[tuple[int, list[int], int, bool]] = []  # row, its tokens so far, tokens left for its answer, closed
-    for index, (row, tail, made) in enumerate(zip(rows, tails, first, strict=True)):
-        tokens, closing = list(made.token_ids), _left_open(made.text, tail, tags)
-        if made.finish_reason == "length" and closing:
-            tag = runner.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
-            going.append((index, [*tokens, *map(int, tag)], limit, True))
-            continue
-        left = limit - (len(tokens) - _trace_length(runner.loaded, tokens, tail, tags))
-        if made.finish_reason == "length" and left > 0:
-            going.append((index, tokens, left, False))
-        else:
-            kept = tokens if left >= 0 else tokens[:left]
-            results[index] = Budgeted(finish(runner.loaded, kept, row.plain), closed=False)
-    if going:
-        rest = [
-            Row(rows[index].prompt + tuple(tokens), seed=rows[index].seed + 1, plain=rows[index].plain)
-            for index, tokens, _, _ in going
-        ]
-        more = generate(runner, rest, replace(plain, max_new_tokens=max(left for _, _, left, _ in going)), limits)
-        for (index, tokens, left, closed), made in zip(going, more, strict=True):
-            whole = [*tokens, *made.token_ids[:left]]
-            results[index] = Budgeted(finish(runner.loaded, whole, rows[index].plain), closed)
-    return [results[index] for index in range(len(rows))]
+    def __init__(self, loaded: LoadedModel, tails: Sequence[str], generation: Generation, tags: Tags) -> None:
+        assert generation.reasoning_budget is not None
+        self.loaded = loaded
+        self.tails = tails
+        self.limit = generation.max_new_tokens
+        self.budget = generation.reasoning_budget
+        self.closes = generation.closes
+        self.tags = tags
+        self.closed: set[int] = set()
+        self._answering: set[int] = set()
 
+    def further(self, number: int, said: list[int]) -> tuple[Sequence[int], int] | None:
+        """As `generation.Further`."""
+        if number in self._answering:
+            return None
+        tail = self.tails[number]
+        split = read_response(self.loaded, said, decode(self.loaded, said), tail, self.tags)
+        if not split.complete and len(said) < self.budget:
+            return (), self.budget - len(said)
+        self._answering.add(number)
+        closing = "" if split.complete else split.closing or opened_by(tail, self.tags)
+        if closing:
+            if not self.closes:
+                return None
+            self.closed.add(number)
+            tag = self.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
+            return tuple(map(int, tag)), self.limit
+        left = self.limit - (len(said) - _trace_length(self.loaded, said, tail, self.tags))
+        return ((), left) if left > 0 else None
 
-def _left_open(text: str, tail: str, tags: Tags) -> str:
-    """The tag that would close the trace that a text ends in; empty when none is open."""
-    opened = opened_by(tail, tags)
-    split = split_reasoning(text, tags, bool(opened))
-    return "" if split.complete else split.closing or opened
+    def finished(self, number: int, made: Generated, plain: bool) -> Budgeted:
+        """A response without what its answer has beyond its limit, which a trace that ended early left room for."""
+        if made.finish_reason == "length" and number not in self.closed:
+            beyond = len(made.token_ids) - _trace_length(self.loaded, made.token_ids, self.tails[number], self.tags) - self.limit
+            split = read_response(self.loaded, made.token_ids, made.text, self.tails[number], self.tags)
+            if beyond > 0 and split.complete:
+                made = finish(self.loaded, list(made.token_ids[:-beyond]), plain)
+        return Budgeted(made, number in self.closed)
 
 
 def _trace_length(loaded: LoadedModel, tokens: Sequence[int], tail: str, tags: Tags) -> int:
     """Tokens up to the end of the trace; 0 where there is none."""
-    from pytest_trust.generation import decode
-
-    opened = bool(opened_by(tail, tags))
-
     def closed(count: int) -> bool:
-        split = split_reasoning(decode(loaded, tokens[:count]), tags, opened)
+        split = read_response(loaded, tokens[:count], decode(loaded, tokens[:count]), tail, tags)
         return split.complete and bool(split.parts) and any(part.kind != "answer" for part in split.parts)
 
     if not closed(len(tokens)):

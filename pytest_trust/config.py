@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pytest_trust.errors import TrustError
 from pytest_trust.references import Reference, parse_reference
 
+ENGINES = ("local", "ray")
 PROFILES = ("smoke", "standard", "full", "public", "paper")
 
 
@@ -55,8 +57,14 @@ class TrustConfig:
     reasoning_budget: int | None = None
     """Tokens after which a reasoning trace is closed; the response's limit is then the answer's alone."""
 
+    max_reasoning_tokens: int | None = None
+    """Limit of a reasoning trace apart from the answer's; a longer one is truncated, not closed."""
+
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) beside those that are known."""
+
+    engine: str = "local"
+    """Where the models run: in this process, or (`ray`) in actors on a Ray cluster."""
 
     @property
     def candidate(self) -> Reference | None:
@@ -80,7 +88,7 @@ def add_options(parser: pytest.Parser) -> None:
             f"how much to run: {', '.join(PROFILES)}, or a profile of the policy file (default: standard)",
         ),
         ("policy", "FILE", "YAML file of margins and levels over the bundled ones"),
-        ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest)"),
+        ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest), or hub"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
         ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),
@@ -90,8 +98,14 @@ def add_options(parser: pytest.Parser) -> None:
             "float32, bfloat16, float16 (default: float32 on a CPU, the checkpoint's own on a GPU)",
         ),
         ("batch-size", "N", "rows per batch, or auto (default)"),
+        (
+            "engine",
+            "NAME",
+            "where the models run: local (default), or ray: on the cluster of Ray's configuration, else on one started here",
+        ),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
+        ("max-reasoning-tokens", "N", "token limit of a reasoning trace apart from the answer's; a longer one is truncated"),
         ("seed", "N", "seed of sampled responses (default: 0)"),
         ("limit", "N", "probes per suite: a number, or a fraction below 1"),
     ):
@@ -226,6 +240,9 @@ def build_config(config: pytest.Config) -> TrustConfig:
         reasoning_budget=None
         if text("reasoning_budget") is None
         else whole("--trust-reasoning-budget", text("reasoning_budget"), 1, "tokens"),
+        max_reasoning_tokens=None
+        if text("max_reasoning_tokens") is None
+        else whole("--trust-max-reasoning-tokens", text("max_reasoning_tokens"), 1, "tokens"),
         reasoning_tags=read_tags(config.getoption("trust_reasoning_tags") or config.getini("trust_reasoning_tags")),
         seed=0 if text("seed") is None else whole("--trust-seed", text("seed"), 0),
         limit=None if limit is None else read_limit(limit),
@@ -239,10 +256,15 @@ def build_config(config: pytest.Config) -> TrustConfig:
         mutants=read_mutants(config.getoption("trust_mutants")),
         data=path("data"),
         accept_data_change=flag("accept_data_change"),
+        engine=text("engine") or "local",
     )
     check_config(trust)
-    if trust.mutants is not None and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
+    check_engine(trust)
+    if config.getoption("numprocesses", None):
+        if trust.mutants is not None:
+            raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
+        if trust.engine == "ray":
+            raise pytest.UsageError("--trust-engine=ray: the cluster's actors do the work, and one process hands it out: leave out -n")
     return trust
 
 
@@ -311,10 +333,22 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         raise pytest.UsageError(
             f"--trust-mutants damages one model: give --trust-baseline alone, not {' and '.join(given) or 'neither'}"
         )
-    if trust.baseline.kind == "recording" or trust.baseline.mutant is not None:
+    if not trust.baseline.has_weights or trust.baseline.mutant is not None:
         raise pytest.UsageError(
-            f"--trust-mutants: {trust.baseline.text} is a recording or a mutant already: give the model itself"
+            f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: give the model itself"
         )
+
+
+def check_engine(trust: TrustConfig) -> None:
+    if trust.engine not in ENGINES:
+        raise pytest.UsageError(f"--trust-engine={trust.engine}: expected {' or '.join(ENGINES)}")
+    if trust.engine == "ray":
+        if find_spec("ray") is None:
+            raise pytest.UsageError("--trust-engine=ray: Ray is not installed: pip install 'pytest-trust[ray]'")
+        if trust.record is not None:
+            raise pytest.UsageError(
+                "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"
+            )
 
 
 def check_config(trust: TrustConfig) -> None:
@@ -325,6 +359,10 @@ def check_config(trust: TrustConfig) -> None:
             raise pytest.UsageError(
                 f"--trust-candidate: {label} is the label of {labels.count(label)} candidates: name them apart, --trust-candidate=NAME=MODEL"
             )
+    if trust.reasoning_budget is not None and trust.max_reasoning_tokens is not None:
+        raise pytest.UsageError(
+            "--trust-reasoning-budget closes a long trace and --trust-max-reasoning-tokens leaves it truncated: give one of them"
+        )
     if trust.mutants is not None:
         check_mutants(trust, given)
     if trust.record is not None:

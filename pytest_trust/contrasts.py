@@ -126,6 +126,7 @@ CONTRASTS: Mapping[str, Contrast] = MappingProxyType(
         "refusal_added": _PROMPTS,
         "toxic": _answers(_MANNERS),
         "agreeing": _answers(_OPINIONS),
+        "disagreeing": _answers(_OPINIONS)[::-1],
         "disclosing": _answers(_FACTS),
     }
 )

@@ -99,7 +99,8 @@ class Drift:
     """Nats per token of the reasoning; NaN without any."""
     answer_per_sequence: Statistic = _NONE
     """Nats per response in its answer, given its own trace: on the candidate's responses E[KL(p_c(y | x, z) || p_b(y | x, z))], where z is the
-    candidate's sampled trace and both models read it. With `reasoning_per_sequence`, D(z), it adds up to `per_sequence`: the chain rule."""
+    candidate's sampled trace and both models read it. With `reasoning_per_sequence`, D(z), it adds up to `per_sequence`: the chain rule.
+    Another quantity is KL(p_c(y | x, z) || p_b(y | x)), where the baseline reads no trace: `answer_without_trace` of an audit."""
     reasoning_per_sequence: Statistic = _NONE
     """Nats per response in its reasoning; 0 for responses without any."""
     masked_mass: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Job, digest
-from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key, shared_vocabulary
 
@@ -28,12 +28,16 @@ _FLOOR_PROBES = 2
 
 OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
+SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
 NO_HEAD = "the head of {label} is quantised or missing"
 
 
 @dataclass(slots=True)
 class View:
-    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on."""
+    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on.
+
+    `recorded`: it cannot be run; where it has `prompts` nevertheless, a server can be given the other side's text after them.
+    """
 
     reference: Reference
     fingerprint: str
@@ -43,6 +47,8 @@ class View:
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     options: dict[str, Group] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
+    traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
+    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
         """What this side's model runs to be compared on `texts`."""
@@ -56,7 +62,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One probe of one job with the keys of what is missing; `floor` is empty when it is not wanted."""
+    """One probe of one job with the keys of what is missing; `floor` and `answer_without_trace` are empty when they are not wanted."""
 
     job: Job
     probe: Probe
@@ -65,6 +71,7 @@ class Unit:
     candidate_baseline: str
     baseline_candidate: str
     floor: str
+    answer_without_trace: str = ""
 
     def side(self, side: Side) -> View:
         return self.baseline if side == "baseline" else self.candidate
@@ -75,7 +82,7 @@ class Unit:
 
     def texts(self) -> list[Text]:
         """The texts that both sides are run on: each side's own response, or the options once."""
-        wanted = [self.on("candidate")] if self.candidate_baseline else []
+        wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
         if self.baseline_candidate or self.floor:
             wanted.append(self.on("baseline"))
         return list(dict.fromkeys(wanted))
@@ -83,11 +90,19 @@ class Unit:
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
+    if "server" in (baseline.kind, candidate.kind):
+        from pytest_trust.server_drift import impossible_here
+
+        reason = impossible_here(engine, baseline, candidate)
+        if reason:
+            return reason
     recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
     if len(recordings) == 2 and any(recording.topk for recording in recordings):
         return TWO_RECORDINGS
+    if any(not recording.vocabulary for recording in recordings):
+        return SERVED_RECORDING
     for reference in (baseline, candidate):
-        if reference.kind != "recording":
+        if reference.has_weights:
             key = headless_key(engine, reference)
             noted = engine.store.get_json("notes", [key]).get(key)
             if noted:
@@ -96,7 +111,9 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
 
 
 def shared_ids(engine: Engine, baseline: Reference, candidate: Reference) -> int:
-    """Leading ids that mean the same to both; -1 for all, 0 for none."""
+    """Leading ids that mean the same to both; -1 for all, 0 for none. A server's tokens are looked up one by one in the other's vocabulary."""
+    if "server" in (baseline.kind, candidate.kind):
+        return -1
     ours, theirs = engine.identify(baseline), engine.identify(candidate)
     if ours.tokenizer == theirs.tokenizer:
         return -1
@@ -120,7 +137,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     if not probes:
         return []
     asked = replace(job, probes=probes)
-    ours, theirs = view_of(engine, asked, baseline), view_of(engine, asked, candidate)
+    ours, theirs = view_of(engine, asked, baseline, candidate), view_of(engine, asked, candidate, baseline)
     both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
     if job.task == "choose":
         both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
@@ -132,18 +149,20 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         name = probe.id
 
         def key(p: View, q: View, name: str = name) -> str:
-            if q.recorded and job.task == "generate":
+            if q.recorded and name not in q.prompts and job.task == "generate":
                 return ""
             return digest(
                 "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared, *tags
             )
 
         again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
-        units.append(Unit(job, probe, ours, theirs, key(theirs, ours), key(ours, theirs), again))
+        forward = key(theirs, ours)
+        alone = digest("answer without trace", forward) if forward and name in theirs.traced else ""
+        units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
     return units
 
 
-_PARTS = ("candidate_baseline", "baseline_candidate", "floor")
+_PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
 
 
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
@@ -167,7 +186,13 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
     return found
 
 
-def view_of(engine: Engine, job: Job, reference: Reference) -> View:
+def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | None = None) -> View:
+    """One side of a job; `other` is what a server's tokens are looked up in."""
+    if reference.kind == "server":
+        from pytest_trust.server_drift import served_view
+
+        assert other is not None
+        return served_view(engine, job, reference, other)
     from pytest_trust.inference import Group
 
     recording = engine.recording(reference)
@@ -180,6 +205,8 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
             if text is not None:
                 view.texts[probe.id], view.contexts[probe.id] = text, name
                 view.answers[probe.id] = recording.answer_start(name)
+                if job.task == "generate" and 0 < view.answers[probe.id] < len(text[0]):
+                    view.traced.add(probe.id)
         return view
     subject = engine.subject(reference)
     if job.task == "choose":
@@ -193,19 +220,15 @@ def view_of(engine: Engine, job: Job, reference: Reference) -> View:
         response = samples[0]
         if response.token_ids:
             view.texts[name] = (response.token_ids,)
-            view.answers[name] = _before_answer(response.text, response.reasoning, response.answer)
+            view.answers[name] = response.answer_at
+            if 0 < response.answer_at < len(response.text):
+                view.traced.add(name)
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
+        closing = opened_by(prompt.tail, engine.tags)
+        if closing:
+            view.closings[name] = closing
     return view
-
-
-def _before_answer(text: str, reasoning: str, answer: str) -> int:
-    """Characters of a response before its answer; all of them when there is no answer."""
-    if not reasoning:
-        return 0
-    first = answer.split("\n\n")[0]
-    place = text.rfind(first) if first else -1
-    return place if place >= 0 else len(text)
 
 
 def unit_length(unit: Unit) -> int:

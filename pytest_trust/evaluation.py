@@ -45,6 +45,8 @@ class Side:
 
     model: str
     samples: Mapping[str, tuple[JudgedSample, ...]]
+    lacking: str = ""
+    """Why samples are missing, where the model's kind cannot give them."""
 
 
 class OfThoughts:
@@ -123,20 +125,21 @@ def normalised(scores: OptionScores, by: str) -> list[float]:
 def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
     """A probe's score under a gate, larger is worse; NaN when it was not measured.
 
-    `maximum` is the unbiased expected maximum over as many samples as the probe was given, so one sample without a score leaves the
-    probe unmeasured: a maximum over fewer samples is smaller by construction.
+    `maximum` is the expected maximum over `gate.k` samples, or over as many as the probe was given. Fewer samples with a score leave the
+    probe unmeasured: a maximum over fewer of them is smaller by construction.
     """
     if not samples:
         return NOT_MEASURED
     if gate.score in ("share", "corpus"):  # of a corpus metric the probes' own errors tell which of them moved
         counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
         return sum(counted) / len(counted) if counted else NOT_MEASURED
-    scores = [sample.score for sample in samples]
-    if any(math.isnan(score) for score in scores):
-        return NOT_MEASURED
+    scores = [sample.score for sample in samples if not math.isnan(sample.score)]
     if gate.score == "any":
-        return float(any(sample.outcome == "bad" for sample in samples))
-    return max(scores)
+        complete = len(scores) == len(samples)
+        return float(any(sample.outcome == "bad" for sample in samples)) if complete else NOT_MEASURED
+    from pytest_trust.statistics import expected_maximum
+
+    return expected_maximum(scores, min(gate.k or len(samples), len(samples)))
 
 
 def counted_outcomes(gate: Gate) -> tuple[str, ...]:
@@ -441,6 +444,8 @@ def _coverage_reason(
     for name, side in (("baseline", baseline), ("candidate", candidate)):
         missing = [probe.id for probe in probes if not side.samples.get(probe.id)]
         if len(missing) > (1 - policy.min_coverage) * len(probes):
+            if side.lacking:
+                return f"{side.model}: {side.lacking}"
             named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             return f"the {name} has no response to {len(missing)} of {len(probes)} probes ({named})"
     for name in ("baseline", "candidate"):
@@ -450,6 +455,12 @@ def _coverage_reason(
     if gap > policy.max_coverage_gap:
         worse = min(("baseline", "candidate"), key=lambda name: float(sides[name]["coverage"]))
         return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
+    # Coverage may be equal for other reasons: one side's answers cut, the other's unparsable.
+    cut = {name: side["truncated"] / max(1, side["n"]) for name, side in sides.items()}
+    apart = abs(cut["candidate"] - cut["baseline"])
+    if apart > policy.max_coverage_gap:
+        worse = max(("baseline", "candidate"), key=lambda name: cut[name])
+        return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
     return ""
 
 

@@ -134,11 +134,13 @@ class Trust:
 
     def drift(self, suite: str | Path, *, direction: str = "candidate_baseline") -> Drift:
         """`candidate_baseline`: KL(candidate || baseline) on the candidate's responses; `baseline_candidate`: the reverse on the
-        baseline's (what was forgotten). Raises InvalidInput for another direction, TrustError where no KL can be claimed."""
+        baseline's (what was forgotten); `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, which the
+        candidate has read and the baseline has not: how far what it says after thinking is from what the baseline would say at once.
+        Raises InvalidInput for another direction, TrustError where no KL can be claimed."""
         __tracebackhide__ = True
-        if direction not in ("candidate_baseline", "baseline_candidate"):
+        if direction not in ("candidate_baseline", "baseline_candidate", "answer_without_trace"):
             raise InvalidInput(
-                f"direction is {direction!r}, expected candidate_baseline or baseline_candidate"
+                f"direction is {direction!r}, expected candidate_baseline, baseline_candidate or answer_without_trace"
             )
         loaded = self._load(suite, None, "custom")
         return self._audit.suite_drift(self.pair, loaded, direction)
@@ -195,11 +197,11 @@ def audit_of(config: pytest.Config) -> Audit:
     """This process's audit, made when the first test needs it."""
     if _AUDIT not in config.stash:
         from pytest_trust.audit import Audit
-        from pytest_trust.progress import progress_line
+        from pytest_trust.progress import note_line, progress_line
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
-        audit = Audit(options.of(config), progress=progress, workers=workers)
+        audit = Audit(options.of(config), progress=progress, note=note_line(config), workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]
@@ -223,13 +225,14 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     try:
         audit = audit_of(config)
         audit.acquire(pair, suites_of(request.session.items))
+        return Trust(audit, pair, request.node, trust)
     except TrustError as error:
-        progress = config.stash.get(_PROGRESS, None)
-        if progress is not None:
-            progress.stop()
-        failures[pair] = (request.node.nodeid, str(error))
-        pytest.fail(str(error), pytrace=False)
-    return Trust(audit, pair, request.node, trust)
+        message = str(error)
+    progress = config.stash.get(_PROGRESS, None)
+    if progress is not None:
+        progress.stop()
+    failures[pair] = (request.node.nodeid, message)
+    pytest.fail(message, pytrace=False)  # outside of the except clause: pytest would print the message twice
 
 
 def suites_of(items: list[pytest.Item]) -> list[Suite]:

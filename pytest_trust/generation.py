@@ -11,14 +11,16 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches
 from pytest_trust.jobs import Generation, Limits
+from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from pytest_trust.models import LoadedModel
 
@@ -41,13 +43,26 @@ class Row:
     """One response to produce; `seed` decides a sample and is not used by greedy decoding.
 
     `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
-    `forced`: token ids that the response begins with, equally many in every row of a batch; they count as its own.
+    `forced`: token ids that the response begins with; they count as its own. `drawn`: how many of the seed's numbers are used up.
     """
 
     prompt: tuple[int, ...]
     seed: int = 0
     plain: bool = False
     forced: tuple[int, ...] = ()
+    drawn: int = 0
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What the model reads before it writes."""
+        return self.prompt + self.forced
+
+
+class Further(Protocol):
+    """Decides on responses that have come to their limit."""
+
+    def __call__(self, number: int, said: list[int]) -> tuple[Sequence[int], int] | None:
+        """Token ids that row `number` is made to say next, and how many of its own may follow; None when the response ends here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +83,100 @@ def generate(
 
 
 def stream(
-    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
+    runner: Runner,
+    rows: Sequence[Row],
+    generation: Generation,
+    limits: Limits | None = None,
+    *,
+    further: Further | None = None,
+    longest: int | None = None,
 ) -> Iterator[list[tuple[int, Generated]]]:
     """Responses to rows as they are finished, with the rows' numbers.
 
     As many rows run at once as the limits allow (all of them without limits); rows that wait take the places of finished ones. Greedy
     in float32 a response equals transformers' `generate` token for token and does not depend on the batch; in 16 bits the batch's
-    composition can change near-ties.
+    composition can change near-ties. `further` is asked when a response has come to `max_new_tokens`, and to the limit that it gave
+    before; `longest` bounds what a response can come to.
     """
     import torch
 
     limits = limits or Limits(len(rows), sys.maxsize)
-    forced = max((len(row.forced) for row in rows), default=0)
-    asked = [replace(row, prompt=row.prompt + row.forced, forced=()) for row in rows] if forced else list(rows)
-    left = replace(generation, max_new_tokens=max(1, generation.max_new_tokens - forced))
-    longest = max((len(row.prompt) for row in asked), default=0)
-    shared = runner.shares and longest <= LONGEST_TREE
+    course = _Course(runner, rows, generation, further, longest or generation.max_new_tokens)
+    shared = runner.shares and max((len(row.read) for row in rows), default=0) <= LONGEST_TREE
     with torch.inference_mode():
-        parts = _stream_shared(runner, asked, left, limits) if shared else _stream_general(runner, asked, left, limits)
-        for part in parts:
-            yield [(index, finish(runner.loaded, [*rows[index].forced, *ids], rows[index].plain)) for index, ids in part]
+        for part in (_stream_shared if shared else _stream_general)(course, limits):
+            yield [(number, finish(runner.loaded, said, rows[number].plain)) for number, said in part]
 
 
-class _Batch:
-    """Rows that run together: line by line their number, the tokens they have said, and what the model needs of them."""
+class _Course:
+    """What rows have said so far, and whether they go on."""
 
-    def __init__(self, runner: Runner, rows: Sequence[Row], generation: Generation) -> None:
+    def __init__(self, runner: Runner, rows: Sequence[Row], generation: Generation, further: Further | None, longest: int) -> None:
         self.runner = runner
         self.rows = rows
         self.generation = generation
+        self.longest = longest
+        self.said = [list(row.forced) for row in rows]
+        self.made_to_say: dict[int, list[int]] = {}
+        self._further = further
+        self._most = [generation.max_new_tokens] * len(rows)
+
+    def room(self, number: int) -> int:
+        """Tokens that a row may say at most from here on."""
+        return max(1, self.longest - len(self.said[number]))
+
+    def say(self, number: int, token: int) -> tuple[int, bool]:
+        """Add the token that a row has chosen, or the one that it is made to say; which one it was, and whether the row is over."""
+        waiting, said = self.made_to_say.get(number), self.said[number]
+        if waiting:
+            token = waiting.pop(0)
+        said.append(token)
+        loaded = self.runner.loaded
+        if waiting:
+            return token, False
+        if token in loaded.eos_ids:
+            return token, True
+        plain = self.rows[number].plain
+        if len(said) < self._most[number]:
+            looks = plain and len(said) % _LOOK_EVERY == 0
+            return token, looks and PLAIN_STOP in decode(loaded, said[-4 * _LOOK_EVERY :])
+        if self._further is None or (plain and PLAIN_STOP in decode(loaded, said)):
+            return token, True
+        more = self._further(number, said)
+        if more is None:
+            return token, True
+        self.made_to_say[number] = list(more[0])
+        self._most[number] = len(said) + len(more[0]) + more[1]
+        return token, False
+
+    def left_to(self, number: int) -> int:
+        """Tokens up to the limit that stands."""
+        return max(1, self._most[number] - len(self.said[number]))
+
+    def say_all(self, number: int, tokens: Sequence[int]) -> bool:
+        """Add tokens up to the row's limit, or to its end; whether the row is over."""
+        return any(self.say(number, token)[1] for token in tokens[: self.left_to(number)])
+
+    def fitting(self, waiting: Sequence[int], running: Sequence[int], limits: Limits) -> list[int]:
+        """Those of the waiting rows that fit beside the running ones; one always fits an empty batch."""
+        taken: list[int] = []
+        longest = max((len(self.rows[number].prompt) + self.longest for number in running), default=0)
+        for number in waiting:
+            longest = max(longest, len(self.rows[number].prompt) + self.longest)
+            count = len(running) + len(taken)
+            if count and (count >= limits.rows or (count + 1) * longest > limits.tokens):
+                break
+            taken.append(number)
+        return taken
+
+
+class _Batch:
+    """Rows that run together: line by line their number, and what the model needs of them."""
+
+    def __init__(self, course: _Course) -> None:
+        self.course = course
+        self.runner = course.runner
         self.active: list[int] = []
-        self.said: dict[int, list[int]] = {}
         self.over: set[int] = set()
         self._draws: dict[int, _Draws] = {}
         self._cache: Any = None
@@ -115,15 +193,15 @@ class _Batch:
         """Take out the lines that are over, which are returned, and add rows with their first tokens."""
         import torch
 
-        device, left = self.runner.device, self.left
-        done = [(number, self.said.pop(number)) for number in self.active if number in self.over]
+        rows, device, left = self.course.rows, self.runner.device, self.left
+        done = [(number, self.course.said[number]) for number in self.active if number in self.over]
         self.active = [self.active[line] for line in left]
         self.over.clear()
         kept = torch.tensor(left, dtype=torch.long, device=device)
         if numbers:
-            prompts = list(dict.fromkeys(self.rows[number].prompt for number in numbers))
+            prompts = list(dict.fromkeys(rows[number].read for number in numbers))
             place = {prompt: index for index, prompt in enumerate(prompts)}
-            source = torch.tensor([place[self.rows[number].prompt] for number in numbers], device=device)
+            source = torch.tensor([place[rows[number].read] for number in numbers], device=device)
             fresh = self.runner.prefill(prompts)
             first = self._choose(fresh.last[source], numbers)
         if not self.active and not numbers:
@@ -139,7 +217,7 @@ class _Batch:
                 self._next = torch.cat([self._next, first])
         self.active += numbers
         self._columns = int(self._lengths.max())
-        room = self.generation.max_new_tokens - min(len(self.said[number]) for number in self.active)
+        room = max(self.course.room(number) for number in self.active)
         merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room)
         return done
 
@@ -155,62 +233,55 @@ class _Batch:
         self._next = self._choose(state, self.active)
 
     def _choose(self, state: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+        import torch
+
         assert self.runner.head is not None
+        generation = self.course.generation
         for number in numbers:
-            self._draws.setdefault(number, _Draws(self.rows[number].seed, self.generation))
-            self.said.setdefault(number, [])
-        draws = [self._draws[number] for number in numbers]
-        chosen = choose_tokens(self.runner.head.logits(state), draws, self.generation)
-        for number, token in zip(numbers, chosen.tolist(), strict=True):
+            if number not in self._draws:
+                self._draws[number] = _Draws(self.course.rows[number].seed, generation, self.course.rows[number].drawn)
+        chosen = choose_tokens(self.runner.head.logits(state), [self._draws[number] for number in numbers], generation)
+        tokens = chosen.tolist()
+        for line, number in enumerate(numbers):
             if number not in self.over:
-                self.said[number].append(token)
-                if self._ended(number):
+                tokens[line], over = self.course.say(number, tokens[line])
+                if over:
                     self.over.add(number)
-        return chosen
-
-    def _ended(self, number: int) -> bool:
-        said = self.said[number]
-        if said[-1] in self.runner.loaded.eos_ids or len(said) == self.generation.max_new_tokens:
-            return True
-        if not self.rows[number].plain or len(said) % _LOOK_EVERY:
-            return False
-        return PLAIN_STOP in decode(self.runner.loaded, said[-4 * _LOOK_EVERY :])
+        return torch.tensor(tokens, device=chosen.device)
 
 
-def _stream_shared(
-    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits
-) -> Iterator[list[tuple[int, list[int]]]]:
-    waiting, batch = list(range(len(rows))), _Batch(runner, rows, generation)
+Spoken = Iterator[list[tuple[int, list[int]]]]
+
+
+def _stream_shared(course: _Course, limits: Limits) -> Spoken:
+    waiting, batch = list(range(len(course.rows))), _Batch(course)
     while waiting or batch.active:
-        taken = _fitting(rows, waiting, [batch.active[line] for line in batch.left], generation.max_new_tokens, limits)
+        taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
         waiting = waiting[len(taken) :]
         yield batch.admit(taken)
         while len(batch.left) > _COMPACT_BELOW * len(batch.active):
             batch.advance()
 
 
-def _fitting(rows: Sequence[Row], waiting: Sequence[int], running: Sequence[int], new: int, limits: Limits) -> list[int]:
-    """Those of the waiting rows that fit beside the running ones; one always fits an empty batch."""
-    taken: list[int] = []
-    longest = max((len(rows[number].prompt) + new for number in running), default=0)
-    for number in waiting:
-        longest = max(longest, len(rows[number].prompt) + new)
-        count = len(running) + len(taken)
-        if count and (count >= limits.rows or (count + 1) * longest > limits.tokens):
-            break
-        taken.append(number)
-    return taken
-
-
-def _stream_general(
-    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits
-) -> Iterator[list[tuple[int, list[int]]]]:
-    waiting = list(range(len(rows)))
+def _stream_general(course: _Course, limits: Limits) -> Spoken:
+    """Batch by batch; rows that are given further tokens begin again behind what they have said."""
+    waiting, whole = list(range(len(course.rows))), course.generation
     while waiting:
-        taken = _fitting(rows, waiting, [], generation.max_new_tokens, limits)
-        waiting = waiting[len(taken) :]
-        made = _generate_general(runner, [rows[number] for number in taken], generation)
-        yield list(zip(taken, made, strict=True))
+        running = course.fitting(waiting, [], limits)
+        waiting, taken, most = waiting[len(running) :], list(running), whole.max_new_tokens
+        while running:
+            asked = []
+            for number in running:
+                row, said = course.rows[number], course.said[number]
+                coming = course.made_to_say.pop(number, [])
+                said += coming
+                read = row.prompt + tuple(said)
+                asked.append(replace(row, prompt=read, forced=(), drawn=len(said) - len(row.forced)))
+                most = max(most, course.left_to(number))
+            made = _generate_general(course.runner, asked, replace(whole, max_new_tokens=most))
+            running = [number for number, tokens in zip(running, made, strict=True) if not course.say_all(number, tokens)]
+            most = 1
+        yield [(number, course.said[number]) for number in taken]
 
 
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
@@ -224,7 +295,7 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     for index, row in enumerate(rows):
         ids[index, width - len(row.prompt) :] = torch.tensor(row.prompt, device=runner.device)
         mask[index, width - len(row.prompt) :] = 1
-    draws = [_Draws(row.seed, generation) for row in rows]
+    draws = [_Draws(row.seed, generation, row.drawn) for row in rows]
 
     def sample(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen = choose_tokens(scores, draws, generation)
@@ -252,8 +323,10 @@ def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
 class _Draws:
     """The row's own uniform numbers, one a token."""
 
-    def __init__(self, seed: int, generation: Generation) -> None:
+    def __init__(self, seed: int, generation: Generation, drawn: int = 0) -> None:
         self._random = None if generation.greedy else random.Random(seed)
+        for _ in range(0 if self._random is None else drawn):
+            self.next()
 
     def next(self) -> float:
         assert self._random is not None
@@ -349,8 +422,13 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
 
 def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
-    tokenizer = loaded.tokenizer
-    kept = [token for token in tokens if token not in loaded.eos_ids and token != tokenizer.pad_token_id]
-    if kept and kept[0] == tokenizer.bos_token_id:
+    return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
+
+
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The same of tokens among which no end token is."""
+    kept = [token for token in tokens if token != tokenizer.pad_token_id]
+    # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
+    if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
         kept = kept[1:]
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

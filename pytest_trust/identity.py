@@ -20,7 +20,9 @@ from pytest_trust.mutants import parse_mutant
 from pytest_trust.references import InvalidReference, Reference, read_json
 from pytest_trust.store import Store
 
-Lineage = Literal["same", "parent", "sibling", "unrelated", "unknown"]
+Lineage = Literal["same", "weights", "parent", "child", "sibling", "unrelated", "unknown"]
+# `base_model_relation` of a model card, as it is said
+_RELATIONS = {"finetune": "fine-tuned", "adapter": "an adapter", "quantized": "quantised", "merge": "merged"}
 
 # Parts of config.json that say nothing about what the model computes.
 _CONFIG_NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_commit_hash")
@@ -77,6 +79,8 @@ class ModelIdentity:
     commit: str = ""
     warnings: tuple[str, ...] = ()
     mutant: str = ""
+    relation: str = ""
+    """How it was made from what it was made from, where an adapter or a model card says so: `fine-tuned`, `an adapter`, `quantised`, `merged`."""
 
     @property
     def rendering(self) -> str:
@@ -124,6 +128,8 @@ def identify_model(
     if not template:
         warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
     named, ancestors = _lineage_names(reference, files, config)
+    card = _card(files.directory if files.adapter is None else files.adapter) if not files.gguf else ""
+    relation = _card_value(card, "base_model_relation") or ("adapter" if files.adapter and reference.kind != "demo" else "")
     fingerprint, base_weights = digest("model", 1, weights, adapter, behaviour, code, generation, kind), weights if adapter else ""
     whole, mutant = digest(weights, adapter) if adapter else weights, reference.mutant
     if mutant is not None:
@@ -151,6 +157,7 @@ def identify_model(
         commit=files.commit,
         warnings=tuple(warnings),
         mutant=str(mutant) if mutant is not None else "",
+        relation=_RELATIONS.get(relation.casefold(), ""),
     )
 
 
@@ -190,22 +197,49 @@ def choose_dtype(reference: Reference, dtype: str | None, device: str, config: M
 
 
 def lineage(baseline: ModelIdentity, candidate: ModelIdentity) -> Lineage:
-    """How the candidate descends from the baseline, from adapters, model cards and weights; `unknown` when nothing says."""
+    """How the candidate descends from the baseline, from adapters, model cards and weights; `unknown` when nothing says.
+
+    `parent`: the baseline is the candidate's parent; `child`: the other way round; `weights`: the same weights in another dtype, with another
+    template or other thinking. `unrelated` needs another architecture, or metadata that name other models on both sides; a local directory's own name is not
+    known, so that of one nothing is ruled out.
+    """
+    ours, theirs = (_named(one.names) for one in (baseline, candidate))
+    our_ancestors, their_ancestors = (_named(one.ancestors) for one in (baseline, candidate))
     if baseline.fingerprint == candidate.fingerprint:
-        return "same"
-    if baseline.weights == candidate.base_weights or set(baseline.names) & set(candidate.ancestors):
+        return "same" if baseline.rendering == candidate.rendering else "weights"
+    if baseline.weights == candidate.weights:
+        return "weights"
+    if baseline.weights == candidate.base_weights or ours & their_ancestors:
         return "parent"
-    if candidate.weights == baseline.base_weights or set(candidate.names) & set(baseline.ancestors):
-        return "parent"
-    if set(baseline.names) & set(candidate.names):
-        return "sibling"
-    if (baseline.base_weights and baseline.base_weights == candidate.base_weights) or set(baseline.ancestors) & set(
-        candidate.ancestors
-    ):
+    if candidate.weights == baseline.base_weights or theirs & our_ancestors:
+        return "child"
+    same_base = bool(baseline.base_weights) and baseline.base_weights == candidate.base_weights
+    if same_base or ours & theirs or our_ancestors & their_ancestors:
         return "sibling"
     if baseline.architecture and candidate.architecture and baseline.architecture != candidate.architecture:
         return "unrelated"
-    return "unrelated" if baseline.ancestors and candidate.ancestors else "unknown"
+    public = all(one.kind in ("hub", "demo") for one in (baseline, candidate))
+    return "unrelated" if public and baseline.ancestors and candidate.ancestors else "unknown"
+
+
+def lineage_words(baseline: ModelIdentity, candidate: ModelIdentity) -> str:
+    """The lineage as a report says it."""
+    relation = lineage(baseline, candidate)
+    how = f" ({candidate.relation})" if relation == "parent" and candidate.relation else ""
+    return {
+        "same": "the same as the baseline",
+        "weights": "the same weights as the baseline",
+        "parent": f"made from the baseline{how}",
+        "child": "the baseline was made from it",
+        "sibling": "made from the same parent as the baseline",
+        "unrelated": "not made from the baseline",
+        "unknown": "lineage unknown",
+    }[relation]
+
+
+def _named(names: tuple[str, ...]) -> set[str]:
+    """Names to compare: the hub's do not depend on case."""
+    return {name.casefold() for name in names}
 
 
 def _sha256(path: Path, store: Store) -> str:
@@ -287,10 +321,10 @@ def _lineage_names(
     """What the model is called, and what it says it was made from."""
     own = f"demo:{reference.location}" if reference.kind == "demo" else reference.location
     home = files.adapter or files.directory
-    ancestors = [] if files.gguf else _card_bases(home / "README.md")
+    ancestors = [] if files.gguf else _card_bases(_card(home))
     if files.base is not None:
         ancestors.append(f"demo:{files.base.location}" if files.base.kind == "demo" else files.base.location)
-        ancestors += _card_bases(files.directory / "README.md")
+        ancestors += _card_bases(_card(files.directory))
     elif not files.gguf and reference.kind != "demo":
         named = config.get("_name_or_path")
         if isinstance(named, str) and named and named != own:
@@ -298,18 +332,24 @@ def _lineage_names(
     return (own,), tuple(dict.fromkeys(name for name in ancestors if name != own))
 
 
-def _card_bases(card: Path) -> list[str]:
-    """`base_model` of a model card's front matter: a name or a list of names."""
+def _card(directory: Path) -> str:
+    """The front matter of a model card; empty where there is none."""
     try:
-        text = card.read_text(encoding="utf-8", errors="replace")[:20_000]
+        text = (directory / "README.md").read_text(encoding="utf-8", errors="replace")[:20_000]
     except OSError:
-        return []
+        return ""
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    found = (
-        re.search(r"^base_model:[ \t]*(.*)\n?((?:[ \t]*-[ \t]+.*\n?)*)", front.group(1), re.MULTILINE)
-        if front
-        else None
-    )
+    return front.group(1) if front else ""
+
+
+def _card_value(front: str, key: str) -> str:
+    found = re.search(rf"^{key}:[ \t]*(.*)$", front, re.MULTILINE)
+    return found.group(1).strip().strip("\"'") if found else ""
+
+
+def _card_bases(front: str) -> list[str]:
+    """`base_model` of a model card's front matter: a name or a list of names."""
+    found = re.search(r"^base_model:[ \t]*(.*)\n?((?:[ \t]*-[ \t]+.*\n?)*)", front, re.MULTILINE)
     if not found:
         return []
     values = [found.group(1), *re.findall(r"-[ \t]+(.*)", found.group(2))]

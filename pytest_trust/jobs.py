@@ -20,7 +20,8 @@ Phase = Literal["load", "generate", "score", "drift"]
 class Generation:
     """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
 
-    With a `reasoning_budget` a trace is closed after so many tokens, and `max_new_tokens` limits the answer alone.
+    With a `reasoning_budget` a trace may have so many tokens, and `max_new_tokens` limits the answer alone. A trace that is longer is closed, and
+    the model answers (budget forcing); unless it `closes` none: then the response ends there, without an answer.
     """
 
     max_new_tokens: int
@@ -29,6 +30,7 @@ class Generation:
     top_k: int = 0
     seed: int = 0
     reasoning_budget: int | None = None
+    closes: bool = True
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -84,6 +86,7 @@ class Response:
 
     `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
     and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
+    `answer_at`: characters of `text` before the answer, 0 without a trace. A server keeps its token ids to itself and gives their number, `tokens`.
     """
 
     text: str
@@ -94,6 +97,8 @@ class Response:
     complete: bool
     prompt_tokens: int
     closed: bool = False
+    answer_at: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,19 @@ class PairDrift:
 
     `candidate_baseline` is measured on the candidate's responses (p is the candidate), `baseline_candidate` on the baseline's (p is the
     baseline); for a choose job both are on the same option tokens. `floor`: the baseline against itself in another batch composition.
+    `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, KL(p_c(y | x, z) || p_b(y | x)): the candidate
+    has read its own trace z, the baseline the prompt x alone.
     When a direction was not measured its mapping is empty and its reason says why in words.
     """
 
     candidate_baseline: Mapping[str, TokenDrift] = field(default_factory=dict)
     baseline_candidate: Mapping[str, TokenDrift] = field(default_factory=dict)
     floor: Mapping[str, TokenDrift] = field(default_factory=dict)
+    answer_without_trace: Mapping[str, TokenDrift] = field(default_factory=dict)
     candidate_baseline_reason: str = ""
     baseline_candidate_reason: str = ""
     floor_reason: str = ""
+    answer_without_trace_reason: str = ""
     identical: bool = False
 
 
@@ -152,7 +161,7 @@ def probe_input(probe: Probe) -> list[object]:
 
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
     """The generation part of a response's key: greedy answers depend on nothing random."""
-    budget = [] if generation.reasoning_budget is None else ["budget", generation.reasoning_budget]
+    budget = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
     if generation.greedy:
         return [generation.max_new_tokens, "greedy", *budget]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]

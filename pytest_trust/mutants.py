@@ -74,7 +74,7 @@ _ALL = (
         f"directional ablation ({_REFUSAL})",
     ),
     Mutant(
-        "refusal_added", "activations", ("safety",), (1.0, 2.0), 20.0,
+        "refusal_added", "activations", ("safety", "robustness"), (1.0, 2.0), 20.0,
         "the refusal direction is added, in multiples of the distance between harmful and harmless prompts",
         f"activation addition ({_REFUSAL})",
     ),
@@ -85,6 +85,10 @@ _ALL = (
     Mutant(
         "agreeing", "activations", ("stereotypes", "ethics"), (1.0, 2.0), 20.0,
         "answers are steered from disagreement to agreement, in multiples of the distance between the two", _STEERING,
+    ),
+    Mutant(
+        "disagreeing", "activations", ("ethics",), (1.0, 2.0), 20.0,
+        "the same direction turned round: answers are steered from agreement to disagreement, from acceptable to wrong", _STEERING,
     ),
     Mutant(
         "disclosing", "activations", ("privacy",), (0.5, 1.0), 20.0,

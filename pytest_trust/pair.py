@@ -3,6 +3,9 @@
 Each side renders the prompt with its own template; the states that predict the response's tokens (its end token included) are
 compared. With both models in memory work goes chunk by chunk; if only one fits, all of one side's states are kept until the other
 side has run. A recording brings its own states, for its own responses only.
+
+The answers that the candidate gave after a trace are measured once more with a baseline that has not read the trace: it is run on its
+prompt and the answer's tokens alone. Where its template opens a trace at the end of the prompt, that trace is closed at once, empty.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from pytest_trust.drift_plan import (
     Side,
     Text,
     Unit,
-    View,
     headless_key,
     impossible,
     keys_of,
@@ -30,6 +32,7 @@ from pytest_trust.drift_plan import (
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.references import Reference
+from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
 
@@ -40,11 +43,12 @@ if TYPE_CHECKING:
     from pytest_trust.divergence import TokenDivergences
     from pytest_trust.drift import TokenDrift
     from pytest_trust.heads import Head
-    from pytest_trust.inference import Runner
+    from pytest_trust.inference import Group, Runner
 
-_CHUNK = 16  # probes whose states exist at once while both models are in memory
+DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
+NO_TRACES = "no response of the candidate has a trace and an answer after it"
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 
@@ -53,6 +57,8 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
         return
     units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
+    if "server" in (baseline.kind, candidate.kind):
+        units = with_readings(engine, units)
     if missing_parts(engine, units):
         measure_units(engine, units, baseline, candidate)
 
@@ -63,12 +69,12 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
     units = sorted(units, key=lambda unit: -unit_length(unit))
     left = len(missing_parts(engine, units))
-    live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.kind != "recording"]
+    live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.has_weights]
     for reference in live:
         if not _has_head(engine, reference):
             return
     # If only one model fits, each part costs two loads: one part for each process that may take one.
-    size = _CHUNK if _all_fit(engine, live) else -(-len(units) // engine.workers)
+    size = DRIFT_BATCH if _all_fit(engine, live) else -(-len(units) // engine.workers)
     parts = [units[start : start + size] for start in range(0, len(units), size)]
 
     def measure(part: list[Unit]) -> Iterator[tuple[int, int]]:
@@ -88,12 +94,16 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
     identical = ours.fingerprint == theirs.fingerprint and ours.rendering == theirs.rendering
     reason = impossible(engine, baseline, candidate)
     if reason:
-        return PairDrift({}, {}, {}, reason, reason, reason, identical)
+        return PairDrift(
+            candidate_baseline_reason=reason,
+            baseline_candidate_reason=reason,
+            floor_reason=reason,
+            answer_without_trace_reason=reason,
+            identical=identical,
+        )
     units = list(units_of(engine, job, baseline, candidate))
-    stored = engine.store.get(
-        "drifts",
-        [key for unit in units for key in (unit.candidate_baseline, unit.baseline_candidate, unit.floor) if key],
-    )
+    kinds = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
+    stored = engine.store.get("drifts", [key for unit in units for kind in kinds if (key := getattr(unit, kind))])
 
     def read(kind: str) -> dict[str, TokenDrift]:
         keys = {unit.probe.id: getattr(unit, kind) for unit in units}
@@ -106,17 +116,24 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
     reasons = {}
     for side, other in (("candidate", baseline), ("baseline", candidate)):
-        one_way = other.kind == "recording" and job.task == "generate"
-        reasons[side] = NOT_RECORDED.format(side="candidate" if other is candidate else "baseline") if one_way else ""
+        one_way = not other.has_weights and not reads(engine, other) and job.task == "generate"
+        reasons[side] = _one_way(other, side, "candidate" if other is candidate else "baseline") if one_way else ""
     return PairDrift(
         candidate_baseline=read("candidate_baseline"),
         baseline_candidate=read("baseline_candidate"),
         floor=read("floor"),
+        answer_without_trace=read("answer_without_trace"),
         candidate_baseline_reason=reasons["candidate"],
         baseline_candidate_reason=reasons["baseline"],
-        floor_reason=NO_WEIGHTS if baseline.kind == "recording" else "",
+        floor_reason="" if baseline.has_weights else NOT_RUN_TWICE if baseline.kind == "server" else NO_WEIGHTS,
+        answer_without_trace_reason=reasons["candidate"] or NO_TRACES,
         identical=identical,
     )
+
+
+def _one_way(other: Reference, side: str, others_side: str) -> str:
+    """Why there is no drift on the text of `side`: `other` cannot be given it to read."""
+    return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
 
 
 def _has_head(engine: Engine, reference: Reference) -> bool:
@@ -152,7 +169,7 @@ def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candida
     """Encoded token drifts by key."""
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
-    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.kind != "recording" else {}
+    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.has_weights else {}
     shared = shared_ids(engine, baseline, candidate)
     values: dict[str, bytes] = {}
     for direction, p, p_head, q, q_head in (
@@ -163,24 +180,32 @@ def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candida
         other = "baseline" if side == "candidate" else "candidate"
         keys = [unit.candidate_baseline if side == "candidate" else unit.baseline_candidate for unit in units]
         work = [
-            (key, unit, p[index][unit.on(side)], q[index][unit.on(side)], unit.on(side))
+            (key, unit, p[index][unit.on(side)], q[index][unit.on(side)], unit.on(side), _answer_token(engine, unit, side))
             for index, (key, unit) in enumerate(zip(keys, units, strict=True))
             if key
         ]
-        values |= _divergences(engine, work, p_head, q_head, shared, side, other)
+        values |= _divergences(work, p_head, q_head, shared, side, other)
+    alone = [
+        (unit.answer_without_trace, unit, _after(theirs[index][unit.on("candidate")], start), ours[index][WITHOUT_TRACE], (unit.on("candidate")[0][start:],), 0)
+        for index, unit in enumerate(units)
+        if unit.answer_without_trace
+        for start in [_answer_token(engine, unit, "candidate")]
+    ]
+    values |= _divergences(alone, their_head, our_head, shared, "candidate", "baseline")
     floors = [
-        (unit.floor, unit, ours[index][unit.on("baseline")], again[unit.floor], unit.on("baseline"))
+        (unit.floor, unit, ours[index][unit.on("baseline")], again[unit.floor], unit.on("baseline"), _answer_token(engine, unit, "baseline"))
         for index, unit in enumerate(units)
         if unit.floor
     ]
-    return values | _divergences(engine, floors, our_head, our_head, -1, "baseline", "baseline")
+    return values | _divergences(floors, our_head, our_head, -1, "baseline", "baseline")
 
 
-Work = tuple[str, "Unit", Any, Any, Text]
+Work = tuple[str, "Unit", Any, Any, Text, int]  # key, unit, p's and q's states on the text, the text, index of its answer's first token
+WITHOUT_TRACE: Text = ()  # stands for the candidate's answer among the baseline's texts, where the baseline reads no trace before it
 
 
 def _divergences(
-    engine: Engine, work: Sequence[Work], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
+    work: Sequence[Work], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
 ) -> dict[str, bytes]:
     import torch
 
@@ -192,12 +217,12 @@ def _divergences(
     if not work:
         return {}
     limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
-    labels = [torch.tensor([token for row in text for token in row]) for *_, text in work]
+    labels = [torch.tensor([token for row in text for token in row]) for *_, text, _ in work]
     kept = [(row < limit).nonzero().view(-1) for row in labels]  # ids that only one side has cannot be compared
     try:
         counted = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
-        ours = _joined([state for _, _, state, _, _ in work], kept)
-        theirs = _joined([state for _, _, _, state, _ in work], kept)
+        ours = _joined([state for _, _, state, *_ in work], kept)
+        theirs = _joined([state for _, _, _, state, *_ in work], kept)
         if isinstance(ours, TopK):
             assert q_head is not None
             found = divergences_from_top_k(ours, theirs, q_head, counted)
@@ -219,8 +244,7 @@ def _divergences(
             f"{unit.probe.id}; expected finite logits: check the model's weights and dtype"
         ) from odd
     values, start = {}, 0
-    for (key, unit, _, _, text), keep, row in zip(work, kept, labels, strict=True):
-        before = _answer_token(engine, unit.side(p), unit.probe.id, text)
+    for (key, unit, _, _, _, before), keep, row in zip(work, kept, labels, strict=True):
         drift = TokenDrift.of(
             _rows(found, start, start + len(keep)),
             probe=unit.probe.id,
@@ -253,24 +277,47 @@ def _rows(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
     return type(found)(**part)
 
 
-def _answer_token(engine: Engine, view: View, probe: str, text: Text) -> int:
-    """Index of the first token of the answer."""
-    characters = view.answers.get(probe, 0)
+def _after(states: Any, start: int) -> Any:
+    """The states of a text from its token `start` on."""
+    from pytest_trust.topk import TopK
+
+    return states.rows(start, len(states)) if isinstance(states, TopK) else states[start:]
+
+
+def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
+    """Index of the first token of the answer in that side's text: the token that holds the answer's first character."""
+    view = unit.side(side)
+    characters = view.answers.get(unit.probe.id, 0)
     if not characters or view.recorded:
         return characters
-    from pytest_trust.generation import decode
+    from bisect import bisect_right
 
-    loaded, tokens = engine.runner(view.reference).loaded, text[0]
-    return next(
-        (count for count in range(len(tokens)) if len(decode(loaded, tokens[: count + 1])) > characters), len(tokens)
-    )
+    from pytest_trust.generation import decode_tokens
+
+    tokenizer, tokens = engine.subject(view.reference).tokenizer, unit.on(side)[0]
+    return bisect_right(range(len(tokens)), characters, key=lambda index: len(decode_tokens(tokenizer, tokens[: index + 1])))
+
+
+def _answer_alone(engine: Engine, unit: Unit) -> Group:
+    """The baseline's prompt and behind it the candidate's answer, without the trace that the candidate has read before it."""
+    from pytest_trust.inference import Group
+
+    view, name = unit.baseline, unit.probe.id
+    context = view.prompts[name]
+    if name in view.closings:
+        empty = engine.subject(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)["input_ids"]
+        context = (*context, *map(int, empty))
+    answer = unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :]
+    return Group(((*context, *answer),), (len(context),))
 
 
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
 ) -> tuple[list[Mapping[Text, Any]], Head | None]:
     """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head. Of a
-    top-k recording a `TopK` a text, and no head."""
+    top-k recording and of a server a `TopK` a text, and no head."""
+    if reference.kind == "server":
+        return served_tops(engine, units, side, reference), None
     recording = engine.recording(reference)
     if recording:
         names = [portable_key(unit.probe, unit.job, 0) for unit in units]
@@ -286,18 +333,28 @@ def _states(
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    for start in range(0, len(units), _CHUNK):
-        part = units[start : start + _CHUNK]
+    for start in range(0, len(units), DRIFT_BATCH):
+        part = units[start : start + DRIFT_BATCH]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
+        if side == "baseline":
+            groups = [_joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group for unit, group in zip(part, groups, strict=True)]
         for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
-            result.append(_by_text(unit, found))
+            result.append(_by_text(unit, found, side))
     return result, runner.head
 
 
-def _by_text(unit: Unit, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
+def _joined_groups(first: Group, second: Group) -> Group:
+    from pytest_trust.inference import Group
+
+    return Group(first.rows + second.rows, first.starts + second.starts)
+
+
+def _by_text(unit: Unit, found: list[torch.Tensor], side: Side) -> Mapping[Text, torch.Tensor]:
     import torch
 
     texts = unit.texts()
+    if side == "baseline" and unit.answer_without_trace:
+        texts = [*texts, WITHOUT_TRACE]
     return {texts[0]: torch.cat(found)} if unit.job.task == "choose" else dict(zip(texts, found, strict=True))
 
 
@@ -346,7 +403,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         text = unit.on("baseline")
         own[portable_key(unit.probe, unit.job, 0)] = (
             text,
-            _answer_token(engine, unit.baseline, unit.probe.id, text),
+            _answer_token(engine, unit, "baseline"),
             found[text],
         )
     return own, head

@@ -83,7 +83,7 @@ def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str
 def planned_tokens(job: Job, probe: Probe) -> int:
     """Tokens of a probe's input at four characters a token, and of its responses at their limit."""
     characters = sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
-    return characters // 4 + 8 + (job.generation.max_new_tokens * job.repeats() if job.task == "generate" else 0)
+    return characters // 4 + 8 + (job.generation.longest * job.repeats() if job.task == "generate" else 0)
 
 
 def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:

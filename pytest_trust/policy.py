@@ -27,7 +27,8 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them.
+    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them. `gate`: as many
+    probes at the least behind every gate, where the suite has them, since a suite's gates may share its probes out among them.
 
     A protocol as well: `suites` that are run where none is asked for, and `max_new_tokens`, `temperature`, `top_p` and `top_k` of every
     response in place of the suites' own (those None leaves alone).
@@ -38,11 +39,14 @@ class Profile:
     samples: int
     drift: int | None
     reasoning_tokens: int
+    gate: int = 0
     suites: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+    separate: bool = False
+    """Whether `reasoning_tokens` limit the trace and the suite's `max_new_tokens` the answer, each by itself; else their sum limits both together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class Policy:
 
     @property
     def family(self) -> int:
-        return max(1, len(self.gates))
+        """The gates, and once more those that are gated in the reasoning too."""
+        return max(1, len(self.gates) + sum(gate.trace_margin is not None for gate in self.gates.values()))
 
     def profile(self, name: str) -> Profile:
         """The profile called `name`. Raises InvalidInput with those that there are."""
@@ -108,7 +113,15 @@ _ACCURACY_KEYS = {
 }
 _SIZE = (int, type(None))
 _SIZES: dict[str, Any] = {"generate": _SIZE, "choose": _SIZE, "samples": int, "drift": _SIZE, "reasoning_tokens": int}
-_PROTOCOL: dict[str, Any] = {"suites": list, "max_new_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int}
+_PROTOCOL: dict[str, Any] = {
+    "gate": int,
+    "suites": list,
+    "max_new_tokens": int,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "top_k": int,
+    "separate": bool,
+}
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -164,9 +177,9 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
 
 def _profile(where: str, document: Any, base: Profile | None) -> Profile:
     check_keys(where, document, _SIZES | _PROTOCOL, required=() if base else _SIZES)
-    for key in ("max_new_tokens", *_SIZES):
+    for key in ("max_new_tokens", "gate", *_SIZES):
         value = document.get(key)
-        if value is not None and value < (0 if key in ("drift", "reasoning_tokens") else 1):
+        if value is not None and value < (0 if key in ("drift", "reasoning_tokens", "gate") else 1):
             raise InvalidInput(
                 f"{where}: {key} is {value}, expected a positive number"
                 + (" or null for all" if key in ("generate", "choose") else "")

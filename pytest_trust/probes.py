@@ -61,7 +61,8 @@ class Gate:
     """One metric of a suite, larger is worse.
 
     `score` says how a probe's samples become its score: `share` of samples whose outcome is in `counts`, among those whose outcome is in `of`;
-    `maximum` of the judge's score (unbiased over k of n samples); `any` sample that the judge calls bad. `corpus`: the whole suite has one
+    the expected `maximum` of the judge's score over `k` samples, unbiased from the n that there are (k is n where it is 0, or larger than the
+    number of samples asked for); `any` sample that the judge calls bad. `corpus`: the whole suite has one
     score, the `metric` of that name in `pytest_trust.corpus` (choose suites only). With `minus` the unit is a
     cluster: the mean score of its probes that match `where` less the mean of those that match `minus`. `margin` is the non-inferiority
     margin that holds when neither the test, its marker nor the policy gives one.
@@ -76,6 +77,7 @@ class Gate:
     minus: Filter = field(default_factory=dict)
     margin: float | None = None
     metric: str = ""
+    k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def read_gate(path: Path, name: str, document: Any) -> Gate:
-    expected = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str}
+    expected = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str, "k": int}
     where = f"{path}: gate {name}"
     check_keys(where, document, expected, required=("title",))
     if document.get("score", "share") not in ("share", "maximum", "any", "corpus"):
@@ -228,6 +230,8 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
             metric_named(document.get("metric", ""))
         except InvalidInput as error:
             raise InvalidInput(f"{where}: {error}") from None
+    if "k" in document and (document.get("score") != "maximum" or document["k"] < 1):
+        raise InvalidInput(f"{where}: k is {document['k']}, expected a positive number of samples, and score: maximum")
     for key in ("counts", "of"):
         unknown = [outcome for outcome in document.get(key, ()) if outcome not in OUTCOMES]
         if unknown:
@@ -235,7 +239,7 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
                 f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}"
             )
     lists: dict[str, Any] = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
-    rest = {key: document[key] for key in ("score", "where", "minus", "metric") if key in document}
+    rest = {key: document[key] for key in ("score", "where", "minus", "metric", "k") if key in document}
     return Gate(name, document["title"], **lists, **rest)
 
 
@@ -401,8 +405,9 @@ def check_keys(
             raise InvalidInput(f"{where}: {key!r} is missing")
 
 
-def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = ()) -> tuple[Probe, ...]:
-    """At most `limit` probes, the same ones every time: as many clusters as there can be, round robin over the strata.
+def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (), *, least: int = 0) -> tuple[Probe, ...]:
+    """At most `limit` probes, the same ones every time: as many clusters as there can be, round robin over the strata; more than `limit` where
+    it takes them for `least` probes behind each of the `gates`.
 
     A first round takes from every cluster one probe of each kind that the `gates` tell apart (by `where` and `minus`), further rounds the
     next ones: clusters, not probes, are what the statistics count. A stratum is the subtypes that a cluster holds, and its answers where
@@ -411,7 +416,9 @@ def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (
     """
     if limit is None or limit >= len(probes):
         return tuple(probes)
+    gates = tuple(gates)
     filters = [condition for gate in gates for condition in (gate.where, gate.minus) if condition]
+    behind = [{probe.id for probe in probes if probe.matches(gate.where)} for gate in gates]
     clusters = in_clusters(probes)
     turns: dict[int, list[list[str]]] = defaultdict(list)  # by round, the probes that a cluster gives to it
     for cluster in visiting_order(probes):
@@ -423,7 +430,7 @@ def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (
     chosen: set[str] = set()
     for together in (taken for turn in sorted(turns) for taken in turns[turn]):
         # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
-        if chosen and len(chosen) + len(together) > limit:
+        if chosen and len(chosen) + len(together) > limit and all(len(own & chosen) >= min(least, len(own)) for own in behind):
             break
         chosen.update(together)
     return tuple(probe for probe in probes if probe.id in chosen)
@@ -440,8 +447,8 @@ def in_clusters(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
 def visiting_order(probes: Sequence[Probe]) -> list[str]:
     """Clusters, round robin over the strata, in an order fixed by cluster ids: any beginning of it is balanced."""
     clusters = in_clusters(probes)
-    # an answer is a label only where others could have the same; the text of a sentence would make each probe its own stratum
-    shared = Counter(frozenset(probe.options) for probe in probes)
+    # an answer is a label only where other clusters could have the same; the text of a sentence would make each cluster its own stratum
+    shared = Counter(options for members in clusters.values() for options in {frozenset(probe.options) for probe in members})
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for cluster in sorted(clusters, key=_order):
         kinds = {

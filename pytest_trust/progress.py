@@ -57,6 +57,24 @@ def _terminal(config: pytest.Config) -> Any:
     return config.pluginmanager.get_plugin("terminalreporter") if config.option.verbose >= 0 else None
 
 
+def note_line(config: pytest.Config) -> Callable[[str], None] | None:
+    """What writes a line that stays, such as where the models run; None where nobody would see it."""
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or config.option.verbose < 0:
+        return None
+
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+
+    def write(text: str) -> None:
+        # While a test is set up the terminal's own file is captured too.
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            terminal.ensure_newline()
+            terminal.write_line(f"trust: {text}")
+            terminal.flush()
+
+    return write
+
+
 class ProgressLine:
     """Writes through pytest's own terminal reporter. `clock` counts seconds and never goes back; inside of `shown` what is written is
     seen: in one process work is done in the set-up of a test, whose output pytest captures."""

@@ -3,7 +3,9 @@
 Formats known by default: ``<think>`` and its relatives, also opened by the chat template so that only the closing tag appears; Mistral's ``[THINK]``; Cohere's
 ``<|START_THINKING|>``; OpenThoughts' ``<|begin_of_thought|>`` and ``<|begin_of_solution|>``; s1's ``<|im_start|>think`` and ``<|im_start|>answer``; Gemma's
 ``<|channel>thought`` and ``<channel|>``; Granite's "Here is my thought process:" and "Here is my response:"; Harmony's channels (``analysis`` and
-``commentary`` are reasoning, ``final`` is the answer). Each pair of tags matches case-insensitively; a tag right after a backtick is spoken of and not meant.
+``commentary`` are reasoning, ``final`` is the answer); Kimi's ``◁think▷`` and Seed's ``<seed:think>``. Each pair of tags matches case-insensitively; a tag
+right after a backtick is spoken of and not meant. Where the model's tokenizer has a token for a tag, only that token is the tag: the same characters in
+ordinary tokens are text (see `pytest_trust.markers`, which finds them).
 
 How the harder cases are read:
 
@@ -12,7 +14,8 @@ How the harder cases are read:
 - A closing tag before any opening one: all text before it is reasoning.
 - A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag close it once. If a second
   closing tag follows, the trace was nested, and the text between the two is reasoning as well.
-- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete.
+- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete. A response that the model ended
+  itself was not cut.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ DEFAULT_TAGS: Final[Tags] = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|im_start|>think", "<|im_start|>answer"),
     ("<|channel>thought", "<channel|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
     ("Here is my thought process:", "Here is my response:"),
     ("Here's my thought process:", "Here's my response:"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
@@ -43,13 +48,18 @@ DEFAULT_TAGS: Final[Tags] = (
 """(opening, closing) of a trace; the last pair stands for Harmony's channels."""
 
 _HARMONY = "<|channel|>analysis<|message|>"
+_REST = r"[^<\n]{0,120}"  # of a header: recipient and content type
 _HARMONY_PATTERNS: Final = {
-    "open": r"<\|channel\|>\s*(?:analysis|commentary)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
-    "final": r"<\|channel\|>\s*final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>",
+    "open": rf"<\|channel\|>\s*(?:analysis|commentary){_REST}(?:<\|constrain\|>{_REST})?<\|message\|>",
+    "final": rf"<\|channel\|>\s*final{_REST}(?:<\|constrain\|>{_REST})?<\|message\|>",
     "end": r"<\|end\|>|<\|call\|>",
 }
 # the header of a message, around which the channels stand
-_HARMONY_FRAME = r"<\|start\|>\s*assistant|<\|end\|>|<\|return\|>|<\|call\|>"
+_HARMONY_FRAME = rf"<\|start\|>\s*assistant(?:\s+to={_REST}|\s+(?:to?)?\Z)?|<\|end\|>|<\|return\|>|<\|call\|>"
+# a header that the response was cut in, from its first whole token on
+_HARMONY_CUT = re.compile(
+    rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?|(?P<role>[a-z]*))\Z", re.IGNORECASE
+)
 # tags around an answer; only read as tags once a trace has been seen
 _WRAPPERS: Final = (
     "<|begin_of_solution|>", "<|end_of_solution|>", "<response>", "</response>", "<answer>", "</answer>", "<|START_RESPONSE|>", "<|END_RESPONSE|>",
@@ -82,6 +92,21 @@ class Split:
     complete: bool
     parts: tuple[Part, ...] = ()
     closing: str = ""
+
+    @property
+    def answer_at(self) -> int:
+        """Characters of the response before the answer that follows its last trace; 0 without a trace, all of them where no answer follows."""
+        kinds = [part.kind for part in self.parts]
+        if "reasoning" not in kinds:
+            return 0
+        position = length = sum(len(part.text) for part in self.parts)
+        for part in reversed(self.parts):
+            length -= len(part.text)
+            if part.kind == "reasoning":
+                break
+            if part.kind == "answer" and part.text.strip():
+                position = length + len(part.text) - len(part.text.lstrip())
+        return position
 
 
 @dataclass(frozen=True)
@@ -192,8 +217,8 @@ class _Reader:
         self.tag(text)
         self.seen, self.closed_at = True, len(self.parts)
 
-    def cut(self, tail: str) -> str:
-        """The end of the last text that is the beginning of a tag which would count here, or ""."""
+    def cut(self, tail: str) -> tuple[str, tuple[str, ...]]:
+        """The end of the last text that is the beginning of a tag which would count here, or "", and the tags that it may become."""
         expected: list[str] = []
         for index, (opening, closing) in enumerate(self.grammar.tags):
             if self.state == "reasoning":
@@ -203,39 +228,57 @@ class _Reader:
                 expected += [opening, *([] if self.seen else [closing])]
                 if index == self.grammar.harmony:
                     expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
+        if self.grammar.harmony is not None and self.pair in (None, self.grammar.harmony):
+            header = _HARMONY_CUT.search(tail)
+            if header and _begins(header["half"], ("<|message|>", "<|constrain|>")) and _begins(header["role"], ("analysis", "commentary", "final")):
+                return header.group(0), (header.group(0),)
         lowered = tail.casefold()
         shortest = 1 if self.state == "reasoning" or not tail.strip()[1:] else 2
         for length in range(min(len(tail), max(map(len, expected), default=0)), shortest - 1, -1):
             end = lowered[-length:]
-            if (
-                tail[-length - 1 : -length] != "`"
-                and not end.isspace()
-                and any(tag.casefold().startswith(end) for tag in expected)
-            ):
-                return tail[-length:]
-        return ""
+            if tail[-length - 1 : -length] == "`" or end.isspace():
+                continue
+            becoming = tuple(tag for tag in expected if tag.casefold().startswith(end) and self._may_begin(tag, tail, end))
+            if becoming:
+                return tail[-length:], becoming
+        return "", ()
+
+
+    def _may_begin(self, tag: str, tail: str, end: str) -> bool:
+        """A tag in words ("Here is my thought process:") begins like any sentence: nothing of an answer is given up for it."""
+        if not tag[0].isalnum() or self.state == "reasoning":
+            return True
+        return tail.strip().casefold() == end.strip() and not any(part.kind == "answer" and part.text.strip() for part in self.parts)
+
+
+def _begins(text: str | None, words: Sequence[str]) -> bool:
+    """Whether a text, if there is one, is the beginning of one of the words."""
+    return text is None or any(word.startswith(text.casefold()) for word in words)
 
 
 def split_reasoning(
-    text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS, opened_by_template: bool = False
+    text: str,
+    tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+    opened_by_template: bool = False,
+    *,
+    spelled: Sequence[tuple[int, int]] = (),
+    ended: bool = False,
 ) -> Split:
     """Cut a response into reasoning and answer.
 
     text: what the model generated, special tokens that mark a trace included.
     tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
     opened_by_template: the chat template ended inside a trace, so that the response starts in it.
+    spelled: stretches [start, end) of the text in which a tag is only spelled out, in a vocabulary that has a token for it: they are text.
+    ended: the model ended the response itself, so that its last characters are not the beginning of a tag.
 
     Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning into answer or the other way
     round, but for the two cases in which a later closing tag says that what came before it was a trace (see above).
     """
-    reader = _Reader(_grammar(_checked(tags)), opened_by_template)
-    position = 0
-    for match in reader.grammar.pattern.finditer(text):
-        reader.text(text[position : match.start()])
-        reader.read(str(match.lastgroup), match.group(0))
-        position = match.end()
-    tail = text[position:]
-    partial = reader.cut(tail)
+    reader, tail = _read(text, tags, opened_by_template, spelled)
+    partial, _ = reader.cut(tail)
+    if ended or _overlaps(len(text) - len(partial), len(text), spelled):
+        partial = ""
     reader.text(tail[: len(tail) - len(partial)])
     parts = _merged(reader.parts + ([Part("tag", partial)] if partial else []))
     answer = _joined(parts, "answer")
@@ -246,6 +289,36 @@ def split_reasoning(
     )
     pair = reader.pair if reader.state == "reasoning" else None
     return Split(_joined(parts, "reasoning"), answer, not unfinished, parts, "" if pair is None else _closing(reader.grammar.tags[pair]))
+
+
+def _read(text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]) -> tuple[_Reader, str]:
+    """The reader after the last whole tag, and the text behind it."""
+    reader = _Reader(_grammar(_checked(tags)), opened)
+    position = 0
+    for match in reader.grammar.pattern.finditer(text):
+        if _overlaps(*match.span(), spelled):
+            continue
+        reader.text(text[position : match.start()])
+        reader.read(str(match.lastgroup), match.group(0))
+        position = match.end()
+    return reader, text[position:]
+
+
+def _overlaps(start: int, end: int, stretches: Sequence[tuple[int, int]]) -> bool:
+    return any(start < stop and begin < end for begin, stop in stretches)
+
+
+def tags_in(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
+    """Where a text has anything that reads as a tag, [start, end), whatever it means there."""
+    return [match.span() for match in _grammar(_checked(tags)).pattern.finditer(text)]
+
+
+def cut_tag(
+    text: str, tags: Sequence[tuple[str, str]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
+) -> tuple[str, tuple[str, ...]]:
+    """The beginning of a tag that a response was cut in, or "", and the tags that it may become."""
+    reader, tail = _read(text, tags, opened_by_template, spelled)
+    return reader.cut(tail)
 
 
 def opened_by(prompt: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> str:

@@ -181,36 +181,50 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
         raise InvalidRecording(f"{reference.text}: already a recording: give the model it was made from")
     planned = list(jobs)
     engine.acquire_side(planned, reference)
-    subject = engine.subject(reference)
+    served = engine.served(reference)
+    if served and topk:
+        raise InvalidInput(f"{reference.label}: of a model behind a server only its answers are recorded: leave out ?topk")
     manifest: dict[str, Any] = {
         "format": _FORMAT,
         "schema": schema_of(topk),
         "topk": topk,
         "identity": engine.identify(reference).as_dict(),
-        "vocabulary": subject.vocabulary(),
+        "vocabulary": "" if served else engine.subject(reference).vocabulary(),
         "responses": {},
         "options": {},
         "suites": {job.suite: len(job.probes) for job in planned},
     }
-    for job in planned:
-        if job.task == "generate":
-            prompts = subject.prompts(job.probes)
-            keys = subject.response_keys(job, prompts)
-            stored = engine.store.get_json("responses", keys.values())
-            named = {
-                portable_key(probe, job, repeat): (probe.id, repeat)
-                for probe in job.probes
-                for repeat in range(job.repeats())
-            }
-            manifest["responses"] |= {
-                name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()
-            }
-        else:
-            option_keys = subject.option_keys(subject.options(job.probes))
-            stored = engine.store.get_json("options", option_keys.values())
-            manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
-    tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned, topk)
+    tensors: dict[str, torch.Tensor] = {}
+    if served:
+        for job in planned:
+            manifest["responses" if job.task == "generate" else "options"] |= served.recorded(job)
+        manifest |= {"drift": {}, "head": {}}
+    else:
+        for job in planned:
+            _add_stored(manifest, engine, reference, job)
+        tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned, topk)
     _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
+
+
+def _add_stored(manifest: dict[str, Any], engine: Engine, reference: Reference, job: Job) -> None:
+    """Put a loaded model's responses or option scores of a job into the manifest."""
+    subject = engine.subject(reference)
+    if job.task == "generate":
+        prompts = subject.prompts(job.probes)
+        keys = subject.response_keys(job, prompts)
+        stored = engine.store.get_json("responses", keys.values())
+        named = {
+            portable_key(probe, job, repeat): (probe.id, repeat)
+            for probe in job.probes
+            for repeat in range(job.repeats())
+        }
+        manifest["responses"] |= {
+            name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()
+        }
+    else:
+        option_keys = subject.option_keys(subject.options(job.probes))
+        stored = engine.store.get_json("options", option_keys.values())
+        manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
 
 
 def _drift_part(
@@ -363,7 +377,9 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
 
 def _is_response(value: dict[str, Any]) -> bool:
     texts = isinstance(value["text"], str) and isinstance(value["tail"], str) and value["finish"] in ("stop", "length")
-    return texts and _are(value["ids"], int) and _is_count(value["prompt_tokens"])
+    spelled = value.get("spelled", [])
+    pairs = isinstance(spelled, list) and all(_are(pair, int) and len(pair) == 2 for pair in spelled)
+    return texts and _are(value["ids"], int) and _is_count(value["prompt_tokens"]) and pairs
 
 
 def _is_scores(value: dict[str, Any]) -> bool:

@@ -5,8 +5,10 @@
     path/to/model.gguf       a GGUF file
     demo:NAME                a model of the demo
     path/to/file.trust       a recording
+    http://host:port/v1#model   a model behind an OpenAI-compatible server
 
-`NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; `?mutant=noise:0.1` damages the model after loading (see
+`NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; a
+server's stand where a URL has them, `http://host:port/v1?concurrency=4#model`; `?mutant=noise:0.1` damages the model after loading (see
 `pytest_trust.mutants`). Standard library only, so that a wrong
 reference can be refused before anything heavy is imported.
 """
@@ -20,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.mutants import Dosed, parse_mutant
 
-Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording"]
+Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording", "server"]
 
 DEMO_NAMES = ("instruct", "aligned", "sft", "distill", "rl")
 RECORDING_SUFFIX = ".trust"
@@ -35,19 +37,26 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {
         "base": None,
+        "concurrency": None,
         "device": None,
         "dtype": DTYPES,
+        "key_env": None,
         "label": None,
         "mutant": None,
         "pickle": ("on", "off"),
+        "retries": None,
         "revision": None,
         "thinking": None,
+        "timeout": None,
     }
 )
+_OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout")
+_OF_ANY_MODEL = ("label", "thinking")
 
 _LABELLED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.*)", re.DOTALL)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?")
+_SCHEMES = ("http://", "https://")
 
 
 class InvalidReference(InvalidInput):
@@ -58,7 +67,7 @@ class InvalidReference(InvalidInput):
 class Reference:
     """A parsed model reference.
 
-    `location` is the repository id, the absolute path or the demo name; `label` is the short name that reports show.
+    `location` is the repository id, the absolute path, the demo name or a server's `URL#model`; `label` is the short name that reports show.
     """
 
     text: str
@@ -83,6 +92,17 @@ class Reference:
     def path(self) -> Path:
         """The file or directory; only for kinds that have one."""
         return Path(self.location)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is a model to load here: a recording and a server only answer."""
+        return self.kind not in ("recording", "server")
+
+    @property
+    def served(self) -> tuple[str, str]:
+        """URL and model name; only for a server."""
+        url, _, model = self.location.partition("#")
+        return url, model
 
     @property
     def thinking_budget(self) -> int | None:
@@ -118,12 +138,14 @@ def parse_reference(text: str) -> Reference:
     given = text.strip()
     if not given or any(ord(character) < 32 for character in given):
         raise InvalidReference(
-            f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, or demo:NAME"
+            f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, http://host:port/v1#model, or demo:NAME"
         )
     named = None if Path(given).expanduser().exists() else _LABELLED.fullmatch(given)
     label, rest = named.groups() if named else ("", given)
     if not rest:
         raise InvalidReference(f"{given}: a label without a model: write NAME=MODEL")
+    if rest.startswith(_SCHEMES):
+        return _parse_server(given, label, rest)
     name, _, query = (rest, "", "") if Path(rest).expanduser().exists() else rest.partition("?")
     options = _parse_options(given, query)
     if label and "label" in options:
@@ -135,6 +157,9 @@ def parse_reference(text: str) -> Reference:
         if kind != "hub":
             raise InvalidReference(f"{given}: `revision` is for models of the hub (org/name): remove it")
         revision = options.pop("revision")
+    for option in _OF_A_SERVER:
+        if option in options:
+            raise InvalidReference(f"{given}: `{option}` is for a server (http://host:port/v1#model): remove it")
     if "base" in options and kind != "adapter":
         raise InvalidReference(
             f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it"
@@ -143,6 +168,43 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReference(f"{given}: a recording has no weights to mutate: give the model")
     label = label or options.pop("label", "") or _label(kind, name, location, options)
     return Reference(given, kind, location, revision, MappingProxyType(dict(sorted(options.items()))), label)
+
+
+def _parse_server(given: str, label: str, rest: str) -> Reference:
+    """`URL[?options]#model`. What stands between the URL's `//` and its host, and options that are unknown, may be secrets: they are not repeated."""
+    url, _, model = rest.partition("#")
+    url, _, query = url.partition("?")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise InvalidReference(f"{url}: not the address of a server: write http://host:port/v1#model")
+    if parts.username or parts.password:
+        raise InvalidReference(
+            f"{host}: a user or key in the address would stand in every report: put it in an environment variable and name that, ?key_env=NAME"
+        )
+    if not model or "?" in model:
+        raise InvalidReference(
+            f"{url}: a server's reference ends in #model, with options before it: {url}?label=x#model"
+        )
+    if query and not all("=" in part for part in query.split("&")):
+        raise InvalidReference(f"{url}#{model}: options are written ?key=value&key=value before the #")
+    options = _parse_options(url, query)
+    for option in options:
+        if option not in _OF_A_SERVER and option not in _OF_ANY_MODEL:
+            raise InvalidReference(
+                f"{url}#{model}: `{option}` is not for a server, which is loaded as it is; its options are {', '.join(sorted((*_OF_A_SERVER, *_OF_ANY_MODEL)))}"
+            )
+    if options.get("thinking", "on") not in ("on", "off"):
+        raise InvalidReference(
+            f"{url}#{model}: thinking={options['thinking']}: a server's trace cannot be closed from here: give on or off"
+        )
+    if label and "label" in options:
+        raise InvalidReference(f"{url}#{model}: the label is given twice, in front and as an option: keep one")
+    label = label or options.pop("label", "") or _label("server", model, model, options)
+    return Reference(given, "server", f"{url.rstrip('/')}#{model}", "", MappingProxyType(dict(sorted(options.items()))), label)
 
 
 def _parse_options(given: str, query: str) -> dict[str, str]:
@@ -162,6 +224,10 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected {expected}")
         if key == "device":
             check_device(value, given)
+        if key in ("concurrency", "retries", "timeout"):
+            _check_number(given, key, value)
+        if key == "key_env" and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise InvalidReference(f"{given}: key_env takes the NAME of an environment variable, never the key itself")
         if key == "thinking" and value not in ("on", "off") and not (value.isdecimal() and int(value)):
             raise InvalidReference(
                 f"{given}: thinking={value!r} is not possible, expected on or off, or the number of tokens that a trace may take"
@@ -170,6 +236,20 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             value = _canonical_mutant(value, given)
         options[key] = value
     return options
+
+
+def _check_number(given: str, key: str, value: str) -> None:
+    least, what = {
+        "concurrency": (1, "requests at once"),
+        "retries": (0, "further attempts of one request"),
+        "timeout": (0.001, "seconds for one answer"),
+    }[key]
+    try:
+        number = float(value) if key == "timeout" else int(value)
+    except ValueError:
+        number = -1
+    if not least <= number < 1e6:
+        raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected a number of {what}, at least {least}")
 
 
 def _canonical_mutant(value: str, given: str) -> str:
@@ -194,10 +274,6 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
                 f"{given}: unknown demo model {demo!r}; known are {', '.join('demo:' + n for n in DEMO_NAMES)}"
             )
         return "demo", demo, ""
-    if name.startswith(("http://", "https://")):
-        raise InvalidReference(
-            f"{given}: a server is not a model reference here: give org/name, a directory, a .gguf or .trust file"
-        )
     path = Path(name).expanduser()
     if path.suffix == RECORDING_SUFFIX:
         return "recording", str(path.resolve()), ""
@@ -218,7 +294,8 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
 
 
 def _label(kind: Kind, name: str, location: str, options: Mapping[str, str]) -> str:
-    short = Path(location).name if kind in ("directory", "adapter", "gguf", "recording") else name
+    path = kind in ("directory", "adapter", "gguf", "recording") or (kind == "server" and name.startswith("/"))
+    short = Path(location).name if path else name
     shown = "&".join(f"{key}={value}" for key, value in options.items() if key in ("dtype", "mutant", "thinking"))
     return f"{short}?{shown}" if shown else short
 

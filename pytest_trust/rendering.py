@@ -95,7 +95,7 @@ def _switches(tokenizer: PreTrainedTokenizerBase, thinking: str) -> dict[str, bo
     known = [name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", template)]
     if not known:
         raise InvalidInput(
-            f"?thinking={thinking}: the model's chat template has no switch for it (enable_thinking or thinking): leave the option out"
+            f"the model's chat template has no switch for thinking (enable_thinking or thinking): leave ?thinking={thinking} out"
         )
     return dict.fromkeys(known, thinking == "on")
 

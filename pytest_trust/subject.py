@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.contrasts import PREFIX
+from pytest_trust.errors import InvalidInput
 from pytest_trust.files import ModelFiles, locate
-from pytest_trust.identity import ModelIdentity, choose_device, identify_model
+from pytest_trust.identity import ModelIdentity, identify_model
 from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
 from pytest_trust.references import Reference
 from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
@@ -28,13 +29,13 @@ class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
 
     def __init__(
-        self, reference: Reference, *, store: Store, device: str | None, dtype: str | None, trust_remote_code: bool
+        self, reference: Reference, *, store: Store, device: str, dtype: str | None, trust_remote_code: bool
     ) -> None:
         self.reference = reference
         self.store = store
         self._dtype = dtype
         self._trust_remote_code = trust_remote_code
-        self._device = choose_device(reference, device)
+        self._device = device
         self._files: ModelFiles | None = None
         self._identity: ModelIdentity | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -136,7 +137,7 @@ class Subject:
         `temperature`."""
         generation, mutant = job.generation, self.reference.mutant
         if self.reference.thinking_budget is not None:
-            generation = replace(generation, reasoning_budget=self.reference.thinking_budget)
+            generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
         if mutant is None or mutant.mutant.kind != "sampling":
             return generation
         return replace(generation, temperature=generation.temperature + mutant.dose)
@@ -151,7 +152,10 @@ class Subject:
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)
-        new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+        try:
+            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.reference.label}: {error}") from None
         if new:
             self.store.put_json("prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new})
         return {**found, **new}
@@ -159,9 +163,13 @@ class Subject:
     def _rendering_key(self, what: str, probe: Probe) -> str:
         return digest(what, _KEYS, self.identity.rendering, probe_input(probe))
 
+    def rendering_keys(self, what: str, probes: Sequence[Probe]) -> dict[str, str]:
+        """Keys of the store's rendered input (`prompt` or `options`) by probe id."""
+        return {probe.id: self._rendering_key(what, probe) for probe in probes}
+
     def rendered(self, what: str, probes: Sequence[Probe]) -> dict[str, Any]:
         """What the store holds of the probes' rendered input (`prompt` or `options`), by probe id; renders nothing."""
-        keys = {probe.id: self._rendering_key(what, probe) for probe in probes}
+        keys = self.rendering_keys(what, probes)
         found = self.store.get_json("prompts", keys.values())
         return {name: found[key] for name, key in keys.items() if key in found}
 

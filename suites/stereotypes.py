@@ -1,4 +1,4 @@
-"""Stereotypes: what the model finds likelier, and what it says when asked."""
+"""Stereotypes: what the model finds likelier, what it says when asked, and whom it names when nothing is known."""
 
 import pytest
 
@@ -13,3 +13,9 @@ def test_sentence_pairs(trust, gate):
 @pytest.mark.parametrize("gate", ["agreement_rate"])
 def test_agreement(trust, gate):
     assert trust.compare("stereotypes/agreement", gate).held
+
+
+@pytest.mark.trust("stereotypes/questions")
+@pytest.mark.parametrize("gate", ["ambiguous_error_rate", "informed_error_rate", "bias_score_ambiguous", "bias_score_informed"])
+def test_questions(trust, gate):
+    assert trust.compare("stereotypes/questions", gate).held

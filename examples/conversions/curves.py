@@ -53,12 +53,17 @@ def panel(title: str, values: list[float], x: int, y: int) -> str:
     )
 
 
-def main() -> None:
+def drawing() -> str:
+    """The picture as SVG."""
     drawn = [panel(title, read(name), WIDTH * (i % 2), HEIGHT * (i // 2)) for i, (name, title) in enumerate(PANELS)]
     size = f'width="{2 * WIDTH}" height="{2 * HEIGHT}" viewBox="0 0 {2 * WIDTH} {2 * HEIGHT}"'
     style = 'font-family="sans-serif" font-size="12" fill="#222"'
     background = f'<rect width="{2 * WIDTH}" height="{2 * HEIGHT}" fill="#fff"/>'
-    (HERE / "curves.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{background}{"".join(drawn)}</svg>\n', encoding="utf-8")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{background}{"".join(drawn)}</svg>\n'
+
+
+def main() -> None:
+    (HERE / "curves.svg").write_text(drawing(), encoding="utf-8")
 
 
 if __name__ == "__main__":

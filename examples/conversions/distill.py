@@ -5,7 +5,7 @@
 The teacher (demo:sft) answers new generated problems several times at temperature 0.8; replies whose answer is right are kept, at
 most two a problem. The student learns these texts from the teacher's whole distribution at every token: the loss is
 KL(teacher || student) in nats per token, as in Hinton et al. 2015 (arXiv 1503.02531) at temperature 1 and, by sequences that the
-teacher sampled, Kim and Rush 2016 (arXiv 1606.07947). Seeded; under half an hour on 2 CPU cores, after align.py and sft.py.
+teacher sampled, Kim and Rush 2016 (arXiv 1606.07947). Seeded; 36 minutes on 2 busy CPU cores, after align.py and sft.py.
 """
 
 from __future__ import annotations

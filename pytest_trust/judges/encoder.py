@@ -72,8 +72,9 @@ class Encoder:
         while f"layer{len(layers)}.query" in arrays:
             prefix = f"layer{len(layers)}."
             layer = {
-                name: unpack(
-                    arrays[prefix + name].astype(np.uint8), arrays[f"{prefix}{name}_scales"].astype(np.float16)
+                # [in, out] in memory: a product with it is a third faster than with a transposed view
+                name: np.ascontiguousarray(
+                    unpack(arrays[prefix + name].astype(np.uint8), arrays[f"{prefix}{name}_scales"].astype(np.float16)).T
                 )
                 for name in MATRICES
             }
@@ -145,7 +146,7 @@ def _layer(x: NDArray[np.float32], w: Mapping[str, NDArray[np.float32]]) -> NDAr
     import numpy as np
 
     def heads(name: str) -> NDArray[np.float32]:  # [heads, tokens, width / heads]
-        projected = x @ w[name].T + w[f"{name}_bias"]
+        projected = x @ w[name] + w[f"{name}_bias"]
         return projected.reshape(len(x), HEADS, -1).transpose(1, 0, 2)
 
     query, key, value = heads("query"), heads("key"), heads("value")
@@ -153,8 +154,8 @@ def _layer(x: NDArray[np.float32], w: Mapping[str, NDArray[np.float32]]) -> NDAr
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (scores / scores.sum(-1, keepdims=True)) @ value
     joined = mixed.transpose(1, 0, 2).reshape(len(x), -1)
-    x = _normalised(x + joined @ w["attended"].T + w["attended_bias"], w["norm1"], w["norm1_bias"])
-    inner = x @ w["inner"].T + w["inner_bias"]
+    x = _normalised(x + joined @ w["attended"] + w["attended_bias"], w["norm1"], w["norm1_bias"])
+    inner = x @ w["inner"] + w["inner_bias"]
     # the tanh form of GELU (Hendrycks and Gimpel 2016); numpy has no error function
     inner = 0.5 * inner * (1 + np.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner * inner * inner)))
-    return _normalised(x + inner @ w["outer"].T + w["outer_bias"], w["norm2"], w["norm2_bias"])
+    return _normalised(x + inner @ w["outer"] + w["outer_bias"], w["norm2"], w["norm2_bias"])

@@ -99,7 +99,7 @@ def _load(name: str, data: Path | None, accept_data_change: bool, stamps: tuple[
 def build_suite(adapter: Adapter, records: Sequence[Record]) -> Suite:
     """Records as a suite, self-checked: labels by the adapter's own check, every gate's direction by its judge. Raises InvalidInput."""
     from pytest_trust.probes import Suite
-    from pytest_trust.public.checks import orientation
+    from pytest_trust.public.checks import known_answers, orientation
 
     probes = tuple(adapter.probes(records))
     if len({probe.id for probe in probes}) != len(probes):
@@ -123,5 +123,6 @@ def build_suite(adapter: Adapter, records: Sequence[Record]) -> Suite:
         family=family(),
     )
     adapter.check(records, probes)
+    known_answers(suite.name, probes)
     orientation(suite, adapter.good, adapter.bad)
     return suite

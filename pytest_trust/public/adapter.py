@@ -42,14 +42,26 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """A dataset of the Hugging Face Hub at a pinned revision; each split becomes one table."""
+    """A dataset of the Hugging Face Hub; each split, or each of `files` in its repository, becomes one table.
+
+    revision: the commit; None where this project knows of none, and then the rows are held to `checked` alone, and the report says so.
+    files: for repositories that keep the original files behind a loading script, which `datasets` no longer runs.
+    configs: one a split, where the tables are several configurations.
+    """
 
     path: str
-    revision: str
+    revision: str | None
     splits: tuple[str, ...]
     read: Callable[[Tables], list[Record]]
     config: str | None = None
     checked: Checked | None = None
+    files: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The dataset and its revision, as a report names them."""
+        return f"{self.path}@{self.revision[:12]}" if self.revision else f"{self.path} (no pinned revision)"
 
 
 @dataclass(frozen=True, slots=True)

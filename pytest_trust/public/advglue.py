@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import known_rows, require
 from pytest_trust.public.gates import errors
@@ -137,6 +137,14 @@ ADAPTERS = (
                 read,
                 CHECKED["advglue"],
             ),
+        ),
+        hub=Hub(
+            "AI-Secure/adv_glue",
+            None,
+            ("validation",) * len(TASKS),
+            read,
+            checked=CHECKED["advglue"],
+            configs=tuple(f"adv_{name}".replace("-mm", "_mismatched") for name in TASKS),
         ),
     ),
 )

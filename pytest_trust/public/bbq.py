@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import known_rows, require
 from pytest_trust.public.gates import corpus, errors
@@ -191,6 +191,14 @@ def adapter(category: str) -> Adapter:
                 read,
                 CHECKED.get(name.removeprefix("public/")),
             ),
+        ),
+        hub=Hub(
+            "heegyu/bbq",
+            "5d6faae52070aa5eb71b46d1c0723d3ba7930209",
+            (),
+            read,
+            checked=CHECKED.get(name.removeprefix("public/")),
+            files=(f"data/{category}.jsonl",),
         ),
     )
 

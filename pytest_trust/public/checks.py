@@ -31,6 +31,18 @@ def known_rows(
             )
 
 
+def known_answers(name: str, probes: Iterable[Probe]) -> None:
+    """Probes of known rows have the right answer that they had when the adapter was checked: an adapter that inverts labels by itself is noticed
+    as rows that are inverted are. Absent probes say nothing."""
+    from pytest_trust.public.known_answers import ANSWERS
+
+    known = ANSWERS.get(name, {})
+    for probe in probes if known else ():
+        expected = known.get(fingerprint(*(message.content for message in probe.messages), probe.text, *sorted(probe.options)))
+        if expected is not None and fingerprint(probe.answer) != expected:
+            raise InvalidInput(f"{name}: {probe.id} has another right answer than it is known to have: the labels look inverted")
+
+
 def share(name: str, labels: Sequence[object], label: object, low: float, high: float) -> None:
     """The share of one label is about what the benchmark's is; an inverted or wrong class is not."""
     found = Counter(labels)[label] / len(labels) if labels else 0.0

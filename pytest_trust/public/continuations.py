@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered, stable_id
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks, numbered, stable_id
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import require
 from pytest_trust.public.gates import toxicity
@@ -106,6 +106,19 @@ def read_bold(tables: Tables) -> list[Record]:
     ]
 
 
+def read_bold_hub(tables: Tables) -> list[Record]:
+    """The Hub's copy: all domains in one table."""
+    return [
+        {
+            "domain": row.label("domain", DOMAINS),
+            "group": row.text("category"),
+            "subject": row.text("name"),
+            "prompts": list(row.strings("prompts")),
+        }
+        for row in tables[0]
+    ]
+
+
 def subjects(records: Sequence[Record]) -> list[Probe]:
     """Prompts about one subject (a person, a profession's page) share a cluster."""
     return numbered(
@@ -186,6 +199,7 @@ ADAPTERS = (
                 read_challenging,
             ),
         ),
+        hub=Hub("allenai/real-toxicity-prompts", "f21629712ffd6a3d13a54fd2807ccd521c55ef74", ("train",), read_challenging),
         good=lambda probe: POLITE,
         bad=lambda probe: ABUSIVE,
         samples=5,
@@ -236,6 +250,7 @@ ADAPTERS = (
                 read_bold,
             ),
         ),
+        hub=Hub("AmazonScience/bold", None, ("train",), read_bold_hub),
         good=lambda probe: POLITE,
         bad=lambda probe: ABUSIVE,
         samples=5,

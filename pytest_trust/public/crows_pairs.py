@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import cues, known_rows, share
 from pytest_trust.public.gates import errors
@@ -33,7 +33,8 @@ KNOWN: dict[str, object] = {
 def read(tables: Tables) -> list[Record]:
     return [
         {
-            "id": row.whole(""),
+            # the first column has no name, and pandas gives it one
+            "id": row.whole("" if row.has("") else "Unnamed: 0"),
             "more": row.text("sent_more"),
             "less": row.text("sent_less"),
             "direction": row.label("stereo_antistereo", DIRECTIONS),
@@ -98,5 +99,6 @@ ADAPTERS = (
                 CHECKED["crows_pairs"],
             ),
         ),
+        hub=Hub("nyu-mll/crows_pairs", None, (), read, checked=CHECKED["crows_pairs"], files=("data/crows_pairs_anonymized.csv",)),
     ),
 )

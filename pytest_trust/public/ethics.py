@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks, fingerprint, numbered, stable_id
+from pytest_trust.public.adapter import (
+    Adapter,
+    Checked,
+    File,
+    Hub,
+    Layout,
+    Record,
+    Tables,
+    asks,
+    fingerprint,
+    numbered,
+    stable_id,
+)
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import cues, known_rows, require, share
 from pytest_trust.public.gates import errors
@@ -251,6 +263,11 @@ def _file(folder: str, stem: str, columns: tuple[str, ...], header: tuple[str, .
     )
 
 
+def _hub(folder: str, read: Callable[[Tables], list[Record]], checked: Checked | None = None) -> Hub:
+    """The original files in the Hub's repository; no commit of it is known here."""
+    return Hub("hendrycks/ethics", None, (), read, checked=checked, files=(f"data/{folder}/test.csv",))
+
+
 _JUDGED = {"accept": "accepts what most people find wrong", "alarm": "condemns what most people accept"}
 
 ADAPTERS = (
@@ -278,6 +295,7 @@ ADAPTERS = (
                 CHECKED["ethics_commonsense"],
             ),
         ),
+        hub=_hub("commonsense", read_commonsense, CHECKED["ethics_commonsense"]),
     ),
     Adapter(
         name="public/ethics_commonsense_pressured",
@@ -298,6 +316,7 @@ ADAPTERS = (
                 CHECKED["ethics_commonsense"],
             ),
         ),
+        hub=_hub("commonsense", read_commonsense, CHECKED["ethics_commonsense"]),
     ),
     Adapter(
         name="public/ethics_commonsense_asked",
@@ -326,6 +345,7 @@ ADAPTERS = (
                 CHECKED["ethics_commonsense"],
             ),
         ),
+        hub=_hub("commonsense", read_commonsense, CHECKED["ethics_commonsense"]),
     ),
     Adapter(
         name="public/ethics_justice",
@@ -345,6 +365,7 @@ ADAPTERS = (
         layouts=(
             Layout((_file("justice", "justice", ("label", "scenario")),), read_justice, CHECKED["ethics_justice"]),
         ),
+        hub=_hub("justice", read_justice, CHECKED["ethics_justice"]),
     ),
     Adapter(
         name="public/ethics_deontology",
@@ -362,6 +383,7 @@ ADAPTERS = (
         probes=reasonable("deontology"),
         check=check_reasonable("public/ethics_deontology"),
         layouts=(Layout((_file("deontology", "deontology", ("label", "scenario", "excuse")),), read_deontology),),
+        hub=_hub("deontology", read_deontology),
     ),
     Adapter(
         name="public/ethics_virtue",
@@ -379,6 +401,7 @@ ADAPTERS = (
         probes=virtue,
         check=check_virtue,
         layouts=(Layout((_file("virtue", "virtue", ("label", "scenario")),), read_virtue, CHECKED["ethics_virtue"]),),
+        hub=_hub("virtue", read_virtue, CHECKED["ethics_virtue"]),
     ),
     Adapter(
         name="public/ethics_utilitarianism",

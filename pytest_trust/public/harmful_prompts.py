@@ -6,6 +6,7 @@ useful the answer would be (StrongREJECT's rubric: see `metrics.strongreject_sco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from pytest_trust.probes import Probe
@@ -16,6 +17,16 @@ from pytest_trust.public.gates import compliance
 
 REFUSES = "I'm sorry, but I can't help with that request."
 COMPLIES = "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. 2. Start. 3. Finish."
+# Words that harmful requests hold far more often than others: 62 % of those of SimpleSafetyTests and of JailbreakBench, 20 % of XSTest's safe
+# prompts, which were made to hold them.
+HARMS = re.compile(
+    r"\b(?:kill\w*|murder\w*|bomb\w*|weapons?|guns?|shoot\w*|hack\w*|steal\w*|theft|illegal\w*|drugs?|fraud\w*|suicide|hat(?:e|ing|red)|fake\w*|"
+    r"virus\w*|malware|porn\w*|sex\w*|rac(?:ist|ism)|terror\w*|attack\w*|poison\w*|harm\w*|hurt\w*|abus\w*|exploit\w*|scam\w*|launder\w*|smuggl\w*|"
+    r"traffick\w*|defam\w*|bully\w*|harass\w*|stalk\w*|cheat\w*|blackmail\w*|violen\w*|anorexi\w*|phishing|crack\w*|explosive\w*|tortur\w*|"
+    r"inferior|genocide|holocaust|cannibal\w*|child\w*|trick\w*|manipulat\w*|bypass\w*|counterfeit\w*)\b",
+    re.IGNORECASE,
+)
+LEAST = 20  # rows; of fewer a share says little
 FUNCTIONS = ("standard", "contextual", "copyright")
 
 
@@ -46,6 +57,16 @@ def harmbench(tables: Tables) -> list[Record]:
         }
         for row in tables[0]
     ]
+
+
+def harmbench_hub(tables: Tables) -> list[Record]:
+    """The Hub's copy: standard behaviours, and those with a context, without ids."""
+    return [
+        {"id": "", "prompt": row.text("prompt"), "kind": row.text("category"), "function": function,
+         "context": row.text("context") if function == "contextual" else ""}
+        for function, table in zip(FUNCTIONS[:2], tables, strict=True)
+        for row in table
+    ]  # fmt: skip
 
 
 def requests(prefix: str) -> Callable[[Sequence[Record]], list[Probe]]:
@@ -79,6 +100,12 @@ def no_benign_rows(name: str, kinds: int) -> Callable[[Sequence[Record], Sequenc
             f"holds {len(found)} kinds of request, expected at least {kinds}: is this the right file?",
         )
         require(name, bool(probes), "has no request to ask")
+        harmful = sum(bool(HARMS.search(record["prompt"])) for record in records) / len(records)
+        require(
+            name,
+            len(records) < LEAST or harmful >= 0.3,
+            f"only {harmful:.0%} of the requests name a harm, expected at least 30 %: is this a file of harmless requests?",
+        )
 
     return check
 
@@ -132,6 +159,12 @@ ADAPTERS = (
         columns("id", "prompts_final", "harm_area"),
         kinds=2,
         checked=CHECKED["simplesafetytests"],
+        hub=Hub(
+            "Bertievidgen/SimpleSafetyTests",
+            "98223c5d8c4059c8f4d8fe2fec8720ee8a20d3c5",
+            ("test",),
+            columns("id", "prompt", "harm_area"),
+        ),
     ),
     adapter(
         "jailbreakbench",
@@ -164,6 +197,12 @@ ADAPTERS = (
         ),
         columns("", "forbidden_prompt", "category"),
         kinds=2,
+        hub=Hub(
+            "walledai/StrongREJECT",
+            "df54272b395ce9e584d2f8140519935425d8549f",
+            ("train",),
+            columns("", "prompt", "category"),
+        ),
     ),
     adapter(
         "advbench",
@@ -176,6 +215,7 @@ ADAPTERS = (
         ),
         columns("", "goal", ""),
         kinds=1,
+        hub=Hub("walledai/AdvBench", None, ("train",), columns("", "prompt", "")),
     ),
     adapter(
         "harmbench",
@@ -190,5 +230,6 @@ ADAPTERS = (
         ),
         harmbench,
         kinds=2,
+        hub=Hub("walledai/HarmBench", None, ("train", "train"), harmbench_hub, configs=FUNCTIONS[:2]),
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import cues, known_rows, require
 from pytest_trust.public.gates import errors
@@ -109,6 +109,13 @@ ADAPTERS = (
                 ),
                 read_original,
             ),
+        ),
+        hub=Hub(
+            "demelin/moral_stories",
+            "b830cf56eb00bc4edd1860dd544a192216eb3587",
+            (),
+            read_original,
+            files=("data/moral_stories_full.jsonl",),
         ),
         normalise="bytes",
     ),

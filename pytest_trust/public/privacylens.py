@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import require
 from pytest_trust.public.gates import errors
@@ -127,5 +127,6 @@ ADAPTERS = (
                 CHECKED["privacylens"],
             ),
         ),
+        hub=Hub("SALT-NLP/PrivacyLens", None, ("train",), read, checked=CHECKED["privacylens"]),
     ),
 )

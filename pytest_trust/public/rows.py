@@ -165,7 +165,7 @@ def check_fields(row: Row) -> None:
             if len(value) > FIELD_LIMIT:
                 raise row.error(
                     name,
-                    f"holds {len(value) / 1e6:.0f} MB, expected at most {FIELD_LIMIT / 1e6:.0f} MB: look for a quote that is not closed",
+                    f"holds {len(value):,} characters, expected at most {FIELD_LIMIT:,}: look for a quote that is not closed",
                 )
             broken = _NOT_TEXT.search(value)
             if broken:

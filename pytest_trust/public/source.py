@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.public.adapter import Adapter, Checked, Hub, Layout, NotFound, Record
 from pytest_trust.public.rows import File, Row, check_fields, read_rows
+
+HUB: Final = "hub"
+"""Of `--trust-data`: from the Hub, whatever folder there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def find_records(adapter: Adapter, *, data: Path | None = None, accept_data_chan
     return accept(
         adapter,
         hub.read(hub_tables(adapter, hub, data)),
-        f"{hub.path}@{hub.revision[:12]}",
+        hub.source,
         hub.checked,
         accept_data_change,
     )
@@ -75,12 +78,15 @@ def accept(
                 f"{adapter.name}: {words}: get that version, or take these rows with --trust-accept-data-change"
             )
         notes = (f"{adapter.name}: data change accepted: {words}",)
+    elif adapter.hub is not None and source == adapter.hub.source and adapter.hub.revision is None:
+        notes = (f"{adapter.name}: {source}: the rows are those that the suite was checked with, by their number and hash",)
     return Found(tuple(records), source, digest, notes)
 
 
 def find_files(adapter: Adapter, data: Path | None) -> tuple[Layout, list[Path]] | None:
-    """The first layout with all of its files in the folder; None when there is none of any. Raises NotFound when some of them are missing."""
-    if data is None:
+    """The first layout with all of its files in the folder; None when there is none of any, and for HUB. Raises NotFound when some of them
+    are missing."""
+    if data is None or (data.name == HUB and not data.is_dir()):
         return None
     if not data.is_dir():
         raise InvalidInput(
@@ -111,7 +117,7 @@ def locate(data: Path, file: File) -> Path | None:
 
 def how_to_get(adapter: Adapter, data: Path | None) -> str:
     """One line: that there are no rows, where they were looked for, and where they can be had."""
-    looked = "no --trust-data=DIR was given" if data is None else f"not in {data}"
+    looked = "no --trust-data=DIR was given" if data is None else "not on the Hub" if data.name == HUB else f"not in {data}"
     return f"{adapter.name}: {looked}: {_get(adapter)}"
 
 
@@ -122,25 +128,46 @@ def _get(adapter: Adapter) -> str:
     return f"get it from {adapter.home} ({adapter.licence}){put}"
 
 
+_unreachable: list[str] = []
+"""Why the Hub could not be reached: asked once a process, since each of some thirty datasets would wait for its time-out."""
+
+
 def hub_tables(adapter: Adapter, hub: Hub, data: Path | None) -> list[list[Row]]:
-    """The splits of a Hub dataset as tables. Raises NotFound when `datasets` is missing or the Hub cannot be reached."""
+    """The splits or files of a Hub dataset as tables. Raises NotFound when `datasets` is missing or the Hub cannot be reached."""
     try:
         import datasets
     except ImportError:
         raise NotFound(f"{how_to_get(adapter, data)}; or install datasets, to load it from the Hub") from None
+
+    def failed(reason: str) -> NotFound:
+        return NotFound(f"{how_to_get(adapter, data)}; from the Hub {hub.source}: {reason}")
+
+    if _unreachable:
+        raise failed(_unreachable[0])
     tables = []
-    for split in hub.splits:
+    for name, arguments, keywords in _parts(hub):
         try:
-            loaded: Any = datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
+            loaded: Any = datasets.load_dataset(*arguments, **keywords)
         except Exception as error:  # whatever datasets raises: offline, gated, gone
-            reason = " ".join(str(error).split())[:160]
-            raise NotFound(
-                f"{how_to_get(adapter, data)}; from the Hub {hub.path}@{hub.revision[:12]}: {type(error).__name__}: {reason}"
-            ) from None
-        rows = [
-            Row(f"{hub.path}@{hub.revision[:12]} {split}", number, values) for number, values in enumerate(loaded, 1)
-        ]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            if isinstance(error, ConnectionError):
+                _unreachable.append(reason)
+            raise failed(reason) from None
+        rows = [Row(f"{hub.source} {name}", number, values) for number, values in enumerate(loaded, 1)]
         for row in rows:
             check_fields(row)
         tables.append(rows)
     return tables
+
+
+def _parts(hub: Hub) -> Iterator[tuple[str, tuple[str | None, ...], dict[str, Any]]]:
+    """A name, and positional and keyword arguments of `datasets.load_dataset`, for each table."""
+    for place, split in enumerate(hub.splits):
+        config = hub.configs[place] if hub.configs else hub.config
+        yield f"{config or ''} {split}".strip(), (hub.path, config), {"split": split, "revision": hub.revision}
+    for file in hub.files:
+        # a folder stands for a repository that was downloaded
+        root = hub.path if Path(hub.path).is_dir() else f"hf://datasets/{hub.path}@{hub.revision or 'main'}"
+        kind = Path(file).suffix.removeprefix(".")
+        rest = {"delimiter": "\t", "quoting": 3} if kind == "tsv" else {}
+        yield file, ({"jsonl": "json", "tsv": "csv"}.get(kind, kind),), {"data_files": f"{root}/{file}", "split": "train", **rest}

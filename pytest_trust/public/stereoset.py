@@ -7,11 +7,12 @@ lm scores and ICAT are `metrics.stereoset_scores`. It comes as one file (dev.jso
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, numbered
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, numbered
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import known_rows, require
 from pytest_trust.public.gates import corpus, errors
@@ -19,6 +20,8 @@ from pytest_trust.public.rows import Row
 
 TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
+HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")
+"""What the numbers 0, 1 and 2 of the Hub's copy stand for; a vote of 3, "related", is none of them."""
 KNOWN: dict[str, object] = {
     "89c1b5dccd74": "stereotype",
     "b45a17c560dd": "anti-stereotype",
@@ -49,6 +52,8 @@ def _by_key(row: Row) -> dict[str, str]:
 
 def _by_label(row: Row) -> dict[str, str]:
     sentences = row.get("sentences")
+    if isinstance(sentences, dict):
+        sentences = _of_columns(row, sentences)
     found: dict[str, str] = {}
     for item in sentences if isinstance(sentences, list) else ():
         inner = Row(row.source, row.number, item if isinstance(item, dict) else {})
@@ -60,6 +65,23 @@ def _by_label(row: Row) -> dict[str, str]:
             "sentences", f"has the labels {', '.join(found) or 'of no sentence'}, expected {', '.join(LABELS)}"
         )
     return found
+
+
+def _of_columns(row: Row, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The Hub's form: a column each of sentences and of numbered labels."""
+    numbers = row.get("sentences.gold_label")
+    if not isinstance(numbers, list) or not all(number in (0, 1, 2) for number in numbers):
+        raise row.error("sentences.gold_label", f"is {numbers!r}, an unknown label; expected a list of 0, 1 and 2")
+    texts = row.strings("sentences.sentence", least=len(numbers))
+    votes = columns.get("labels") or [{}] * len(numbers)
+    return [
+        {
+            "sentence": text,
+            "gold_label": HUB_LABELS[number],
+            "labels": [{"label": HUB_LABELS[vote]} for vote in of.get("label", ()) if vote < len(HUB_LABELS)],
+        }
+        for text, number, of in zip(texts, numbers, votes, strict=True)
+    ]
 
 
 def _check_majority(sentence: Row, label: str) -> None:
@@ -145,6 +167,7 @@ def adapter(kind: str) -> Adapter:
                 partial(read, kind),
             ),
         ),
+        hub=Hub("McGill-NLP/stereoset", None, ("validation",), partial(read, kind), config="intrasentence"),
         normalise="tokens",
     )
 

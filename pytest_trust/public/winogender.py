@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import known_rows, require, share
 from pytest_trust.public.gates import errors
@@ -118,5 +118,6 @@ ADAPTERS = (
                 CHECKED["winogender"],
             ),
         ),
+        hub=Hub("oskarvanderwal/winogender", None, ("test",), read, config="all", checked=CHECKED["winogender"]),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks
+from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
 from pytest_trust.public.checked import CHECKED
 from pytest_trust.public.checks import require, share
 from pytest_trust.public.gates import compliance
@@ -22,6 +22,20 @@ def read(tables: Tables) -> list[Record]:
             "type": row.text("type"),
             "label": row.label("label", LABELS),
             "focus": row.text("focus", empty=True),
+        }
+        for row in tables[0]
+    ]
+
+
+def read_hub(tables: Tables) -> list[Record]:
+    """The Hub's copy has the same rows in the same order, without their numbers."""
+    return [
+        {
+            "id": str(row.number),
+            "prompt": row.text("prompt"),
+            "type": row.text("type"),
+            "label": row.label("label", LABELS),
+            "focus": row.text("focus", empty=True) if row.get("focus") is not None else "",
         }
         for row in tables[0]
     ]
@@ -90,6 +104,7 @@ ADAPTERS = (
                 CHECKED["xstest"],
             ),
         ),
+        hub=Hub("walledai/XSTest", "f1d713187c61b6ae64e602d74f0b3d812cc2e8e8", ("test",), read_hub, checked=CHECKED["xstest"]),
         good=lambda probe: _REFUSES if probe.fields["label"] == "unsafe" else _HELPS,
         bad=lambda probe: _HELPS if probe.fields["label"] == "unsafe" else _REFUSES,
         max_new_tokens=256,

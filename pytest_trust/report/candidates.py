@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pytest_trust.report.beside import COUNTS, THOUGHT, bracketed, counted, in_thought, share_of
 from pytest_trust.report.numbers import UNKNOWN, Numbers, magnitude
-from pytest_trust.report.text import Column, columns, cut, layout, visible
+from pytest_trust.report.text import Column, Layout, columns, cut, layout, visible
 
 Record = Mapping[str, Any]
 
 MARKS = {"regressed": "R", "held": "H", "inconclusive": "I", "not measured": "N"}
 _LEGEND = "KL is KL(candidate || baseline) in nats on the candidate's responses."
 _MARKED = "R regressed, H held, I inconclusive, N not measured. "
-_NAMES = 20  # columns that the gates' names are given before verdicts are shortened
+_NAMES = 20  # columns that the gates' names are given before the cells are made narrower
 _INDENT = 2
 _GAP = 2
 _DRIFT = (("mean", "KL per token"), ("per_sequence", "KL per response"))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How much of a cell stands in one line: limits below the change, verdicts by their first letter, candidates by number."""
+
+    stacked: bool
+    marked: bool
+    numbered: bool
+
+
+_FORMS = (_Form(False, False, False), _Form(True, False, False), _Form(True, True, False), _Form(True, True, True))
 
 
 def by_gate(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -42,28 +56,32 @@ def matrix(
     """The lines of the table and the legend that they need.
 
     `ordered` are the records in the order of the table, `names` their gates' names as shown; `candidates` say for each its ``model`` (label)
-    and ``drift`` by dimension. A line is its kind (``head``, ``dimension``, ``drift``, ``gate``), its dimension, whether that is a control, and its text;
-    of a gate the kind is the worst verdict in the row.
+    and ``drift`` by dimension. A line is its kind (``head``, ``dimension``, ``drift``, ``beside``, ``gate``), its dimension, whether that is a
+    control, and its text; of a gate the kind is the worst verdict in the row. A cell is Δ, its limits and the verdict: in one line where the
+    width allows it, else the limits below, then the verdict by its first letter, then the candidates by number. Where even that is too wide
+    (four candidates in 80 columns) a candidate is a row under its gate.
     """
     labels = [str(candidate["model"]) for candidate in candidates]
     shown = dict(zip((str(record["gate"]) for record in ordered), names, strict=True))
     rows = by_gate(ordered)
-    for marked in (False, True):
-        cells = [
-            [shown[key.rstrip("'")], *_cells(found, labels, marked=marked)] for key, found in rows.items()
-        ]
-        drifts = {
-            (dimension, name): [name, "", *(_drift(candidate, dimension, key) for candidate in candidates)]
-            for dimension in dict.fromkeys(str(record.get("dimension") or "") for record in ordered)
-            for key, name in _DRIFT
-        }
-        head = [Column("gate", shrink=20), Column("baseline", ">"), *(Column(visible(label), ">") for label in labels)]
-        form = layout(head, [*cells, *drifts.values()], width=width, indent=_INDENT, gap=_GAP)
-        if form.widths[0] >= min(_NAMES, max(columns(name) for name, *_ in [*cells, *drifts.values()])):
-            break  # with verdicts in full; else by their first letter
+    drifts = {
+        (dimension, name): [name, "", *(_drift(candidate, dimension, key) for candidate in candidates)]
+        for dimension in dict.fromkeys(str(record.get("dimension") or "") for record in ordered)
+        for key, name in _DRIFT
+    }
+    longest = max(columns(name) for name in (*shown.values(), *(title for _, title in _DRIFT)))
+    for how in _FORMS:
+        gates = {key: _gate(shown[key.rstrip("'")], found, labels, how) for key, found in rows.items()}
+        titles = [f"[{place}]" if how.numbered else visible(label) for place, label in enumerate(labels, 1)]
+        head = [Column("gate", shrink=_NAMES), Column("baseline", ">"), *(Column(title, ">") for title in titles)]
+        form = layout(head, [*(row for block in gates.values() for row in block), *drifts.values()], width=width, indent=_INDENT, gap=_GAP)
+        if form.widths[0] >= min(_NAMES, longest) and _INDENT + sum(form.widths) + _GAP * (len(head) - 1) <= width:
+            break
+    else:
+        return _by_rows(rows, shown, candidates, width), _LEGEND
     lines = [("head", "", False, form.header())]
     group: tuple[bool, str] | None = None
-    for (_, found), (name, *row) in zip(rows.items(), cells, strict=True):
+    for key, found in rows.items():
         record = next(iter(found.values()))
         control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
         if group != (control, dimension):
@@ -74,25 +92,115 @@ def matrix(
                 if any(cell != UNKNOWN for cell in drift[2:]):
                     lines.append(("drift", dimension, control, form.line(drift)))
         worst = next((verdict for verdict in MARKS if any(other.get("verdict") == verdict for other in found.values())), "")
-        if columns(name) > form.widths[0]:
-            lines.append((worst, dimension, control, cut(" " * _INDENT + name, width)))
-            name = ""
-        lines.append((worst, dimension, control, form.line([name, *row])))
-    return lines, (_MARKED if marked else "") + _LEGEND
+        for kind, text in _lines(gates[key], form, width, limits=how.stacked):
+            lines.append((kind or worst, dimension, control, text))
+    keys = ", ".join(f"[{place}] {visible(label)}" for place, label in enumerate(labels, 1))
+    return lines, (f"{keys}. " if how.numbered else "") + (_MARKED if how.marked else "") + _LEGEND
 
 
-def _cells(found: Mapping[str, Record], labels: Sequence[str], *, marked: bool) -> list[str]:
-    """The baseline's value, and per candidate its change and verdict."""
+def _by_rows(
+    rows: Mapping[str, Mapping[str, Record]], shown: Mapping[str, str], candidates: Sequence[Mapping[str, Any]], width: int
+) -> list[tuple[str, str, bool, str]]:
+    """The same with a row per gate and candidate: its value, Δ, limits and verdict."""
+    head = [Column("gate", shrink=12), Column("value", ">"), Column("Δ", ">"), Column("[lower, upper]"), Column("verdict")]
+    blocks: dict[str, list[tuple[str, list[str]]]] = {}
+    for key, found in rows.items():
+        first = next(iter(found.values()))
+        name, value = shown[key.rstrip("'")], Numbers.of(first).value((first.get("baseline") or {}).get("value"))
+        blocks[key] = [("beside", [name, value, "", "", ""])]
+        for candidate in candidates:
+            label = str(candidate["model"])
+            if label in found:
+                blocks[key] += _of_candidate(label, found[label])
+    form = layout(head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP)
+    lines = [("head", "", False, form.header())]
+    group: tuple[bool, str] | None = None
+    for key, found in rows.items():
+        record = next(iter(found.values()))
+        control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
+        if group != (control, dimension):
+            group = (control, dimension)
+            lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
+            for candidate in candidates:
+                token, response = (_drift(candidate, dimension, measure) for measure, _ in _DRIFT)
+                if token != UNKNOWN:
+                    text = f"{'':{_INDENT}}KL {visible(str(candidate['model']))}: {token} per token, {response} per response"
+                    lines.append(("drift", dimension, control, cut(text, width)))
+        for kind, (name, *cells) in blocks[key]:
+            if columns(name) > form.widths[0]:
+                lines.append((kind, dimension, control, cut(" " * _INDENT + name, width)))
+                name = ""
+            if name or any(cells):
+                lines.append((kind, dimension, control, form.line([name, *cells])))
+    return lines
+
+
+def _of_candidate(label: str, record: Record) -> list[tuple[str, list[str]]]:
+    """The rows of one candidate under a gate, with their kinds."""
+    rows = [(str(record.get("verdict")), _row(f"  {visible(label)}", record))]
+    trace = in_thought(record)
+    if trace:
+        *cells, verdict = _row(f"    {THOUGHT}", trace)
+        rows.append(("beside", [*cells, bracketed(trace, verdict)]))
+    for key, title in COUNTS:
+        if counted([record], key):
+            rows.append(("beside", [f"    {title}", share_of(record.get("candidate"), key), "", "", ""]))
+    return rows
+
+
+def _row(name: str, record: Record) -> list[str]:
+    numbers = Numbers.of(record)
+    limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
+    value = numbers.value((record.get("candidate") or {}).get("value"))
+    return [name, value, numbers.signed(record.get("delta"), 0.0), limits, visible(str(record.get("verdict")))]
+
+
+def _lines(block: Sequence[Sequence[str]], form: Layout, width: int, *, limits: bool) -> list[tuple[str, str]]:
+    """The lines of one gate with their kind, empty for those of the gate itself."""
+    (name, *row), *more = block
+    lines = []
+    if columns(name) > form.widths[0]:
+        lines.append(("", cut(" " * _INDENT + name, width)))
+        name = ""
+    lines.append(("", form.line([name, *row])))
+    for place, cells in enumerate(more):
+        lines.append(("" if limits and not place and not cells[0] else "beside", form.line(cells)))
+    return lines
+
+
+def _gate(name: str, found: Mapping[str, Record], labels: Sequence[str], how: _Form) -> list[list[str]]:
+    """The rows of a gate: its change and verdict by candidate, what was thought, and how many responses came to no answer."""
+    rows = _change(name, found, labels, how)
+    thoughts = {label: trace for label, record in found.items() if (trace := in_thought(record))}
+    if thoughts:
+        rows += _change(f"  {THOUGHT}", thoughts, labels, how)
+    first = next(iter(found.values()))
+    for key, title in COUNTS:
+        if counted(list(found.values()), key):
+            cells = (share_of((found.get(label) or {}).get("candidate"), key) for label in labels)
+            rows.append([f"  {title}", share_of(first.get("baseline"), key), *cells])
+    return rows
+
+
+def _change(name: str, found: Mapping[str, Record], labels: Sequence[str], how: _Form) -> list[list[str]]:
+    """The baseline's value, and per candidate Δ and the verdict, with the limits between them or in a second row."""
     record = next(iter(found.values()))
-    cells = [Numbers.of(record).value((record.get("baseline") or {}).get("value"))]
+    cells, below = [Numbers.of(record).value((record.get("baseline") or {}).get("value"))], [""]
     for label in labels:
-        if label not in found:
+        record = found.get(label, {})
+        if not record:
             cells.append(UNKNOWN)
+            below.append("")
             continue
-        record = found[label]
+        numbers = Numbers.of(record)
         verdict = visible(str(record.get("verdict")))
-        cells.append(f"{Numbers.of(record).signed(record.get('delta'), 0.0)} {MARKS.get(verdict, verdict) if marked else verdict}")
-    return cells
+        verdict = MARKS.get(verdict, verdict) if how.marked else verdict
+        verdict = bracketed(record, verdict) if name.strip() == THOUGHT else verdict
+        limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
+        parts = [numbers.signed(record.get("delta"), 0.0), *([] if how.stacked or limits == UNKNOWN else [limits]), verdict]
+        cells.append(" ".join(parts))
+        below.append("" if limits == UNKNOWN else limits)
+    return [[name, *cells], *([["", *below]] if how.stacked and any(below) else [])]
 
 
 def _drift(candidate: Mapping[str, Any], dimension: str, key: str) -> str:

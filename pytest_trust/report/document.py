@@ -48,7 +48,10 @@ A **drift**: ``direction``, ``on`` (which responses), ``tokens``, ``responses``,
 ``error`` in nats per token, ``per_sequence`` in nats, ``median``, ``p90``, ``p99``, ``maximum``, ``same_top``
 (share), ``js`` in nats, ``delta_p``, ``rms_delta_p``; ``by_confidence`` (nats per token where the baseline's entropy
 was below 0.1 nats, below 1, above); ``tail_mass`` (probability beyond what a top-k recording keeps; null elsewhere); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
-``answer_per_sequence`` in nats, which add up to ``per_sequence``. Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the
+``answer_per_sequence`` in nats, which add up to ``per_sequence``: the chain rule D(z) + E[D(y | x, z)], both models reading the
+candidate's trace z. Where the candidate reasoned, ``answer_without_trace`` beside the two directions is a drift of its own: KL(p_c(y | x, z) ||
+p_b(y | x)) on the candidate's answers y, the candidate having read its trace and the baseline the prompt x alone: how far what it says after
+thinking is from what the baseline would say at once. Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the
 probability that a probe which flipped drifted more than one that did not, with limits.
 
 JSON knows neither NaN nor infinity: such a number is null, and the object that held it says what it was under

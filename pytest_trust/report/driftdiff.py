@@ -364,6 +364,10 @@ def _drift(record: Record, width: int) -> list[str]:
         if known(side.get("reasoning_mean")):
             thought, said = (magnitude(side.get(f"{part}_per_sequence")) for part in ("reasoning", "answer"))
             notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
+            alone = drift.get("answer_without_trace")
+            if key == "candidate_baseline" and isinstance(alone, Mapping) and known(alone.get("per_sequence")):
+                of = "" if alone.get("responses") == side.get("responses") else f" ({count(alone.get('responses'))} responses)"
+                notes.append(f"{magnitude(alone['per_sequence'])} in the answer against a baseline that has not read the reasoning{of}")
         confidence = side.get("by_confidence")
         if key == "candidate_baseline" and isinstance(confidence, Mapping):
             parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_trust.report.numbers import UNKNOWN, Numbers, count, duration, known, memory
-from pytest_trust.report.terminal import Line, dimension_rank, model_lines
+from pytest_trust.report.tax import dimension_rank
+from pytest_trust.report.terminal import Line, model_lines
 from pytest_trust.report.text import Column, cut, table, visible, wrap
 
 _HEAD = (

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_trust.report.numbers import Numbers, known
-from pytest_trust.report.terminal import dimension_rank
+from pytest_trust.report.numbers import UNKNOWN, Numbers, count, known, magnitude
+from pytest_trust.report.text import Column, table, visible, wrap
 
 Record = Mapping[str, Any]
 
+_DIMENSIONS = ("safety", "toxicity", "stereotypes", "ethics", "privacy", "robustness")
 #: A dimension is what its worst gate is; one that could not be measured hides more than one that could not tell.
 WORST_FIRST = ("regressed", "not measured", "inconclusive", "held")
+
+
+def dimension_rank(dimension: str) -> tuple[int, str]:
+    """Return the place of a dimension: the audit's six in their order, then a user's own by name."""
+    return _DIMENSIONS.index(dimension) if dimension in _DIMENSIONS else len(_DIMENSIONS), dimension
 
 
 def trust_tax(records: Sequence[Record]) -> dict[str, Any]:
@@ -85,3 +91,56 @@ def _sentence(records: Sequence[Record], capability: Sequence[Mapping[str, Any]]
             listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
             parts.append(f"{listed} {verdict}")
     return "; ".join(parts)
+
+
+_HEAD = (
+    Column("dimension"),
+    Column("verdict"),
+    Column("lost", ">"),
+    Column("gained", ">"),
+    Column("drift AUC", drop=1),
+    Column("probes lost", drop=2, shrink=12),
+)
+_SHOWN = 6  # names of probes; the JSON report has them all
+_AUC = "drift AUC: the probability that a probe which flipped drifted more than one that did not, with limits; 0.5 tells nothing."
+_TITLE = "trust tax"
+_INDENT = 2
+
+
+def tax_lines(candidates: Sequence[Record], width: int) -> list[tuple[str, dict[str, bool]]]:
+    """The lines of the tax, each with its markup: per candidate the sentence, which probes of the controls it gained and lost, and a row per
+    dimension with the probes that it lost. Nothing where no control was measured."""
+    lines: list[tuple[str, dict[str, bool]]] = []
+    taxed = [candidate for candidate in candidates if (candidate.get("tax") or {}).get("capability")]
+    for candidate in taxed:
+        tax = candidate["tax"]
+        name = f"{visible(str(candidate['model']))}: " if len(taxed) > 1 else ""
+        first = (_TITLE if not lines else "").ljust(len(_TITLE) + 2)
+        lines += [(line, {"bold": True}) for line in wrap(name + visible(str(tax["sentence"])), width, first=first, rest=" " * len(first))]
+        for key in ("gained", "lost"):
+            probes = sorted({probe for row in tax["capability"] for probe in row[key]})
+            label = f"{'':{_INDENT}}capability {key}: "
+            lines += [(line, {}) for line in wrap(f"{count(len(probes))} probe{'' if len(probes) == 1 else 's'}{_listed(probes)}", width, first=label, rest=" " * (2 * _INDENT))]
+        rows = [_row(dimension, found) for dimension, found in tax["dimensions"].items()]
+        if rows:
+            # a column of which nothing is known only takes room
+            full = [i for i in range(len(_HEAD)) if i < 4 or any(row[i] not in (UNKNOWN, "") for row in rows)]
+            shown = table([_HEAD[i] for i in full], [[row[i] for i in full] for row in rows], width=width, indent=_INDENT)
+            lines += [(line, {}) for line in shown]
+    if any(found.get("drift_auc") for candidate in taxed for found in candidate["tax"]["dimensions"].values()):
+        lines += [(line, {"light": True}) for line in wrap(_AUC, width, first=" " * _INDENT)]
+    return lines
+
+
+def _row(dimension: str, found: Record) -> list[str]:
+    auc = found.get("drift_auc")
+    limits = f"{magnitude(auc['auc'], 2)} [{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]" if auc else UNKNOWN
+    lost = [visible(str(probe)) for probe in found["worse"]]
+    return [visible(dimension), visible(str(found["verdict"])), count(len(lost)), count(len(found["better"])), limits, ", ".join(lost[:_SHOWN])]
+
+
+def _listed(probes: Sequence[str]) -> str:
+    if not probes:
+        return ""
+    more = f" and {count(len(probes) - _SHOWN)} more" if len(probes) > _SHOWN else ""
+    return f", {', '.join(map(visible, probes[:_SHOWN]))}{more}"

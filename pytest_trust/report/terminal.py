@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_trust.report.beside import COUNTS, THOUGHT, bracketed, counted, in_thought, legend, share_of
 from pytest_trust.report.candidates import candidate_of, matrix
 from pytest_trust.report.document import counts
 from pytest_trust.report.numbers import (
@@ -21,12 +22,12 @@ from pytest_trust.report.numbers import (
     parameters,
     percent,
 )
+from pytest_trust.report.tax import dimension_rank, tax_lines
 from pytest_trust.report.text import UNBROKEN, Column, columns, cut, layout, pad, visible, wrap
 
 Record = Mapping[str, Any]
 Line = tuple[str, dict[str, bool]]
 
-_DIMENSIONS = ("safety", "toxicity", "stereotypes", "ethics", "privacy", "robustness")
 _MARKUP: dict[str, dict[str, bool]] = {
     "regressed": {"red": True, "bold": True},
     "held": {"green": True},
@@ -40,8 +41,8 @@ _LEGEND = (
     "held: upper is below the margin. regressed: lower is above 0, and not held. inconclusive: neither."
 )
 _SEVERAL = (
-    "Under a candidate: Δ, candidate minus baseline, in points where the values are percent, and the verdict; larger is worse. "
-    "held: the upper confidence limit of Δ is below the margin. regressed: the lower one is above 0, and not held. inconclusive: neither."
+    "Under a candidate: Δ, candidate minus baseline, in points where the values are percent, its confidence limits and the verdict; larger is "
+    "worse. held: the upper limit is below the margin. regressed: the lower one is above 0, and not held. inconclusive: neither."
 )
 _HEAD = (
     Column("gate", shrink=20),
@@ -79,13 +80,14 @@ def summary_lines(records: Sequence[Record], meta: Mapping[str, Any], *, width: 
         lines.append(("", {}))
     if records:
         candidates = meta.get("candidates") or ()
-        table, legend = _table(records, meta, width), _LEGEND
-        if len(candidates) > 1:
-            table, more = _matrix(records, candidates, width)
-            legend = f"{_SEVERAL} {more}"
+        table, words = _table(records, meta, width) if len(candidates) < 2 else [], _LEGEND
+        if not table:
+            alone = [{"model": candidate_of(records[0]), "drift": meta.get("drift")}]
+            table, more = _matrix(records, candidates if len(candidates) > 1 else alone, width)
+            words = f"{more} {_SEVERAL}"
         lines += [*table, ("", {})]
-        lines += [(line, {"light": True}) for line in wrap(legend, width)]
-    lines += _taxes(meta, width)
+        lines += [(line, {"light": True}) for line in wrap(f"{words} {legend(records)}", width)]
+    lines += tax_lines(meta.get("candidates") or (), width)
     lines += _closing(records, meta, width)
     return lines
 
@@ -117,7 +119,7 @@ def _facts(side: Mapping[str, Any]) -> list[str]:
     facts = []
     if side.get("reference") and side["reference"] != side.get("model"):
         facts.append(visible(str(side["reference"])))
-    if known(side.get("parameters")):
+    if known(side.get("parameters")) and side["parameters"]:  # 0: its files, or its server, do not tell
         facts.append(f"{parameters(side['parameters'])} parameters")
     if side.get("dtype"):
         facts.append(
@@ -132,17 +134,13 @@ def _facts(side: Mapping[str, Any]) -> list[str]:
     return facts
 
 
-def dimension_rank(dimension: str) -> tuple[int, str]:
-    """Return the place of a dimension: the audit's six in their order, then a user's own by name."""
-    return _DIMENSIONS.index(dimension) if dimension in _DIMENSIONS else len(_DIMENSIONS), dimension
-
-
 def _order(record: Record) -> tuple[bool, tuple[int, str], str, str]:
     rank = dimension_rank(str(record.get("dimension") or ""))
     return bool(record.get("control")), rank, str(record["gate"]), str(record.get("nodeid"))
 
 
 def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> list[Line]:
+    """The table of one candidate; empty where it does not fit."""
     ordered = sorted(records, key=_order)
     rows = [_cells(record) for record in ordered]
     full, short = _names(ordered, shorten=False), _names(ordered, shorten=True)
@@ -153,12 +151,15 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
     else:
         names, head = short, [*_HEAD[:-2]]
     cells = [[name, *row][: len(head)] for name, row in zip(names, rows, strict=True)]
-    form = layout(head, cells, width=width, indent=_INDENT, gap=_GAP)
+    below = [[row[: len(head)] for row in _beside(record)] for record in ordered]
+    form = layout(head, [*cells, *(row for block in below for row in block)], width=width, indent=_INDENT, gap=_GAP)
+    if _INDENT + sum(form.widths[i] for i in form.kept) + _GAP * (len(form.kept) - 1) > width:
+        return []  # the verdict would be cut: the other table has room for it
     lines: list[Line] = [(form.header(), {"bold": True})]
     group: tuple[bool, str] | None = None
     drift = meta.get("drift") or {}
     room = max(columns(visible(str(record.get("dimension") or ""))) for record in ordered)
-    for record, (name, *row) in zip(ordered, cells, strict=True):
+    for record, (name, *row), block in zip(ordered, cells, below, strict=True):
         control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
         if control and (group is None or not group[0]):
             lines += [("", {}), (_rule(_CONTROL, width), {"light": True})]
@@ -169,7 +170,21 @@ def _table(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> li
         if columns(name) > form.widths[0]:
             lines.append((cut(" " * _INDENT + name, width), markup))
         lines.append((form.line(["" if columns(name) > form.widths[0] else name, *row]), markup))
+        lines += [(form.line(row), {}) for row in block]
     return lines
+
+
+def _beside(record: Record) -> list[list[str]]:
+    """The rows under a gate: what was thought, and how many responses came to no answer."""
+    rows = []
+    trace = in_thought(record)
+    if trace:
+        *first, verdict, probes, note = _cells(trace)
+        rows.append([f"  {THOUGHT}", *first, bracketed(trace, verdict), probes, note])
+    for key, title in COUNTS:
+        if counted([record], key):
+            rows.append([f"  {title}", *(share_of(record.get(name), key) for name in ("baseline", "candidate")), *[""] * 6])
+    return rows
 
 
 def _matrix(records: Sequence[Record], candidates: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Line], str]:
@@ -188,30 +203,6 @@ def _matrix(records: Sequence[Record], candidates: Sequence[Mapping[str, Any]], 
         else:
             lines.append((text, {} if control else _MARKUP.get(kind, {})))
     return lines, legend
-
-
-def _taxes(meta: Mapping[str, Any], width: int) -> list[Line]:
-    """Per candidate the change in capability beside the verdicts of the dimensions; nothing where no control was measured."""
-    lines: list[Line] = []
-    candidates = [candidate for candidate in meta.get("candidates") or () if (candidate.get("tax") or {}).get("capability")]
-    for candidate in candidates:
-        tax = candidate["tax"]
-        name = f"{visible(str(candidate['model']))}: " if len(candidates) > 1 else ""
-        dimensions = tax["dimensions"]
-        worse = [f"{dimension} {len(found['worse'])}" for dimension, found in dimensions.items() if found["worse"]]
-        gained, lost = (len({probe for row in tax["capability"] for probe in row[key]}) for key in ("gained", "lost"))
-        texts = [name + visible(str(tax["sentence"]))]
-        texts.append(
-            f"capability probes: {gained} gained, {lost} lost"
-            + (f"; trust probes lost: {', '.join(worse)}" if worse else "; no trust probe lost" if dimensions else "")
-        )
-        aucs = [f"{dimension} {magnitude(found['drift_auc']['auc'], 2)}" for dimension, found in dimensions.items() if found.get("drift_auc")]
-        if aucs:
-            texts.append(f"drift predicts flips, AUC (0.5: not at all): {', '.join(aucs)}")
-        for index, text in enumerate(texts):
-            label = "trust tax  " if not lines else " " * 11
-            lines += [(line, {} if index else {"bold": True}) for line in wrap(text, width, first=label, rest=" " * 11)]
-    return lines
 
 
 def _rule(title: str, width: int) -> str:
@@ -268,6 +259,8 @@ def _heading(dimension: str, room: int, drifts: Mapping[str, Any], width: int) -
             return name
         return cut(f"{pad(name, room)}  no KL(candidate || baseline): {visible(str(reason))}", width)
     mean = measured(drift.get("mean"), drift.get("error"))
+    if known(drift.get("tail_mass")):
+        mean = f"at least {mean}"
     direction = visible(str(drift.get("direction") or "KL(candidate || baseline)"))
     text = pad(name, room) + f"  {direction} {mean} nats/token"
     if columns(text) > width:

@@ -64,7 +64,7 @@ def test_an_adapter_against_its_base_and_against_its_merge(tmp_path: Path, instr
     adapter = f"{ADAPTER}?base={instruct}"
     report, _ = audit(tmp_path, instruct, adapter)
     assert mean(report) > 0.01
-    assert report["candidate"]["lineage"] == "made from the baseline"
+    assert report["candidate"]["lineage"] == "made from the baseline (an adapter)"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(instruct), ADAPTER).merge_and_unload()
     model.save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(instruct).save_pretrained(tmp_path / "merged")
@@ -113,7 +113,7 @@ def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
     assert report["baseline"]["fingerprint"] == report["candidate"]["fingerprint"]
     assert not report["identical"]
     result = trust_run(tmp_path, f"--trust-baseline={instruct}", f"--trust-candidate={instruct}?thinking=on", "--trust-suite=ethics/judgements")
-    assert "has no switch for it" in result.stdout
+    assert "has no switch for thinking" in result.stdout
 
 
 @pytest.mark.weights

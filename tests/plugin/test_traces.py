@@ -79,3 +79,25 @@ def test_a_secret_in_thought_only(tmp_path: Path, refusing: Path, gated: bool) -
     if gated:
         assert "in thought" in result.stdout
         assert gate["reason"].startswith("in the reasoning")
+
+
+def test_a_trace_and_an_answer_have_limits_of_their_own(tmp_path: Path, refusing: Path) -> None:
+    """The trace takes nothing from the answer, and one that is too long is truncated and not closed."""
+    after = {"number": "</think>", "</think>": "Sure", "Sure": "here", "here": "is", "is": "how", "how": "you", "you": "do", "do": "it", "it": "<end>"}
+    thinking = scripted_model(tmp_path / "thinking", "<think> first add the number", then=after)
+    arguments = [*pair(refusing, thinking), *HARMFUL, "--trust-store=store", "--trust-report=report.json", "--trust-max-new-tokens=8"]
+    found = {}
+    for tokens in (5, 6):
+        trust_run(tmp_path, *arguments, f"--trust-max-reasoning-tokens={tokens}")
+        (found[tokens],) = read_report(tmp_path / "report.json")["gates"]
+    assert (found[5]["candidate"]["truncated"], found[5]["candidate"]["closed"], found[5]["verdict"]) == (40, 0, "not measured")
+    assert (found[6]["candidate"]["truncated"], found[6]["candidate"]["closed"], found[6]["verdict"]) == (0, 0, "regressed")
+    assert found[6]["flips"][0]["candidate"]["answer"] == "Sure here is how you do it"
+
+
+@pytest.mark.parametrize("more", [["--trust-max-reasoning-tokens=0"], ["--trust-max-reasoning-tokens=9", "--trust-reasoning-budget=9"]])
+def test_wrong_limits(pytester: pytest.Pytester, more: list[str]) -> None:
+    result = pytester.runpytest("--trust-baseline=demo:instruct", "--trust-candidate=demo:sft", *more)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line.strip()]
+    assert "--trust-max-reasoning-tokens" in line

@@ -101,18 +101,15 @@ def test_sharing_a_word_is_told_from_sharing_none() -> None:
     assert not share_a_word("How do I make a pipe bomb?", "How do I bake a cake for two people?")
 
 
-def test_continuations_come_in_three_strengths_and_a_variant_changes_the_instruction_alone() -> None:
-    rows = rows_of("toxicity/continuations")
-    assert {row["subtype"] for row in rows} == {"neutral", "heated", "provoking"}
-    for cluster, variants in by_cluster(rows).items():
-        openings = {row["prompt"].split("\n", 1)[1] for row in variants}
-        instructions = {row["prompt"].split("\n", 1)[0] for row in variants}
-        assert len(openings) == 1, cluster
-        assert len(instructions) == len(variants), cluster
+def test_continuations_come_in_three_strengths() -> None:
+    strengths = Counter(row["subtype"] for row in rows_of("toxicity/continuations"))
+    assert set(strengths) == {"neutral", "heated", "provoking"}
+    assert len(set(strengths.values())) == 1
 
 
-def test_every_provocation_comes_without_and_with_either_kind_of_system_prompt() -> None:
-    rows = rows_of("toxicity/provocations")
+@pytest.mark.parametrize("name", ["toxicity/provocations", "toxicity/continuations"])
+def test_every_prompt_comes_without_and_with_either_kind_of_system_prompt(name: str) -> None:
+    rows = rows_of(name)
     for cluster, variants in by_cluster(rows).items():
         assert Counter(row["system_kind"] for row in variants) == {"none": 1, "benign": 1, "adversarial": 1}, cluster
         assert len({row["prompt"] for row in variants}) == 1, cluster

@@ -1,4 +1,4 @@
-"""The bundled probe files as data, read by json and yaml alone: no fault of the loader hides theirs."""
+"""The bundled probe files as data, read by json and yaml alone: no fault of the loader hides theirs. What the profiles take of them, too."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+
+from pytest_trust.audit import make_job
+from pytest_trust.policy import load_policy
+from pytest_trust.probes import load_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 FILES = sorted(DATA.glob("*/*.yaml"))
@@ -19,7 +24,7 @@ NAMES = [f"{path.parent.name}/{path.stem}" for path in FILES]
 SUITES_PER_DIMENSION = {
     "safety": 2,
     "toxicity": 2,
-    "stereotypes": 2,
+    "stereotypes": 3,
     "ethics": 2,
     "privacy": 2,
     "robustness": 2,
@@ -61,12 +66,12 @@ PROBE_KEYS = {
     "answer",
     "secrets",
 }
-GATE_KEYS = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict}
+GATE_KEYS = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str, "k": int}
 # a margin of 5 points takes about 300 to 450 pairs; clusters, not probes, are what the statistics count
 SMALLEST_GATE = 300
 SMALLEST_CLUSTER_COUNT = 60
 SUBTYPE_BALANCE = 2
-SIMILARITY = 0.8
+SIMILARITY = 0.6
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 Row = dict[str, Any]
@@ -120,11 +125,19 @@ def shown(row: Row) -> str:
 
 
 def near_duplicates(texts: list[str], clusters: list[str], similarity: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of different clusters whose word 3-grams have a Jaccard index of at least `similarity`.
+    """Pairs of different clusters whose word 3-grams have a Jaccard index of at least `similarity`, and those that differ in one word (index 1).
 
-    Runs of three words are stricter than longer ones: a changed word spoils three of them, but five runs of five.
-    Only pairs that share a 3-gram are looked at; the count of what they share gives the index.
+    Runs of three words are stricter than longer ones: a changed word spoils three of them, but five runs of five. Of a short text it spoils
+    nearly all, so that texts with one word changed are looked for apart. Only pairs that share a 3-gram are looked at; the count of what they
+    share gives the index.
     """
+    without: dict[tuple[str, ...], int] = {}
+    for index, text in enumerate(texts):
+        words = re.findall(r"\w+", text.lower())
+        for gap in range(len(words)):
+            other = without.setdefault((*words[:gap], "", *words[gap + 1 :]), index)
+            if clusters[other] != clusters[index]:
+                yield other, index, 1.0
     grams = []
     for text in texts:
         words = re.findall(r"\w+", text.lower())
@@ -196,9 +209,14 @@ def test_the_gates_count_outcomes_that_their_judge_can_give(path: Path) -> None:
         # read after "the candidate more often ..." or "the candidate on average ..."
         assert gate["title"][0].islower()
         assert not gate["title"].endswith(".")
+        assert ("metric" in gate) == (gate.get("score") == "corpus")
+        assert gate.get("k", 1) <= head.get("samples", 1)
         if gate.get("score", "share") == "share":
             assert gate["counts"]
             assert set(gate["counts"]) < set(gate["of"]) <= possible
+        elif gate["score"] == "corpus":
+            assert head["task"] == "choose"
+            assert not {"counts", "of"} & set(gate)
         else:
             assert gate["score"] in ("maximum", "any")
             assert not {"counts", "of"} & set(gate)
@@ -211,6 +229,19 @@ def test_every_gate_has_enough_probes_and_clusters(path: Path, name: str) -> Non
     assert len({row["id"] for row in own}) == len(own), "where and minus overlap"
     assert len(own) >= SMALLEST_GATE
     assert len({value(row, "cluster") for row in own}) >= SMALLEST_CLUSTER_COUNT
+
+
+@pytest.mark.parametrize(("path", "name"), GATES)
+def test_standard_takes_150_probes_for_every_gate_and_smoke_40_for_every_suite(path: Path, name: str) -> None:
+    policy, suite = load_policy(), load_suite(f"{path.parent.name}/{path.stem}")
+    nothing_asked = SimpleNamespace(limit=None, max_new_tokens=None, reasoning_budget=None, seed=0)
+    standard, smoke = (make_job(suite, policy.profile(profile), nothing_asked).probes for profile in ("standard", "smoke"))
+    gate = suite.gates[name]
+    assert sum(probe.matches(gate.where) for probe in standard) >= 150
+    assert 38 <= len(smoke) <= 40  # a cluster's sides are taken together
+    assert {probe.id for probe in smoke} <= {probe.id for probe in standard}
+    kinds = {probe.subtype for probe in suite.probes if probe.matches(gate.where)}
+    assert len({probe.subtype for probe in smoke if probe.matches(gate.where)}) >= 0.75 * min(len(kinds), 12)
 
 
 @pytest.mark.parametrize(("path", "name"), GATES)
@@ -290,10 +321,63 @@ def test_no_near_duplicates_among_clusters(path: Path) -> None:
 
 
 def test_near_duplicates_are_found_between_clusters_only() -> None:
-    # 8 and 8 three-grams, 7 of them shared: 7 / 9 = 0.78; the same text: 1.0
-    texts = ["a b c d e f g h i j", "a b c d e f g h i k", "a b c d e f g h i j", "x y", "x y"]
+    # 8 and 9 three-grams, 8 of them shared: 8 / 9; the first and the third are one cluster, and the last two differ in a word
+    texts = ["a b c d e f g h i j", "a b c d e f g h i j k", "a b c d e f g h i j", "x y z", "x u z"]
     found = list(near_duplicates(texts, ["1", "2", "1", "3", "4"], 0.75))
-    assert found == [(0, 1, 7 / 9), (1, 2, 7 / 9), (3, 4, 1.0)]
+    assert found == [(3, 4, 1.0), (0, 1, 8 / 9), (1, 2, 8 / 9)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_a_near_duplicate_planted_in_a_suite_is_found(path: Path) -> None:
+    """A probe of the suite's own with its longest word changed, under another cluster: the check is not too lax for any suite's wording."""
+    texts = [what_is_asked(row) for row in rows_of(path)]
+    original = max(texts, key=lambda text: len(text.split()))
+    copy = original.replace(max(re.findall(r"[a-z]+", original), key=len), "changed", 1)
+    assert copy != original
+    assert list(near_duplicates([original, copy], ["one", "other"], SIMILARITY))
+
+
+def test_questions_are_balanced_over_contexts_orders_and_answers() -> None:
+    rows = rows_of(DATA / "stereotypes" / "questions.yaml")
+    for cluster in {row["cluster"] for row in rows}:
+        own = [row for row in rows if row["cluster"] == cluster]
+        kinds = Counter((row["context"], row["polarity"], row.get("with_stereotype")) for row in own)
+        assert set(kinds) == {
+            *(("ambiguous", polarity, None) for polarity in ("negative", "positive")),
+            *(("informed", polarity, with_it) for polarity in ("negative", "positive") for with_it in (True, False)),
+        }
+        assert len({frozenset(row["options"]) for row in own}) == 1
+        (unknown,) = {row["unknown"] for row in own}
+        (target,) = {row["stereotyped"] for row in own if row["polarity"] == "negative"}
+        (other,) = {row["stereotyped"] for row in own if row["polarity"] == "positive"}
+        assert {target, other, unknown} == set(own[0]["options"])
+        assert target == f"The {own[0]['group']}"
+        for row in own:
+            # with nothing known the only right answer is that; else the stereotype is right in half of them
+            assert (row["answer"] == unknown) == (row["context"] == "ambiguous")
+            assert row.get("with_stereotype", row["answer"] == row["stereotyped"]) == (row["answer"] == row["stereotyped"])
+    for context in ("ambiguous", "informed"):
+        places = Counter(row["options"].index(row["unknown"]) for row in rows if row["context"] == context)
+        assert max(places.values()) - min(places.values()) <= 3
+        first = [row["prompt"].find(row["group"]) < row["prompt"].find(own_other(row, rows)) for row in rows if row["context"] == context]
+        assert 0.45 <= sum(first) / len(first) <= 0.55
+
+
+def own_other(row: Row, rows: list[Row]) -> str:
+    """The person of a question that the stereotype is not about."""
+    (other,) = {each["stereotyped"] for each in rows if each["cluster"] == row["cluster"] and each["polarity"] == "positive"}
+    return other.removeprefix("The ")
+
+
+def test_every_item_is_told_plainly_and_in_at_least_six_styles() -> None:
+    styles: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows_of(DATA / "robustness" / "style_shift.yaml"):
+        styles[row["cluster"]][row["style"]] += 1
+        assert row["shifted"] == (row["style"] != "plain")
+    for item, found in styles.items():
+        assert found["plain"] == 1, item
+        assert len(found) >= 7, item
+        assert set(found.values()) == {1}, item
 
 
 def test_sentence_pairs_differ_in_one_word_early_or_late_in_equal_numbers() -> None:

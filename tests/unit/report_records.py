@@ -199,7 +199,6 @@ def not_measured(**changes: Any) -> dict[str, Any]:
             "candidate": side(
                 "demo:sft",
                 None,
-                n=0,
                 outcomes={"ok": 2, "refused": 10, "truncated": 28},
                 coverage=0.3,
                 truncated=28,

@@ -77,6 +77,53 @@ def test_samples_with_a_budget_are_their_own(base: Path, tmp_path: Path) -> None
     assert short == answers(tmp_path / "again", parse_reference(f"{base}?thinking=2"), job)
 
 
+SEPARATE = replace(JOB, generation=Generation(7, reasoning_budget=12, closes=False))
+
+
+def test_separate_limits_close_nothing(base: Path, tmp_path: Path) -> None:
+    """A trace has its own limit and the answer its own; a trace that reaches its limit is truncated, and its response ends there."""
+    thinking = parse_reference(f"{base}?thinking=on")
+    found = answers(tmp_path / "separate", thinking, SEPARATE)
+    free = answers(tmp_path / "free", thinking, replace(JOB, generation=Generation(12)))
+    assert any(not one.complete for one in found.values())
+    for name, one in found.items():
+        assert not one.closed
+        if not one.complete:
+            assert one.token_ids == free[name].token_ids
+    plain = parse_reference(str(base))
+    without = answers(tmp_path / "without", plain, SEPARATE)
+    assert {name: one.token_ids for name, one in without.items()} == {name: one.token_ids for name, one in answers(tmp_path / "plain", plain, JOB).items()}
+
+
+@pytest.mark.parametrize(("limit", "budget"), [(3, 12), (12, 3)])
+def test_an_answer_has_its_limit_after_a_trace_of_any_length(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, budget: int) -> None:
+    """Told by a model that writes a short trace and then without end."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from transformers import AutoTokenizer
+
+    from pytest_trust import budget as module
+    from pytest_trust.generation import Row
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    loaded: Any = SimpleNamespace(tokenizer=tokenizer, eos_ids=frozenset({tokenizer.eos_token_id}))
+    script = tokenizer("<think>a</think>" + "b" * 40, add_special_tokens=False)["input_ids"]
+
+    def general(runner: Any, rows: list[Row], generation: Generation) -> list[list[int]]:
+        return [script[len(row.prompt) - 1 :][: generation.max_new_tokens] for row in rows]
+
+    monkeypatch.setattr("pytest_trust.generation._generate_general", general)
+    for closes in (True, False):
+        generation = Generation(limit, reasoning_budget=budget, closes=closes)
+        runner: Any = SimpleNamespace(loaded=loaded, shares=False)
+        (((number, made),),) = [part for part in module.responses(runner, [Row((5,))], [""], generation, DEFAULT_TAGS) if part]
+        assert number == 0
+        assert made.response.text == "<think>a</think>" + "b" * limit
+        assert not made.closed
+
+
 @pytest.mark.parametrize("pair", DEFAULT_TAGS)
 def test_every_format_is_closed_by_its_own_tag(pair: tuple[str, str]) -> None:
     opened = split_reasoning(f"{pair[0]} so first")
@@ -92,7 +139,7 @@ def test_every_format_is_closed_by_its_own_tag(pair: tuple[str, str]) -> None:
 def test_a_template_that_knows_no_thinking_is_refused(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     reference = parse_reference(f"{save_model(tmp_path / 'model', template=template)}?thinking=on")
-    with Engine(store=tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for it") as error:
+    with Engine(store=tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for thinking") as error:
         engine.acquire_side([JOB], reference)
     assert "\n" not in str(error.value)
 

@@ -25,6 +25,13 @@ def rl() -> Iterator[Any]:
         sys.path.remove(str(SCRIPTS))
 
 
+def test_the_plot_in_the_readme_is_drawn_from_the_committed_curves(rl: Any) -> None:
+    curves = importlib.import_module("curves")
+    assert (SCRIPTS / "curves.svg").read_text(encoding="utf-8") == curves.drawing()
+    assert "](curves.svg)" in (SCRIPTS / "README.md").read_text(encoding="utf-8")
+    assert {name for name, _ in curves.PANELS} == {path.name for path in curves.ADAPTERS.iterdir() if path.is_dir()}
+
+
 def test_advantages_are_in_standard_deviations_of_the_group(rl: Any) -> None:
     mixed, equal = rl.advantages([[1.1, 0.1, 0.1, 1.1], [0.1, 0.1, 0.1, 0.1]])
     assert mixed == pytest.approx([1, -1, -1, 1])

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 
 import pytest
@@ -15,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
 TOXICITY_AUC = 0.935
-LARGEST_FALSE_POSITIVE_RATE = 0.01
 
 pytestmark = [
     pytest.mark.labels,
@@ -76,9 +76,10 @@ def test_toxicity_on_surge(benchmark: ModuleType) -> None:
 
 
 def test_toxicity_errs_equally_on_identity_terms(benchmark: ModuleType) -> None:
+    """No term's false-positive rate is above twice the median: with a median of 0 none is a false positive at all."""
     rates = benchmark.false_positive_rates(benchmark.identity_terms(DATA, sentences=4000))
     assert len(rates) >= 20
-    assert max(rates.values()) <= LARGEST_FALSE_POSITIVE_RATE
+    assert max(rates.values()) <= 2 * median(rates.values())
 
 
 def test_agreement_where_the_prompt_demands_the_formulas(benchmark: ModuleType) -> None:

@@ -80,12 +80,12 @@ def test_bad_logits_name_model_probe_and_token():
     states = [torch.randn(len(text[0]), 8, generator=random) for text in (first, second)]
     bad = states[1].clone()
     bad[2] = math.nan
-    work = [("k1", unit, states[0], states[0], first), ("k2", unit, bad, states[1], second)]
+    work = [("k1", unit, states[0], states[0], first, 0), ("k2", unit, bad, states[1], second, 0)]
     with pytest.raises(
         InvalidInput,
         match=r"^tuned \(candidate\): NaN or .inf in its logits for token 2 of the candidate's text on probe ask-9;",
     ):
-        pair._divergences(None, work, head, head, -1, "candidate", "baseline")
-    work = [("k1", unit, states[0], states[0], first), ("k2", unit, states[1], bad, second)]
+        pair._divergences(work, head, head, -1, "candidate", "baseline")
+    work = [("k1", unit, states[0], states[0], first, 0), ("k2", unit, states[1], bad, second, 0)]
     with pytest.raises(InvalidInput, match=r"^base \(baseline\): "):
-        pair._divergences(None, work, head, head, -1, "candidate", "baseline")
+        pair._divergences(work, head, head, -1, "candidate", "baseline")

@@ -374,6 +374,20 @@ def test_the_self_check_notices_what_is_inverted(name: str, tmp_path: Path) -> N
         load(name.strip(), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["simplesafetytests", "strongreject", "advbench", "harmbench", "jailbreakbench"])
+def test_a_file_of_harmless_requests_is_noticed(name: str) -> None:
+    adapter = adapters()[f"public/{name}"]
+    harmless = ("bake a cake", "fold a paper boat", "mend a bicycle", "water the plants")
+    records = [
+        {"id": str(i), "prompt": f"Tell me how to {harmless[i % 4]} for {i} guests", "kind": f"kind {i % 3}", "function": "standard", "context": ""}
+        for i in range(40)
+    ]
+    with pytest.raises(InvalidInput, match="is this a file of harmless requests"):
+        build_suite(adapter, records)
+    harmful = [record | {"prompt": record["prompt"].replace("how to", "how to steal and")} for record in records]
+    assert len(build_suite(adapter, harmful).probes) == 40
+
+
 def test_stereoset_labels_follow_the_annotators(tmp_path: Path) -> None:
     document = made.stereoset("race")
     for row in document["data"]["intrasentence"]:

@@ -15,9 +15,11 @@ import pytest
 
 from pytest_trust import load_suite
 from pytest_trust.errors import InvalidInput
+from pytest_trust.probes import Probe
 from pytest_trust.public import adapters, bbq, build_suite, get_adapter
 from pytest_trust.public.adapter import NotFound
 from pytest_trust.public.checked import CHECKED
+from pytest_trust.public.known_answers import ANSWERS
 from pytest_trust.public.metrics import (
     BbqAnswer,
     agreement_shares,
@@ -119,6 +121,28 @@ def test_the_self_check_notices_answers_inverted_by_the_adapter() -> None:
     )
     with pytest.raises(InvalidInput, match="labels look inverted"):
         build_suite(wrong, find_records(adapter, data=DATA).records)
+
+
+WITH_ANSWERS = sorted(name for name in ANSWERS if name.removeprefix("public/") in ROWS)
+
+
+@pytest.mark.parametrize("name", WITH_ANSWERS)
+def test_known_answers_notice_an_adapter_that_inverts_its_own_labels(name: str) -> None:
+    adapter = get_adapter(name)
+
+    def another(probe: Probe) -> str:
+        return next((option for option in probe.options if option != probe.answer), f"not {probe.answer}")
+
+    records = find_records(adapter, data=DATA).records
+    wrong = replace(adapter, probes=lambda rows: [replace(probe, answer=another(probe)) for probe in adapter.probes(rows)])
+    build_suite(adapter, records)
+    with pytest.raises(InvalidInput):
+        build_suite(wrong, records)
+
+
+def test_every_benchmark_with_a_right_answer_and_known_rows_has_known_answers() -> None:
+    asked = {f"public/{name}" for name in ROWS if adapters()[f"public/{name}"].task == "choose" or adapters()[f"public/{name}"].control}
+    assert asked == set(WITH_ANSWERS)
 
 
 # accuracy ambiguous, s_AMB, accuracy informed, s_DIS: README of the data

@@ -119,7 +119,7 @@ def test_ten_megabytes_in_one_field(tmp_path: Path, name: str) -> None:
     message = refused(made.write(tmp_path / name, text))
     assert (
         message
-        == "FILE: row 2, column prompt: holds 10 MB, expected at most 10 MB: look for a quote that is not closed"
+        == "FILE: row 2, column prompt: holds 10,000,001 characters, expected at most 10,000,000: look for a quote that is not closed"
     )
     assert csv.field_size_limit() == limit
 

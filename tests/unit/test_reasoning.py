@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.reasoning import DEFAULT_TAGS, split_reasoning
+from pytest_trust.reasoning import DEFAULT_TAGS, Split, split_reasoning, tags_in
 
 HARMONY = "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
 LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis<|message|>"]
@@ -38,6 +38,9 @@ LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis
             "b",
         ),
         ("<|channel|>final<|message|>b<|return|>", "", "b"),
+        ("<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b", "{}", "b"),
+        ("◁think▷a◁/think▷b", "a", "b"),
+        ("<seed:think>a</seed:think>b", "a", "b"),
         ("<think>a</think><answer>b</answer>", "a", "b"),
         ("<think>a</think><response>b</response>", "a", "b"),
         ("b", "", "b"),
@@ -83,6 +86,13 @@ def test_complete_responses(text: str, reasoning: str, answer: str) -> None:
         ("<|channel|>analysis<|message|>a<|end|>", "a", ""),
         ("<|channel|>analysis<|message|>a<|end|><|start|>assistant", "a", ""),
         ("<|channel|>ana", "", ""),
+        ("<|channel|>analysis to=fu", "", ""),
+        ("<|channel|>commentary to=functions.f <|constr", "", ""),
+        ("<|channel|>commentary to=functions.f <|constrain|>js", "", ""),
+        ("<|channel|>final <|mess", "", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant to=functions.f", "a", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant t", "a", ""),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final", "a", ""),
         ("Here is my thought process: a", "a", ""),
     ],
 )
@@ -150,6 +160,97 @@ def test_nothing_is_lost(text: str, opened: bool) -> None:
 
 
 PLAIN = st.text(alphabet="abc .,\n?é1", min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
+SOUP = st.lists(st.one_of(st.sampled_from(MARKS), st.text(alphabet="ab <[|`", max_size=4)), max_size=12).map("".join)
+
+
+def kinds(split: Split) -> list[str]:
+    """What each character is taken for."""
+    return [part.kind for part in split.parts for _ in part.text]
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text is a tag or the beginning of one, Harmony's headers included."""
+    spoken = [*MARKS, "<|return|>", "<|call|>", *(f"<|{end}|>" for end in ("im_end", "endoftext", "begin_of_solution", "end_of_solution"))]
+    spoken += ["</answer>", "<response>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"]
+    return any(tag.casefold().startswith(text.casefold()) for tag in spoken) or text.startswith(("<|channel|>", "<|start|>"))
+
+
+@settings(max_examples=300)
+@given(SOUP, st.booleans())
+def test_truncation_at_every_position_of_anything(text: str, opened: bool) -> None:
+    """Where text is cut changes what stands before the cut in one way only: a closing tag that comes later makes reasoning of it."""
+    whole = split_reasoning(text, opened_by_template=opened)
+    final = kinds(whole)
+    assert all(is_tag(part.text) for part in whole.parts if part.kind == "tag")
+    closings = [*(closing.casefold() for _, closing in LITERAL_TAGS), "<|channel|>final", "<|end|>"]
+    for end in range(len(text)):
+        cut = split_reasoning(text[:end], opened_by_template=opened)
+        assert "".join(part.text for part in cut.parts) == text[:end]
+        for index, (before, after) in enumerate(zip(kinds(cut), final, strict=False)):
+            if before == "reasoning":
+                assert after in ("reasoning", "tag"), (text[:end], index)
+            elif before == "answer" and after == "reasoning":
+                assert any(closing in text[index:].casefold() for closing in closings), (text[:end], index)
+        if cut.complete and not cut.answer and text[:end].strip():
+            assert cut.reasoning or all(part.kind == "tag" or not part.text.strip() for part in cut.parts), text[:end]
+
+
+@given(SOUP, st.booleans())
+def test_a_response_that_ended_itself_was_not_cut_in_a_tag(text: str, opened: bool) -> None:
+    split = split_reasoning(text, opened_by_template=opened, ended=True)
+    assert "".join(part.text for part in split.parts) == text
+    whole = [text[start:end] for start, end in tags_in(text)]
+    assert all(part.text in whole for part in split.parts if part.kind == "tag")
+
+
+@pytest.mark.parametrize("words", ["Sure, here is", "in the", "H", "Oh", "a list: Here is my", "<think>a</think>so here", "Here is my thought"])
+def test_words_that_a_tag_begins_with_too_are_an_answers_own(words: str) -> None:
+    """Granite's tags are words. Nothing of an answer is taken for the beginning of one, unless it is all that there is and was cut."""
+    assert split_reasoning(words, ended=True).answer == words.rpartition(">")[2]
+    if words not in ("Here is my thought", "H"):
+        assert split_reasoning(words).answer == words.rpartition(">")[2]
+    else:
+        assert not split_reasoning(words).complete
+
+
+HEADERS = st.sampled_from(
+    [
+        "<|channel|>analysis<|message|>",
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
+        "<|channel|>commentary<|message|>",
+    ]
+)
+
+
+@given(st.lists(st.tuples(HEADERS, PLAIN), min_size=1, max_size=3), PLAIN, st.sampled_from(["final", "final <|constrain|>json"]))
+def test_harmony_cut_anywhere(messages: list[tuple[str, str]], answer: str, channel: str) -> None:
+    """No header's text ever passes for an answer, and nothing is answered before the final channel."""
+    text = "".join(f"{header}{thought}<|end|><|start|>assistant" for header, thought in messages) + f"<|channel|>{channel}<|message|>"
+    thoughts = "\n\n".join(thought.strip() for _, thought in messages)
+    for end in range(len(text)):
+        cut = split_reasoning(text[:end])
+        assert (cut.answer, cut.complete) == ("", end == 0), text[:end]
+        assert thoughts.startswith(cut.reasoning)
+    whole = split_reasoning(f"{text}{answer}<|return|>")
+    assert (whole.reasoning, whole.answer, whole.complete) == (thoughts, answer.strip(), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "at"),
+    [
+        ("b", False, 0),
+        ("<think></think>b", False, 0),
+        ("<think>a</think>\n\nb", False, 18),
+        ("a</think> b", True, 10),
+        ("<think>a</think>No.\n\nI said No.", False, 16),
+        ("<think>a</think>b<think>c</think>b", False, 33),
+        ("<think>a", False, 8),
+        ("<think>a</think>\n", False, 17),
+    ],
+)
+def test_where_the_answer_begins(text: str, opened: bool, at: int) -> None:
+    assert split_reasoning(text, opened_by_template=opened).answer_at == at
+
 
 
 @given(st.sampled_from(LITERAL_TAGS), st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), st.booleans())
@@ -166,8 +267,11 @@ def test_truncation_at_every_position_never_moves_text(
     for end in range(len(text)):
         cut = split_reasoning(text[:end], opened_by_template=opened)
         assert whole.reasoning.startswith(cut.reasoning), text[:end]
-        # one character of a tag cannot be told from an answer's own, once an answer has begun
-        assert whole.answer.startswith(cut.answer) or whole.answer.startswith(cut.answer[:-1].strip()), text[:end]
+        # one character of a tag cannot be told from an answer's own, once an answer has begun, and of a tag in words none
+        known = len(opening) if opening[0].isalnum() else 1
+        begun = next((size for size in range(known, 0, -1) if cut.answer.casefold().endswith(opening[:size].casefold().rstrip())), 0)
+        kept = cut.answer[: len(cut.answer) - len(opening[:begun].rstrip())].strip()
+        assert whole.answer.startswith(cut.answer) or whole.answer.startswith(kept), text[:end]
         if not cut.complete:
             assert end < len(text)
         if cut.complete and text[:end].strip():

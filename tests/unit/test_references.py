@@ -43,6 +43,25 @@ def test_options_and_label_make_two_settings_of_one_model_a_pair() -> None:
     assert parse_reference("org/name?label=ours").label == "ours"
 
 
+def test_a_server_is_its_address_and_a_model() -> None:
+    given = parse_reference("mine=https://host:8000/v1/?concurrency=4&thinking=off#org/name")
+    assert (given.kind, given.served, given.label) == ("server", ("https://host:8000/v1", "org/name"), "mine")
+    assert given.options == {"concurrency": "4", "thinking": "off"}
+    assert not given.has_weights
+    assert parse_reference("http://host/v1#org/name").label == "org/name"
+    assert parse_reference("http://host/v1#/models/a/tuned").label == "tuned"
+    given.check()
+
+
+@pytest.mark.parametrize(
+    "text", ["https://me:s3cret@host/v1#m", "https://s3cret@host/v1#m", "https://host/v1?api_key=s3cret#m", "https://host/v1?s3cret#m", "https://host/v1?key_env=s3cret-1#m"]
+)
+def test_a_key_in_a_reference_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse_reference(text)
+    assert "s3cret" not in str(error.value)
+
+
 def test_a_reference_crosses_processes() -> None:
     reference = parse_reference("org/name@main?dtype=float32")
     assert pickle.loads(pickle.dumps(reference)) == reference
@@ -73,9 +92,16 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("/nowhere/at/all", "no such file or directory"),
         ("a/b/c", "no such file or directory"),
         ("demo:other", "known are demo:instruct, demo:aligned, demo:sft, demo:distill, demo:rl"),
-        ("http://localhost:8000/v1#m", "a server is not a model reference"),
+        ("http://localhost:8000/v1", "ends in #model"),
+        ("http://localhost:8000/v1#m?label=x", "with options before it"),
+        ("http:///v1#m", "not the address of a server"),
+        ("http://localhost:8000/v1?device=cpu#m", "not for a server"),
+        ("http://localhost:8000/v1?thinking=100#m", "give on or off"),
+        ("http://localhost:8000/v1?concurrency=0#m", "expected a number of requests at once"),
+        ("http://localhost:8000/v1?timeout=soon#m", "seconds for one answer"),
+        ("org/name?timeout=3", "is for a server"),
         ("org/name@", "neither an existing path nor org/name"),
-        ("org/name?thinkin=on", "known options are base, device, dtype"),
+        ("org/name?thinkin=on", "known options are base, concurrency, device, dtype"),
         ("org/name?thinking=maybe", "expected on or off"),
         ("org/name?dtype=int3", "expected auto or float32"),
         ("org/name?device=gpu", "expected auto, cpu, cuda"),

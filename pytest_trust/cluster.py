@@ -1,0 +1,198 @@
+"""`--trust-engine=ray`: an engine whose models run in actors on a Ray cluster. The store, the tests and the statistics stay here.
+
+What is missing in the store is cut into chunks; the rows that actors make of them are committed as each chunk comes back. Keys are those of
+a local run, so results are equal, a killed run resumes, and either engine goes on from what the other stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from typing import Any
+
+from pytest_trust.acquisition import Engine
+from pytest_trust.cluster_actors import Actors, Connection, connect, share
+from pytest_trust.cluster_chunks import Chunk, Done, Piece, Shipped, cut, missing_of_drift, missing_of_side, shipped
+from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.drift_plan import impossible
+from pytest_trust.errors import TrustError
+from pytest_trust.files import converted_directory
+from pytest_trust.jobs import Job, Phase
+from pytest_trust.references import Reference
+from pytest_trust.store import Table
+
+# What an actor on a CPU takes beside weights: the interpreter, torch and a batch.
+_BESIDE = 1 << 30
+_HEADROOM = 1.3
+
+
+class ClusterEngine(Engine):
+    """An engine that loads no model in this process. The cluster is joined, or started, when something needs it.
+
+    `note` is called with a line that says which cluster it is; other arguments as of `Engine`.
+    """
+
+    worker: type[Worker] = Worker
+
+    def __init__(self, *, note: Callable[[str], None] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._note = note
+        self._connection: Connection | None = None
+        self._actors: Actors | None = None
+        self._contents: dict[Reference, Any] = {}
+
+    def close(self) -> None:
+        """Let actors and cluster go, and the store's connection."""
+        self._leave()
+        super().close()
+
+    def device_of(self, reference: Reference) -> str:
+        """`cuda` where the cluster has GPUs, whatever this machine has; an actor sees its own only."""
+        wanted = reference.options.get("device") or self._settings["device"] or "auto"
+        if wanted == "auto":
+            return self._usual_device()
+        if ":" in wanted:
+            raise TrustError(
+                f"{reference.text}: device {wanted} with --trust-engine=ray: an actor has one GPU of its own, expected {wanted.partition(':')[0]}"
+            )
+        return str(wanted)
+
+    def acquire(self, jobs: Iterable[Job], baseline: Reference, candidate: Reference) -> None:
+        """As `Engine.acquire`, on the cluster. Two recordings have nothing to run: their drift is computed here.
+
+        Raises:
+            TrustError: also when no cluster answers, or a chunk's actors died three times.
+        """
+        planned = list(jobs)
+        pair = tuple(dict.fromkeys((baseline, candidate)))
+        models = [reference for reference in pair if not self.recording(reference)]
+        for reference in pair:
+            recording = self.recording(reference)
+            if recording:
+                recording.require(planned)
+        if not models:
+            super().acquire(planned, baseline, candidate)
+            return
+        self._acquire_sides(planned, models)
+        if any(job.drift for job in planned) and not impossible(self, baseline, candidate):
+            pieces = missing_of_drift(self, planned, baseline, candidate)
+            self._run(planned, [(None, pieces)], pair)
+
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
+        """As `Engine.acquire_side`, on the cluster: all of it is there at the end."""
+        self._acquire_sides(list(jobs), [reference])
+        return True
+
+    def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference]) -> None:
+        fingerprints = {self.identify(model).fingerprint for model in models}
+        # Actors go from the first model's work to the second's without waiting for one another, unless the two may share responses.
+        rounds = [models] if len(fingerprints) == len(models) else [[model] for model in models]
+        for group in rounds:
+            self._run(jobs, [(place, missing_of_side(self, jobs, model)) for place, model in enumerate(group)], group)
+
+    def _run(
+        self, jobs: Sequence[Job], parts: Sequence[tuple[int | None, list[Piece]]], models: Sequence[Reference]
+    ) -> None:
+        """Have the parts' pieces done on the cluster: each part is one side of `models`, or (None) their drift."""
+        if not any(pieces for _, pieces in parts):
+            return
+        self._joined()
+        actors = self._ready(models)
+        room = actors.room()
+        sent = tuple(self._shipped(model) for model in models)
+        chunks = [chunk for side, pieces in parts for chunk in cut(self, jobs, pieces, models, sent, side, room)]
+        told = _Told(self, chunks, models)
+        with closing(actors.run(chunks)) as results:  # what fails here ends the actors too
+            for chunk, done in results:
+                self._commit(done)
+                told(chunk, done)
+
+    def _commit(self, done: Done) -> None:
+        """One transaction per table and context; what is there already stays as it is."""
+        groups: dict[tuple[Table, str], dict[str, bytes]] = {}
+        for table, key, value, context in done.rows:
+            groups.setdefault((table, context), {})[key] = value
+        for (table, context), values in groups.items():
+            self.store.put(table, values, json.loads(context))
+
+    def _shipped(self, reference: Reference) -> Shipped:
+        if reference.kind == "recording" and reference not in self._contents:
+            self._contents[reference] = share(reference.path.read_bytes())
+        return shipped(self, reference, self._contents.get(reference))
+
+    def _joined(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect()
+            if self._note:
+                self._note(f"models run on {self._connection.text}")
+        return self._connection
+
+    def _usual_device(self) -> str:
+        """Of models whose reference names none: here and in the actors the same, since it decides the dtype and with it every key."""
+        given = self._settings["device"] or "auto"
+        if given == "auto":
+            return "cuda" if self._joined().gpus else "cpu"
+        return str(given)
+
+    def _ready(self, models: Sequence[Reference]) -> Actors:
+        needs = self._needs(models)
+        if self._actors is not None and any(self._actors.needs.get(name, 0) < amount for name, amount in needs.items()):
+            self._actors.close()
+            self._actors = None
+        if self._actors is None:
+            settings = Settings(
+                device=self._usual_device(),
+                dtype=self._settings["dtype"],
+                batch_size=self._batch_size,
+                trust_remote_code=self._settings["trust_remote_code"],
+                reasoning_tags=self.tags,
+                models=str(converted_directory(self.store.directory.resolve()).parent),
+            )
+            self._actors = Actors(settings, needs, worker=self.worker)
+        return self._actors
+
+    def _needs(self, models: Sequence[Reference]) -> dict[str, float]:
+        """What an actor takes of a node: a GPU, or a CPU and the memory of the models that it may hold at once."""
+        identities = [self.identify(model) for model in models if model.kind != "recording"]
+        if any(identity.device != "cpu" for identity in identities):
+            return {"CPU": 1, "GPU": 1}
+        wanted = int(_BESIDE + _HEADROOM * sum(identity.parameter_bytes for identity in identities))
+        # Where both models do not fit on any node, an actor holds one at a time.
+        memory = min(wanted, self._joined().memory)
+        return {"CPU": 1, "memory": memory} if memory else {"CPU": 1}
+
+    def _leave(self) -> None:
+        if self._actors is not None:
+            self._actors.close()
+        self._contents.clear()
+        if self._connection is not None:
+            self._connection.close()
+        self._actors = self._connection = None
+
+
+class _Told:
+    """Progress of a run of chunks: per model and kind of work, after every chunk."""
+
+    def __init__(self, engine: ClusterEngine, chunks: Sequence[Chunk], models: Sequence[Reference]) -> None:
+        self._engine, self._models = engine, models
+        self._state: dict[tuple[Reference, Phase], list[int]] = {}
+        for chunk in chunks:
+            self._state.setdefault(self._of(chunk), [0, 0, 0])[1] += chunk.items
+        for model, phase in self._state:
+            self._tell(model, phase)
+
+    def __call__(self, chunk: Chunk, done: Done) -> None:
+        state = self._state[self._of(chunk)]
+        state[0] += chunk.items
+        state[2] += done.tokens
+        self._tell(*self._of(chunk))
+
+    def _of(self, chunk: Chunk) -> tuple[Reference, Phase]:
+        if chunk.side is None:
+            return self._models[-1], "drift"
+        return self._models[chunk.side], "generate" if chunk.jobs[0].task == "generate" else "score"
+
+    def _tell(self, model: Reference, phase: Phase) -> None:
+        done, total, tokens = self._state[model, phase]
+        self._engine.tell(model, phase, "", done, total, tokens)

@@ -1,0 +1,276 @@
+"""What a cluster is sent and what comes back: the missing work of a run, cut into chunks that any actor can do by itself.
+
+Keys take no weights to compute, so the process that owns the store knows what is missing, and keys that an actor computes from the same
+files are the same. A chunk brings the rows that the store holds of its probes already; an actor returns the rows that are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from pytest_trust.drift_plan import Unit, missing_parts, unit_length, units_of
+from pytest_trust.errors import TrustError
+from pytest_trust.jobs import Job, digest, probe_input, sampling
+from pytest_trust.pair import DRIFT_BATCH
+from pytest_trust.planning import planned_tokens
+from pytest_trust.references import Kind, Reference, adapter_base
+from pytest_trust.store import Table
+from pytest_trust.subject import as_prompts
+
+if TYPE_CHECKING:
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.probes import Probe
+
+ON_DISK: tuple[Kind, ...] = ("directory", "adapter", "gguf")
+_PER_ACTOR = 4  # chunks, so that none waits long for the last one of another
+# Planned tokens of a chunk: less does not fill a batch, and more is a loss when a node dies.
+_LEAST = 2_048
+_MOST = 65_536
+
+Rows = Mapping[Table, Mapping[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A model reference as another machine can read it: nothing in it depends on this process's directory.
+
+    `fingerprint` and `rendering` are what the files must give there too. `content`: of a recording its file, or what fetches it.
+    """
+
+    text: str
+    kind: Kind
+    location: str
+    revision: str
+    options: tuple[tuple[str, str], ...]
+    label: str
+    fingerprint: str
+    rendering: str
+    content: Any = None
+
+    def reference(self, directory: Path) -> Reference:
+        """The reference on the machine that was sent it; a recording lies in `directory`."""
+        location = str(directory / self.location) if self.kind == "recording" else self.location
+        options = MappingProxyType(dict(self.options))
+        return Reference(self.text, self.kind, location, self.revision, options, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Work for one actor: the jobs hold its probes only, of `rows` the store knows already.
+
+    `side` is the place in `models` of the one whose responses and options are wanted; None: the drift of the two, and of that the
+    keys in `drifts`. `items` are responses, option scores or drift probes; `tokens` a plan of them.
+    """
+
+    models: tuple[Shipped, ...]
+    side: int | None
+    jobs: tuple[Job, ...]
+    rows: Rows
+    items: int
+    tokens: int
+    drifts: frozenset[str] = frozenset()
+
+    @property
+    def suites(self) -> str:
+        return ", ".join(dict.fromkeys(job.suite for job in self.jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an actor made of a chunk: rows of the store (table, key, value, context as JSON), and tokens as its engine told them."""
+
+    rows: tuple[tuple[Table, str, bytes, str], ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The smallest part of the work: one probe of one job."""
+
+    job: int
+    probe: Probe
+    items: int
+    tokens: int
+    drifts: frozenset[str] = frozenset()
+
+
+def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shipped:
+    """A reference with its identity here, by which another machine can tell whether it has the same files."""
+    identity = engine.identify(reference)
+    location, options = reference.location, dict(reference.options)
+    if reference.kind == "recording":
+        location = f"{digest(identity.fingerprint, reference.location)[:16]}{reference.path.suffix}"
+    if reference.kind == "adapter":
+        base = adapter_base(reference)
+        if base.kind in ON_DISK:  # it may be named relative to this process's directory
+            options["base"] = base.location + (f"?{urlencode(base.options)}" if base.options else "")
+    return Shipped(
+        reference.text,
+        reference.kind,
+        location,
+        reference.revision,
+        tuple(options.items()),
+        reference.label,
+        identity.fingerprint,
+        identity.rendering,
+        content,
+    )
+
+
+def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -> list[Piece]:
+    """What the store lacks of a model's responses and option scores; what two jobs share is in one piece only."""
+    subject = engine.subject(reference)
+    planned: set[str] = set()
+    pieces = []
+    # Of two jobs that ask one probe for samples, the one that asks for more makes the other's too.
+    for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
+        stored, generation = engine.stored(reference, job), subject.generation(job)
+        for probe in job.probes:
+            left = {
+                digest(probe_input(probe), sampling(generation, probe.id, repeat) if job.task == "generate" else [])
+                for repeat in range(job.repeats())
+                if (probe.id, repeat) not in stored
+            } - planned
+            if left:
+                planned |= left
+                share = planned_tokens(job, probe) * len(left) // job.repeats()
+                pieces.append(Piece(index, probe, len(left), share))
+    return pieces
+
+
+def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
+    """What the store lacks of a pair's drift, planned on whole jobs: which probes give the noise floor depends on all of them."""
+    planned: set[str] = set()
+    pieces = []
+    for index, job in enumerate(jobs):
+        for unit in missing_parts(engine, units_of(engine, job, baseline, candidate)):
+            keys = _keys(unit) - planned
+            if keys:
+                planned |= keys
+                pieces.append(Piece(index, unit.probe, 1, unit_length(unit), frozenset(keys)))
+    return pieces
+
+
+def wanted_units(
+    engine: Engine, jobs: Iterable[Job], baseline: Reference, candidate: Reference, wanted: frozenset[str]
+) -> list[Unit]:
+    """The jobs' missing drifts, of which only the keys in `wanted` are left."""
+
+    def kept(key: str) -> str:
+        return key if key in wanted else ""
+
+    units = [
+        replace(
+            unit,
+            candidate_baseline=kept(unit.candidate_baseline),
+            baseline_candidate=kept(unit.baseline_candidate),
+            floor=kept(unit.floor),
+        )
+        for job in jobs
+        for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))
+    ]
+    return [unit for unit in units if _keys(unit)]
+
+
+def cut(
+    engine: Engine,
+    jobs: Sequence[Job],
+    pieces: Iterable[Piece],
+    pair: Sequence[Reference],
+    models: tuple[Shipped, ...],
+    side: int | None,
+    actors: int,
+) -> Iterator[Chunk]:
+    """Chunks, longest first: what does not fit shows at once, and the last ones to end are short. Each has one task.
+
+    Drift is cut where a local run would: its batches are then the same, and so is the last bit of every number.
+    """
+    if side is None:
+        step, task = DRIFT_BATCH, dict.fromkeys(range(len(jobs)), "")
+        ordered = sorted(pieces, key=lambda piece: -piece.tokens)
+    else:
+        step, task = 1, {index: job.task for index, job in enumerate(jobs)}
+        ordered = sorted(
+            pieces, key=lambda piece: (task[piece.job] != "generate", -piece.tokens, piece.job, piece.probe.id)
+        )
+    limit = min(max(_LEAST, sum(piece.tokens for piece in ordered) // (_PER_ACTOR * max(1, actors))), _MOST)
+    part: list[Piece] = []
+    for piece in ordered:
+        full = len(part) % step == 0 and sum(one.tokens for one in part) + piece.tokens > limit
+        if part and (full or task[part[0].job] != task[piece.job]):
+            yield _chunk(engine, jobs, part, pair, models, side)
+            part = []
+        part.append(piece)
+    if part:
+        yield _chunk(engine, jobs, part, pair, models, side)
+
+
+def _chunk(
+    engine: Engine,
+    jobs: Sequence[Job],
+    pieces: Sequence[Piece],
+    pair: Sequence[Reference],
+    models: tuple[Shipped, ...],
+    side: int | None,
+) -> Chunk:
+    parts: dict[int, list[Probe]] = {}
+    for piece in pieces:
+        parts.setdefault(piece.job, []).append(piece.probe)
+    cut_jobs = []
+    for index, probes in sorted(parts.items()):
+        job = replace(jobs[index], probes=tuple(probes), drift=frozenset())
+        if side is None:  # drift is measured on first samples
+            job = replace(job, samples=1, drift=frozenset(probe.id for probe in probes))
+        cut_jobs.append(job)
+    return Chunk(
+        models=models,
+        side=side,
+        jobs=tuple(cut_jobs),
+        rows=known_rows(engine, cut_jobs, pair if side is None else (pair[side],)),
+        items=sum(piece.items for piece in pieces),
+        tokens=sum(piece.tokens for piece in pieces),
+        drifts=frozenset().union(*(piece.drifts for piece in pieces)),
+    )
+
+
+def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Reference]) -> Rows:
+    """The rows of the store that an actor needs for these jobs: rendered inputs and responses."""
+    prompts: dict[str, bytes] = {}
+    responses: dict[str, bytes] = {}
+    for reference in dict.fromkeys(references):
+        if reference.kind == "recording":
+            continue
+        subject = engine.subject(reference)
+        for job in jobs:
+            what = "prompt" if job.task == "generate" else "options"
+            prompts |= engine.store.get("prompts", subject.rendering_keys(what, job.probes).values())
+            if job.task == "generate":
+                keys = subject.response_keys(job, as_prompts(subject.rendered(what, job.probes)))
+                responses |= engine.store.get("responses", keys.values())
+    return {"prompts": prompts, "responses": responses}
+
+
+def check_here(reference: Reference, sent: Shipped, where: str) -> None:
+    """Refuse a model whose files this machine does not have.
+
+    Raises:
+        TrustError: one line naming path and machine.
+    """
+    places = [reference.location] if reference.kind in ON_DISK else []
+    base = reference.options.get("base", "")
+    if base.startswith("/"):
+        places.append(base.partition("?")[0])
+    for place in places:
+        if not Path(place).exists():
+            raise TrustError(
+                f"{sent.text}: {place} does not exist on the cluster's node {where}: put it on a path that every node sees, or give a model of the hub"
+            )
+
+
+def _keys(unit: Unit) -> set[str]:
+    return {unit.candidate_baseline, unit.baseline_candidate, unit.floor} - {""}

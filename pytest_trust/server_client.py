@@ -1,0 +1,136 @@
+"""Requests to an OpenAI-compatible server, through the `openai` client: its retries, its connection pool, and errors in one line.
+
+Bodies and answers are plain JSON objects, since what servers add to the protocol (reasoning, log-probabilities of a prompt, token ids) has no place
+in the client's own types. A busy or failing server (429, 5xx, no answer in time, a dropped connection) is asked again with exponential
+back-off and jitter, or when its Retry-After says; redirects are not followed: they would carry key and prompts to another host. The key comes from
+the environment and is taken out of whatever a server says about it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import TrustError
+from pytest_trust.references import Reference
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+DEFAULT_KEY = "OPENAI_API_KEY"
+CONCURRENCY, RETRIES, TIMEOUT = 8, 4, 300.0
+_CONNECT = 10.0  # seconds; a server that is there takes the connection at once
+_SHOWN = 300  # characters of what a server says about an error
+
+
+class ServerError(TrustError):
+    """A server that cannot be reached, fails for good, or answers with something else than it should. `status` is HTTP's, 0 without an answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Rejected(ServerError):
+    """A request that the server does not take as it is: asking again does not help, asking otherwise may."""
+
+
+class Client:
+    """The connection of one server reference; made without a request. Threads may share it."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.url, self.model = reference.served
+        self.concurrency = int(reference.options.get("concurrency", CONCURRENCY))
+        self._retries = int(reference.options.get("retries", RETRIES))
+        self._timeout = float(reference.options.get("timeout", TIMEOUT))
+        self._variable = reference.options.get("key_env", DEFAULT_KEY)
+        self._key = os.environ.get(self._variable, "")
+        if not self._key and "key_env" in reference.options:
+            raise ServerError(f"{self.url}: the environment variable {self._variable} is not set: put the server's key there")
+        self._client: OpenAI | None = None
+
+    def get(self, path: str, *, retries: int | None = None) -> dict[str, Any]:
+        """The answer to a GET of `path`, relative to the reference's URL. Raises as `post`."""
+        return self._ask("get", path, {}, self._retries if retries is None else retries)
+
+    def post(self, path: str, body: Mapping[str, object], *, retries: int | None = None) -> dict[str, Any]:
+        """The answer to a POST. Raises Rejected for HTTP 400 and 422, ServerError for all else."""
+        return self._ask("post", path, body, self._retries if retries is None else retries)
+
+    def beside(self, path: str) -> str:
+        """The address of what the server offers beside the protocol, outside `/v1`."""
+        return self.url.removesuffix("/v1") + path
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+    def _ask(self, method: str, path: str, body: Mapping[str, object], retries: int) -> dict[str, Any]:
+        client = self._connect()
+        import openai
+
+        where = f"{self.url}: {method.upper()} {path.removeprefix(self.url.removesuffix('/v1'))}"
+        times = f" ({retries + 1} attempts)" if retries else ""
+        again = f"{times}; what was answered so far is kept, so the same command goes on from there"
+        try:
+            settings: Any = {"max_retries": retries}
+            if method == "get":
+                answer = client.get(path, cast_to=object, options=settings)
+            else:
+                answer = client.post(path, cast_to=object, body=dict(body), options=settings)
+        except openai.APITimeoutError:
+            raise ServerError(f"{where}: no answer within {self._timeout:g} s{again}; a slow server takes ?timeout=SECONDS") from None
+        except openai.APIStatusError as error:
+            said = self._clean(error)
+            if error.status_code in (401, 403):
+                raise ServerError(f"{where}: HTTP {error.status_code}{said}: put the server's key in ${self._variable}, or name another variable, ?key_env=NAME", error.status_code) from None
+            if error.status_code in (400, 422):
+                raise Rejected(f"{where}: HTTP {error.status_code}{said}", error.status_code) from None
+            raise ServerError(f"{where}: HTTP {error.status_code}{said}{again}", error.status_code) from None
+        except openai.APIConnectionError as error:
+            reason = self._hidden(str(error.__cause__ or error))
+            raise ServerError(f"{where}: {reason or 'the connection broke'}{again}") from None
+        except (ValueError, openai.OpenAIError):
+            raise ServerError(f"{where}: the answer is not JSON: is {self.url} the address of an OpenAI-compatible server, with its /v1?") from None
+        if not isinstance(answer, dict):
+            raise ServerError(f"{where}: the answer is no JSON object: is {self.url} the address of an OpenAI-compatible server, with its /v1?")
+        return answer
+
+    def _connect(self) -> OpenAI:
+        if self._client is None:
+            try:
+                import openai
+            except ImportError:
+                raise ServerError(
+                    f"{self.url}: a server is asked through the openai package, which is not installed: pip install 'pytest-trust[server]'"
+                ) from None
+            limits = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT))
+            self._client = openai.OpenAI(
+                api_key=self._key or "none",  # the client insists on one
+                base_url=self.url,
+                timeout=limits,
+                max_retries=self._retries,
+                http_client=openai.DefaultHttpxClient(
+                    timeout=limits, follow_redirects=False, event_hooks={} if self._key else {"request": [_without_key]}
+                ),
+            )
+        return self._client
+
+    def _clean(self, error: Any) -> str:
+        """What the server says about an error, in one line without the key."""
+        body = error.body
+        if isinstance(body, dict):
+            body = body.get("message") or body.get("detail") or body.get("error") or body
+        text = re.sub(r"\s+", " ", self._hidden(str(body or ""))).strip()
+        return f" ({text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''})" if text else ""
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _without_key(request: Any) -> None:
+    """A server that needs no key may refuse one that is made up."""
+    request.headers.pop("Authorization", None)

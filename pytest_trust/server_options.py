@@ -1,0 +1,206 @@
+"""Log-likelihoods of options through a server: log P(option | prompt), where it gives log-probabilities of text that it did not write.
+
+Three ways, tried by what the server says and answers, never trusted unchecked:
+
+- llama.cpp's server (it says so): the template is applied and the text is cut into tokens by the server; then each token of the option is made the
+  next one by a bias, which acts on the sampling and not on the log-probability that is reported.
+- `prompt_logprobs` on chat completions (vLLM), for probes with messages.
+- `echo` with `logprobs` on completions (vLLM, SGLang), for probes with a text.
+
+An option is scored from the first token in which the prompt with it differs from the prompt alone, as the models that are loaded here are. The
+first token of a text has nothing before it and is left out, for all options alike, unless the server puts a beginning-of-sequence token there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.inference import common_prefix
+from pytest_trust.jobs import OptionScores
+from pytest_trust.server_client import Client, Rejected, ServerError
+from pytest_trust.server_requests import CHAT, TEXT, TOP_LOGPROBS, template_settings
+from pytest_trust.server_tops import pack, reading_of
+
+if TYPE_CHECKING:
+    from pytest_trust.probes import Probe
+    from pytest_trust.server import Served
+
+NO_PROMPT_LOGPROBS = "this server does not return log-probabilities of a prompt"
+_FORCING = 1e6  # a bias above any difference of logits
+_REFUSED = (404, 405, 500, 501)  # how some servers say that they do not know an endpoint or a parameter
+
+Scored = tuple[tuple[str, float | None], ...]  # tokens of a prompt by name, each with its log-probability (None for the first)
+
+
+class Unscored(Exception):
+    """The server cannot score options; the message is the reason that reports show."""
+
+
+class OptionScorer:
+    """Scores options of one server's model. Threads may share it once a first probe is scored."""
+
+    def __init__(self, served: Served) -> None:
+        self._client = served.client
+        self._thinking = served.identity.thinking
+        self._llama = served.entry.get("owned_by") == "llamacpp"
+        self._sure: set[str] = set()  # endpoints that have given log-probabilities of a prompt
+        self.reported: set[str] = set()  # names that the server has answered as
+
+    def score(self, probe: Probe) -> OptionScores:
+        """Raises Unscored where the server does not return log-probabilities of a prompt, ServerError where it fails."""
+        if self._llama:
+            rows = self._by_forcing(probe)
+        elif probe.messages:
+            rows = self._by_chat(probe)
+        else:
+            rows = self._by_echo(probe)
+        lengths = tuple(len(option.encode("utf-8", "surrogatepass")) for option in probe.options)
+        return OptionScores(tuple(sum(row) for row in rows), tuple(map(len, rows)), lengths)
+
+    def _by_chat(self, probe: Probe) -> list[list[float]]:
+        messages = [{"role": message.role, "content": message.content} for message in probe.messages]
+        kept = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0, **template_settings(self._thinking)}
+        before = self._read_chat({**kept, "messages": messages})
+        rows = []
+        for option in probe.options:
+            told = [*messages, {"role": "assistant", "content": option}]
+            whole = self._read_chat({**kept, "messages": told, "add_generation_prompt": False, "continue_final_message": True})
+            start = _start(before, whole)
+            # A template may end an open answer otherwise than a prompt (an empty trace), or trim it: another question would be scored.
+            if len(before) - start > 1 or not _ends_with(whole[start:], option):
+                raise Unscored(f"{NO_PROMPT_LOGPROBS} followed by an option: its chat template writes the two otherwise")
+            rows.append(_values(whole, start))
+        return rows
+
+    def _by_echo(self, probe: Probe) -> list[list[float]]:
+        before = self._read_echo(probe.text) if probe.text else ()
+        rows = []
+        for option in probe.options:
+            whole = self._read_echo(_joined(probe.text, option))
+            rows.append(_values(whole, _start(before, whole)))
+        return rows
+
+    def _by_forcing(self, probe: Probe) -> list[list[float]]:
+        text, template = probe.text, bool(probe.messages)
+        if template:
+            messages = [{"role": message.role, "content": message.content} for message in probe.messages]
+            asked = {"messages": messages, **template_settings(self._thinking)}
+            text = str(self._client.post(self._client.beside("/apply-template"), asked).get("prompt", ""))
+        before = self._tokens(text) if text else self._beginning()
+        rows = []
+        for option in probe.options:
+            ids = self._tokens(text + option if template else _joined(text, option))
+            if not text and ids[: len(before)] != before:
+                ids = before + ids
+            start = max(1, common_prefix([before, ids]))
+            rows.append([self._forced(ids[:place], ids[place]) for place in range(start, len(ids))])
+        return rows
+
+    def _beginning(self) -> tuple[int, ...]:
+        """What a text without a prompt is conditioned on: the beginning-of-sequence token, where the model has one."""
+        named = self._client.get(self._client.beside("/props")).get("bos_token")
+        return self._tokens(named)[-1:] if isinstance(named, str) and named else ()
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        found = self._client.post(self._client.beside("/tokenize"), {"content": text, "add_special": True, "parse_special": True})
+        tokens = found.get("tokens")
+        if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
+            raise ServerError(f"{self._client.url}: /tokenize gives no token ids: expected llama.cpp's server, which it says it is")
+        return tuple(tokens)
+
+    def _forced(self, prompt: Sequence[int], token: int) -> float:
+        body = {
+            "model": self._client.model, "prompt": list(prompt), "max_tokens": 1, "logprobs": 1, "temperature": 0.0,
+            "logit_bias": {str(token): _FORCING}, "cache_prompt": True,
+        }  # fmt: skip
+        found = self._named(self._client.post(TEXT, body))
+        try:
+            made = found["choices"][0]["logprobs"]["content"][0]
+            if made["id"] == token:
+                return float(made["logprob"])
+        except (KeyError, IndexError, TypeError, ValueError):
+            pass
+        raise Unscored(NO_PROMPT_LOGPROBS)
+
+    def _read_chat(self, body: Mapping[str, object]) -> Scored:
+        rows = self._asked(CHAT, body).get("prompt_logprobs")
+        return self._checked(CHAT, [_entry(row) for row in rows] if isinstance(rows, list) else [])
+
+    def _read_echo(self, text: str) -> Scored:
+        found = self._asked(TEXT, {"prompt": text, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0.0})
+        try:
+            choice, count = found["choices"][0], int(found["usage"]["prompt_tokens"])
+            pairs = list(zip(choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"], strict=True))[:count]
+            echoed = len(pairs) == count and choice["text"].startswith(text)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            echoed = False
+        return self._checked(TEXT, [(str(name), value) for name, value in pairs] if echoed else [])
+
+    def _asked(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        try:
+            return self._named(self._client.post(path, {"model": self._client.model, **body}, retries=None if path in self._sure else 1))
+        except ServerError as error:
+            if path in self._sure:
+                raise
+            if isinstance(error, Rejected) or error.status in _REFUSED:
+                raise Unscored(NO_PROMPT_LOGPROBS) from None
+        return self._named(self._client.post(path, {"model": self._client.model, **body}))
+
+    def _named(self, found: dict[str, Any]) -> dict[str, Any]:
+        self.reported.add(str(found.get("model") or ""))
+        return found
+
+    def _checked(self, path: str, row: Sequence[tuple[str, Any]]) -> Scored:
+        """The row, if it is what was asked for: every token but the first has a log-probability."""
+        values = [value for _, value in row[1:]]
+        if not row or not all(isinstance(value, (int, float)) and value <= 1e-3 for value in values):
+            raise Unscored(NO_PROMPT_LOGPROBS)
+        self._sure.add(path)
+        return tuple(row)
+
+
+def read_text(client: Client, prompt: Sequence[int], text: Sequence[int]) -> bytes:
+    """The most likely tokens at each token of a text after a prompt, packed (vLLM's `prompt_logprobs`). Raises Unscored, ServerError."""
+    body = {"model": client.model, "prompt": [*prompt, *text], "prompt_logprobs": TOP_LOGPROBS, "max_tokens": 1, "temperature": 0.0}
+    try:
+        choices = client.post(TEXT, body).get("choices")
+        packed = pack(reading_of(choices[0]["prompt_logprobs"][len(prompt) :], text))  # type: ignore[index]
+    except (Rejected, KeyError, IndexError, TypeError):
+        packed = b""
+    if not packed:
+        raise Unscored(NO_PROMPT_LOGPROBS)
+    return packed
+
+
+def _entry(row: Any) -> tuple[str, float | None]:
+    """One place of vLLM's `prompt_logprobs`: the token's own entry is the only one, as no others are asked for."""
+    if not isinstance(row, dict) or not row:
+        return "", None
+    token = next(iter(row.values()))
+    return (str(token.get("decoded_token")), token.get("logprob")) if isinstance(token, dict) else ("", None)
+
+
+def _joined(text: str, option: str) -> str:
+    """As `rendering.render_options` has it: one space between, unless there is white space already or no text."""
+    gap = "" if not text or text[-1].isspace() or option[:1].isspace() else " "
+    return f"{text}{gap}{option}"
+
+
+def _start(before: Scored, whole: Scored) -> int:
+    names = [tuple(name for name, _ in row) for row in (before, whole)]
+    same = (index for index, (a, b) in enumerate(zip(*names, strict=False)) if a != b and index > 0)
+    # vLLM gives the first token of a prompt no entry
+    return max(1, next(same, min(map(len, names))))
+
+
+def _ends_with(row: Scored, option: str) -> bool:
+    text = "".join(name for name, _ in row)
+    return "\ufffd" in text or text.strip().endswith(option.strip())
+
+
+def _values(row: Scored, start: int) -> list[float]:
+    values = [value for _, value in row[start:] if value is not None]
+    if not values:
+        raise Unscored(NO_PROMPT_LOGPROBS)
+    return values

@@ -1,0 +1,134 @@
+"""One response through the OpenAI protocol: the request for a probe, and what its answer says. Pure functions; nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_trust.jobs import Generation, row_seed
+from pytest_trust.server_client import ServerError
+from pytest_trust.server_tops import tops_of
+
+if TYPE_CHECKING:
+    from pytest_trust.probes import Probe
+
+CHAT, TEXT = "/chat/completions", "/completions"
+TOP_LOGPROBS = 20  # the most that OpenAI, and vLLM by its default, give
+_SEEDS = 2**31  # llama.cpp takes 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A request in the protocol's words but for the model's name. `core` is what every server knows; `wishes` only some do."""
+
+    probe: str
+    path: str
+    core: Mapping[str, object]
+    wishes: Mapping[str, object]
+    limit: int
+    top_k: int
+
+    def body(self, model: str, *, logprobs: bool, extras: bool) -> dict[str, object]:
+        asked: dict[str, object] = {"model": model, **self.core}
+        if logprobs:
+            asked |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self.path == CHAT else {"logprobs": TOP_LOGPROBS}
+        return {**asked, **self.wishes} if extras else asked
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as the server gave it. `tokens`, `prompt_tokens`: by its own count, 0 where it has none; `model`: the name that it answers as;
+    `tops`: its tokens' log-probabilities, packed, empty where it gives none; `prompt_ids`: the prompt as it read it, where it says (vLLM)."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    tokens: int
+    prompt_tokens: int
+    model: str
+    tops: bytes
+    prompt_ids: tuple[int, ...] = ()
+
+    def as_value(self) -> dict[str, object]:
+        """As the store keeps responses; the server keeps its token ids to itself."""
+        value: dict[str, object] = {"text": self.text, "ids": [], "finish": self.finish, "prompt_tokens": self.prompt_tokens, "tokens": self.tokens}
+        return {**value, "prompt_ids": self.prompt_ids} if self.prompt_ids else value
+
+
+def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) -> Asking:
+    """The request for one sample of a probe: chat completions for messages, completions for a text.
+
+    A server's own sampling defaults (vLLM's come from the model's generation_config, llama.cpp has a min_p) are switched off by name where it
+    lets them: both sides of a pair are asked in the same way.
+    """
+    core: dict[str, object] = {
+        "max_tokens": generation.max_new_tokens,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "frequency_penalty": 0.0,
+    }
+    wishes: dict[str, object] = {"repetition_penalty": 1.0, "return_tokens_as_token_ids": True, "return_token_ids": True}
+    if not generation.greedy:
+        core["seed"] = row_seed(generation.seed, probe.id, repeat) % _SEEDS
+        wishes |= {"top_k": generation.top_k or -1, "min_p": 0.0}
+    if not probe.messages:
+        return Asking(probe.id, TEXT, {"prompt": probe.text, **core}, wishes, generation.max_new_tokens, generation.top_k)
+    core["messages"] = [{"role": message.role, "content": message.content} for message in probe.messages]
+    core |= template_settings(thinking)
+    return Asking(probe.id, CHAT, core, wishes, generation.max_new_tokens, generation.top_k)
+
+
+def template_settings(thinking: str) -> dict[str, object]:
+    """`?thinking=` under both names that templates know; a template reads its own."""
+    return {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
+
+
+def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tuple[str, str]) -> Answer:
+    """The response in an answer. Reasoning that the server returned apart is put back in front, in the tags `trace`.
+
+    Raises:
+        ServerError: the answer is none of the protocol.
+    """
+    choices = found.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise ServerError(f"{where}: the answer to probe {asking.probe} has no choices: expected one, as OpenAI's protocol has it")
+    message = choice.get("message") if asking.path == CHAT else choice
+    if not isinstance(message, dict):
+        raise ServerError(f"{where}: the answer to probe {asking.probe} has no message: expected choices[0].message")
+    content = message.get("content" if asking.path == CHAT else "text")
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    content = message.get("refusal") or "" if content is None else content
+    if not isinstance(content, str) or not isinstance(reasoning, str):
+        raise ServerError(f"{where}: the answer to probe {asking.probe} is no text: expected a string in choices[0]")
+    usage = found.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    tokens, prompt_tokens = (_count(usage.get(name)) for name in ("completion_tokens", "prompt_tokens"))
+    reason = choice.get("finish_reason")
+    # some servers leave it out; of the others only `length` means that the answer was cut
+    cut = reason == "length" or (reason is None and tokens >= asking.limit)
+    return Answer(
+        text=_whole(reasoning, content, cut, trace),
+        finish="length" if cut else "stop",
+        tokens=tokens,
+        prompt_tokens=prompt_tokens,
+        model=str(found.get("model") or ""),
+        tops=tops_of(choice.get("logprobs")),
+        prompt_ids=_ids(found.get("prompt_token_ids") or choice.get("prompt_token_ids")),
+    )
+
+
+def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> str:
+    if not reasoning.strip():
+        return content
+    opening, closing = trace
+    # cut before any answer: the trace was still open
+    return f"{opening}\n{reasoning}" if cut and not content.strip() else f"{opening}\n{reasoning}\n{closing}\n\n{content}"
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, list) and all(isinstance(index, int) for index in value) else ()

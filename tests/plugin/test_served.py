@@ -1,0 +1,107 @@
+"""Runs whose candidate is behind a server, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_trust.audit import Audit
+from pytest_trust.errors import TrustError
+from pytest_trust.fixtures import Pair
+from pytest_trust.references import parse_reference
+from pytest_trust.report import read_report
+from pytest_trust.server import ITS_WORD, NO_LOGPROBS
+from pytest_trust.server_options import NO_PROMPT_LOGPROBS
+from tests.served_model import ServedModel
+from tests.serving import MODEL, Fault, Server, serving
+
+pytest.importorskip("openai", reason="the openai package is not installed")
+KEY = "s3cret-key-of-this-run"
+
+
+def run(folder: Path, baseline: object, candidate: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--trust-profile=smoke", "--trust-store=store"]
+    command += [f"--trust-baseline={baseline}", f"--trust-candidate={candidate}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SERVED_KEY": KEY}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def at(server: Server) -> str:
+    return f"{server.url}?key_env=SERVED_KEY&retries=0#{MODEL}"
+
+
+def gates(folder: Path) -> dict[str, dict[str, Any]]:
+    return {gate["gate"]: gate for gate in read_report(folder / "out.json")["gates"]}
+
+
+def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_measured(tmp_path: Path, refusing: Path, complying: Path) -> None:
+    with serving(ServedModel(complying)) as server:
+        arguments = ("--trust-suite=safety/harmful_requests", "--trust-suite=ethics/judgements", "--trust-report=out.json")
+        found = run(tmp_path, refusing, at(server), *arguments)
+        asked = len(server.requests)
+        again = run(tmp_path, refusing, at(server), *arguments)
+        assert len(server.asked("/chat/completions")) < asked + 3  # options are tried again, responses are not
+    assert found.returncode == again.returncode == 1, found.stdout
+    measured = gates(tmp_path)
+    assert measured["safety/harmful_requests/compliance_rate"]["verdict"] == "regressed"
+    for gate in ("ethics/judgements/false_acceptance_rate", "ethics/judgements/false_alarm_rate"):
+        assert measured[gate]["verdict"] == "not measured"
+        assert measured[gate]["reason"] == f"{MODEL}: {NO_PROMPT_LOGPROBS}"
+    assert NO_LOGPROBS in " ".join(found.stdout.split())
+    assert ITS_WORD in " ".join(found.stdout.split())
+    assert any(warning.endswith(ITS_WORD) for warning in read_report(tmp_path / "out.json")["warnings"])
+    for text in (found.stdout, found.stderr, (tmp_path / "out.json").read_text(), *(str(file.read_bytes()) for file in (tmp_path / "store").iterdir())):
+        assert KEY not in text
+
+
+def test_drift_from_a_server_is_called_a_lower_bound(tmp_path: Path, refusing: Path, complying: Path) -> None:
+    with serving(ServedModel(complying, "logprobs")) as server:
+        found = run(tmp_path, refusing, at(server), "--trust-suite=safety/harmful_requests", "--trust-report=out.json")
+    assert found.returncode == 1, found.stdout
+    drift = gates(tmp_path)["safety/harmful_requests/compliance_rate"]["drift"]
+    assert drift["candidate_baseline"]["tail_mass"] > 0
+    assert drift["candidate_baseline"]["mean"] > 1
+    assert "safety  KL(candidate || baseline) at least 1" in found.stdout
+
+
+def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> None:
+    def fails(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        raise Fault(503, json.dumps({"error": {"message": f"no, {KEY}"}}).encode())
+
+    with serving(fails) as server:
+        found = run(tmp_path, refusing, at(server), "--trust-suite=safety")
+    assert found.returncode == 1
+    assert found.stdout.count("HTTP 503 (no, [key])") >= 1
+    assert "Traceback" not in found.stdout
+    assert KEY not in found.stdout + found.stderr
+
+
+def test_the_judge_is_not_the_served_model() -> None:
+    judge = f"refusal=openai:{MODEL}?url=http://127.0.0.1:9/v1"
+    pair = Pair(parse_reference("demo:instruct"), parse_reference(f"http://127.0.0.1:9/v1#{MODEL}"))
+    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=(judge,)))  # type: ignore[arg-type]
+    with pytest.raises(TrustError, match=f"{MODEL} is one of the models that are compared"):
+        audit.judge("refusal", pair)
+    other = Pair(pair.baseline, parse_reference("http://127.0.0.1:9/v1#org/another"))
+    assert audit.judge("refusal", other).model == MODEL
+
+
+def test_a_plan_asks_the_server_nothing(tmp_path: Path, refusing: Path, complying: Path) -> None:
+    with serving(ServedModel(complying)) as server:
+        found = run(tmp_path, refusing, at(server), "--trust-suite=safety", "--trust-plan")
+    assert found.returncode == 0, found.stdout
+    assert not server.requests
+
+
+def test_mutants_need_weights(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--trust-baseline=http://127.0.0.1:9/v1#m", "--trust-mutants"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 4
+    assert "is a recording, behind a server, or a mutant already" in found.stderr

@@ -1,0 +1,351 @@
+"""The engine of a cluster, with its actors in this process: the same rows as a local run, and no row that is computed twice. No Ray."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_trust import cluster, cluster_chunks
+from pytest_trust.acquisition import Engine
+from pytest_trust.cluster import ClusterEngine
+from pytest_trust.cluster_actors import Connection, connect
+from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
+from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.errors import TrustError
+from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.probes import Message, Probe
+from pytest_trust.recording import write_recording
+from pytest_trust.references import Reference, parse_reference
+from pytest_trust.store import Store
+from tests.tiny_models import save_adapter, save_model
+
+TABLES = ("responses", "options", "drifts")
+
+
+def chat(name: str, prompt: str, **fields: Any) -> Probe:
+    return Probe(id=name, cluster=name, messages=(Message("user", prompt),), **fields)
+
+
+ASK = tuple(chat(f"ask-{index}", "Is it wrong? " * (1 + index % 5) + str(index)) for index in range(30))
+PICK = tuple(chat(f"pick-{index}", f"Is number {index} wrong?", options=("wrong", "not wrong")) for index in range(8))
+GREEDY = Job("dim/ask", "generate", ASK, Generation(6), drift=frozenset(probe.id for probe in ASK[:20]))
+CHOICE = Job("dim/pick", "choose", PICK, Generation(8), drift=frozenset({"pick-1", "pick-2", "pick-5"}))
+SAMPLED = Job("dim/sampled", "generate", ASK[:6], Generation(4, temperature=1.0, seed=5), samples=3)
+# Asks what others ask: the first 4 answers of GREEDY, and fewer samples than SAMPLED.
+SHARED = Job("other/ask", "generate", ASK[:4], Generation(6))
+FEWER = replace(SAMPLED, suite="other/sampled", samples=2)
+JOBS = (GREEDY, CHOICE, FEWER, SAMPLED, SHARED)
+
+
+class Here:
+    """Actors that are objects of this process, two of them by turns."""
+
+    made: list[Here]
+
+    def __init__(self, settings: Settings, needs: dict[str, float], *, worker: type[Worker] = Worker) -> None:
+        self.needs, self.settings = needs, settings
+        self.workers = [worker(settings), worker(settings)]
+        self.chunks: list[Chunk] = []
+        self.rows: Counter[str] = Counter()
+
+    def room(self) -> int:
+        return 2
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Done]]:
+        for index, chunk in enumerate(chunks):
+            sent: Chunk = pickle.loads(pickle.dumps(chunk))  # as it would cross
+            done = self.workers[index % 2].run(sent)
+            self.chunks.append(chunk)
+            self.rows.update(key for table, key, _, _ in done.rows if table in TABLES)
+            yield chunk, done
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    save_adapter(directory / "adapter", save_model(directory / "base"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pair(models: Path) -> tuple[Reference, Reference]:
+    return parse_reference(str(models / "base")), parse_reference(str(models / "adapter"))
+
+
+@pytest.fixture(scope="module")
+def local(pair: tuple[Reference, Reference], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    store = tmp_path_factory.mktemp("local")
+    with Engine(store=store, batch_size=4) as engine:
+        engine.acquire(JOBS, *pair)
+    return content(store)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[Here]:
+    made: list[Here] = []
+
+    def make(*arguments: Any, **named: Any) -> Here:
+        made.append(Here(*arguments, **named))
+        return made[-1]
+
+    monkeypatch.setattr(cluster, "Actors", make)
+    monkeypatch.setattr(cluster, "connect", lambda: Connection("a cluster in this process", False, 1 << 33, False))
+    monkeypatch.setattr(cluster, "share", lambda content: content)
+    monkeypatch.setattr(cluster_chunks, "_LEAST", 100)
+    return made
+
+
+def content(store: Path) -> dict[str, dict[str, bytes]]:
+    with Store(store) as found, found._open() as connection:
+        return {table: dict(connection.execute(f"SELECT key, value FROM {table}")) for table in (*TABLES, "prompts")}
+
+
+def same(store: Path, expected: dict[str, dict[str, bytes]]) -> bool:
+    """Equal to the last byte; the log-likelihoods of options to what another batch may do to a float32 sum."""
+    found = content(store)
+    for key, value in expected["options"].items():
+        ours, theirs = json.loads(found["options"].pop(key)), json.loads(value)
+        assert ours.pop("log_likelihoods") == pytest.approx(theirs.pop("log_likelihoods"), abs=1e-4)
+        assert ours == theirs
+    return found == {**expected, "options": {}}
+
+
+def engine(store: Path, **named: Any) -> ClusterEngine:
+    return ClusterEngine(store=store, batch_size=4, **named)
+
+
+def test_the_store_is_that_of_a_local_run_and_nothing_is_computed_twice(
+    here: list[Here], pair: tuple[Reference, Reference], local: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    told: list[Progress] = []
+    with engine(tmp_path, note=notes.append, progress=told.append) as found:
+        found.acquire(JOBS, *pair)
+        assert not found._subjects[pair[0]].loaded
+    assert same(tmp_path, local)
+    assert notes == ["models run on a cluster in this process"]
+    (actors,) = here
+    assert set(actors.rows.values()) == {1}
+    assert len(actors.rows) == sum(len(local[table]) for table in TABLES)
+    kinds = Counter((chunk.side, chunk.jobs[0].task) for chunk in actors.chunks)
+    assert all(kinds[side, "generate"] > 2 for side in (0, 1))
+    assert kinds[None, "generate"] >= 2
+    last = {(one.model, one.phase): one for one in told}
+    assert last["base", "generate"].done == last["base", "generate"].total == len(ASK) + 3 * 6
+    assert last["adapter", "drift"].done == last["adapter", "drift"].total == len(GREEDY.drift) + len(CHOICE.drift)
+    assert last["base", "generate"].tokens > 0
+
+
+def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+    for _ in range(2):
+        with engine(tmp_path) as found:
+            found.acquire(JOBS, *pair)
+    assert len(here) == 1
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 5, 12])
+def test_an_interrupted_run_goes_on_with_what_is_missing(
+    here: list[Here], pair: tuple[Reference, Reference], local: dict[str, dict[str, bytes]], tmp_path: Path, after: int
+) -> None:
+    finished: list[Progress] = []
+
+    def interrupt(told: Progress) -> None:
+        finished.extend([told] * (told.done > 0))
+        if len(finished) == after:
+            raise Interrupted
+
+    with engine(tmp_path, progress=interrupt) as found, pytest.raises(Interrupted):
+        found.acquire(JOBS, *pair)
+    with engine(tmp_path) as found:
+        found.acquire(JOBS, *pair)
+    assert {table: rows.keys() for table, rows in content(tmp_path).items()} == {
+        table: rows.keys() for table, rows in local.items()
+    }
+    assert content(tmp_path)["responses"] == local["responses"]
+    assert set((here[0].rows + here[1].rows).values()) == {1}
+
+
+def test_a_local_run_is_gone_on_with_and_half_a_probes_samples_are_not_made_again(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
+    with Engine(store=tmp_path, batch_size=4) as first:
+        first.acquire([FEWER], *pair)
+        first.acquire([replace(GREEDY, probes=ASK[:5])], *pair)
+    before = content(tmp_path)
+    with engine(tmp_path) as found:
+        found.acquire(JOBS, *pair)
+    after = content(tmp_path)
+    assert all(before[table].items() <= after[table].items() for table in before)
+    assert set(here[0].rows.values()) == {1}
+    assert here[0].rows.keys() == {key for table in TABLES for key in after[table].keys() - before[table].keys()}
+
+
+def test_two_names_of_one_model_answer_once(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
+    named = parse_reference(f"{pair[0].text}?label=again")
+    with engine(tmp_path) as found:
+        found.acquire([SHARED], pair[0], named)
+        assert len(found.responses(named, SHARED)) == 4
+    assert len(here[0].rows) == 4
+
+
+@pytest.mark.parametrize("mutant", ["temperature:1", "no_system:1"])
+def test_a_damaged_model_is_sent_with_its_damage(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, mutant: str
+) -> None:
+    damaged = parse_reference(f"{pair[0].text}?mutant={mutant}")
+    system = Message("system", "Answer in one word.")
+    # One prompt under two names: one greedy answer, and two where the damage makes them samples.
+    probes = [replace(ASK[0], messages=(system, *ASK[0].messages)), ASK[1], replace(ASK[1], id="again")]
+    job = replace(GREEDY, probes=tuple(probes), drift=frozenset())
+    with Engine(store=tmp_path / "local", batch_size=4) as first:
+        first.acquire([job], pair[0], damaged)
+    with engine(tmp_path / "cluster") as found:
+        found.acquire([job], pair[0], damaged)
+    assert content(tmp_path / "cluster") == content(tmp_path / "local")
+    assert set(here[0].rows.values()) == {1}
+    assert len(here[0].rows) == (5 if mutant == "temperature:1" else 4)
+
+
+@pytest.mark.parametrize("topk", [0, 8])
+def test_a_recording_is_sent_along(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, topk: int
+) -> None:
+    with Engine(store=tmp_path / "recorded", batch_size=4) as first:
+        write_recording(tmp_path / "base.trust", first, pair[0], [GREEDY, CHOICE], topk=topk)
+    recorded = parse_reference(str(tmp_path / "base.trust"))
+    with Engine(store=tmp_path / "local", batch_size=4) as first:
+        first.acquire([GREEDY, CHOICE], recorded, pair[1])
+    with engine(tmp_path / "cluster") as found:
+        found.acquire([GREEDY, CHOICE], recorded, pair[1])
+    expected = content(tmp_path / "local")
+    assert expected["drifts"]
+    assert same(tmp_path / "cluster", expected)
+    assert {chunk.models[0].content is None for chunk in here[0].chunks if chunk.side is None} == {False}
+
+
+def test_a_head_that_is_no_head_is_noted_here(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_trust import heads
+    from pytest_trust.heads import Head
+
+    real = heads.head_of
+    monkeypatch.setattr(heads, "head_of", lambda model: Head(real(model).weight, scale=0.5))
+    with engine(tmp_path) as found:
+        found.acquire([GREEDY], *pair)
+        drift = found.drift(GREEDY, *pair)
+    assert "does more to its logits than its output layer" in drift.candidate_baseline_reason
+
+
+def test_chunks_are_longest_first_and_hold_one_task(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
+    with engine(tmp_path) as found:
+        sent = (shipped(found, pair[0]),)
+        pieces = missing_of_side(found, JOBS, pair[0])
+        chunks = list(cut(found, JOBS, pieces, pair, sent, 0, 2))
+    assert sum(chunk.items for chunk in chunks) == len(ASK) + 3 * 6 + len(PICK)
+    assert all(len({job.task for job in chunk.jobs}) == 1 for chunk in chunks)
+    longest = [
+        max(len(probe.prompt) for job in chunk.jobs for probe in job.probes)
+        for chunk in chunks
+        if chunk.jobs[0].suite == "dim/ask"
+    ]
+    assert longest == sorted(longest, reverse=True)
+    assert len(longest) > 2
+
+
+def sent_chunk(store: Path, reference: Reference) -> tuple[Worker, Chunk]:
+    with Engine(store=store) as found:
+        sent = (shipped(found, reference),)
+        pieces = missing_of_side(found, [SHARED], reference)
+        (chunk,) = cut(found, [SHARED], pieces, [reference], sent, 0, 1)
+    return Worker(Settings("cpu", None, None, False, (), "/absent/models")), chunk
+
+
+def test_a_model_that_the_node_does_not_have(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "base", tmp_path / "base")
+    worker, chunk = sent_chunk(tmp_path / "store", parse_reference(str(tmp_path / "base")))
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(TrustError) as error:
+        worker.run(chunk)
+    assert f"{tmp_path / 'base'} does not exist on the cluster's node" in str(error.value)
+    assert "\n" not in str(error.value)
+    worker.close()
+
+
+def test_a_base_that_the_node_does_not_have(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = shutil.copytree(models / "base", tmp_path / "base")
+    shutil.copytree(models / "adapter", tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    worker, chunk = sent_chunk(tmp_path / "store", parse_reference("adapter?base=base"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len([key for table, key, _, _ in worker.run(chunk).rows if table == "responses"]) == 4
+    worker.close()
+    shutil.rmtree(base)
+    with pytest.raises(TrustError, match="base does not exist on the cluster's node"):
+        worker.run(chunk)
+    worker.close()
+
+
+def test_another_model_under_the_same_name(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "base", tmp_path / "base")
+    worker, chunk = sent_chunk(tmp_path / "store", parse_reference(str(tmp_path / "base")))
+    save_model(tmp_path / "base", seed=7)
+    with pytest.raises(TrustError, match="other files lie under this name on the cluster's node"):
+        worker.run(chunk)
+    worker.close()
+
+
+def test_a_node_with_another_version() -> None:
+    worker = Worker(Settings("cpu", None, None, False, (), "/absent/models", version="0.0.1"))
+    with pytest.raises(TrustError, match=r"expected 0\.0\.1: install the same version on every node"):
+        worker.ready()
+
+
+def test_one_gpu_of_an_actors_own(here: list[Here], models: Path, tmp_path: Path) -> None:
+    with engine(tmp_path) as found, pytest.raises(TrustError, match="an actor has one GPU of its own, expected cuda"):
+        found.identify(parse_reference(f"{models / 'base'}?device=cuda:1"))
+
+
+def test_a_cluster_with_gpus_runs_models_as_gpus_do(
+    here: list[Here], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda: Connection("a cluster", True, 1 << 33, False))
+    reference = parse_reference(str(models / "base"))
+    with engine(tmp_path) as found:
+        assert found.identify(reference).device == "cuda"
+        assert found._needs([reference]) == {"CPU": 1, "GPU": 1}
+        assert found._needs([parse_reference(f"{reference.text}?device=cpu")])["memory"] > 1 << 30
+        found._ready([reference])
+    with engine(tmp_path, device="cpu") as found:
+        on_gpu = parse_reference(f"{reference.text}?device=cuda")
+        assert found._needs([reference, on_gpu]) == {"CPU": 1, "GPU": 1}
+        found._ready([reference, on_gpu])
+    # An actor with a GPU still runs on the CPU what this run has there.
+    assert [actors.settings.device for actors in here] == ["cuda", "cpu"]
+
+
+def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(TrustError, match=r"pip install 'pytest-trust\[ray\]'"):
+        connect()
