@@ -21,7 +21,7 @@ from pytest_trust.identity import ModelIdentity, choose_device
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
-from pytest_trust.sharing import keys_of, share, with_keys
+from pytest_trust.sharing import ask, keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
 from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
@@ -215,7 +215,7 @@ class Engine:
         planned = list(jobs)
         served = self.served(reference)
         if served:
-            served.acquire(planned, self.tell)
+            ask(self, served, planned)
             return True
         parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
         return all(parts)

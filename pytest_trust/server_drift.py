@@ -104,10 +104,18 @@ def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
     if served is None:
         return list(units)
     if units[0].baseline.reference == served.reference:
-        served.read([_given(unit, "baseline") for unit in units if unit.candidate_baseline])
+        _read(engine, served, [_given(unit, "baseline") for unit in units if unit.candidate_baseline])
         return [unit if served.reads else replace(unit, candidate_baseline="") for unit in units]
-    served.read([_given(unit, "candidate") for unit in units if unit.baseline_candidate])
+    _read(engine, served, [_given(unit, "candidate") for unit in units if unit.baseline_candidate])
     return [unit if served.reads else replace(unit, baseline_candidate="") for unit in units]
+
+
+def _read(engine: Engine, served: Served, wanted: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+    """What no other process is having read, and then, once that is there, nothing."""
+    keys = {served.reading_key(*one): one for one in wanted}
+    with engine.claims:
+        for _, mine in engine.claims.shares("drifts", [list(keys)]):
+            served.read([keys[key] for key in mine])
 
 
 def _given(unit: Unit, side: Side) -> tuple[tuple[int, ...], tuple[int, ...]]:

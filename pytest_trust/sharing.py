@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
-    from pytest_trust.jobs import Phase
+    from pytest_trust.jobs import Job, Phase
     from pytest_trust.references import Reference
+    from pytest_trust.server import Served
     from pytest_trust.store import Table
 
 Item = TypeVar("Item")
@@ -67,3 +69,20 @@ def share(
     if made < missing and not left:
         tell(0)  # others made the rest
     return not left
+
+
+def ask(engine: Engine, served: Served, jobs: Sequence[Job]) -> None:
+    """Have a server asked for what is missing, by one process at a time: the requests that it takes at once are the run's, not each
+    worker's."""
+    tables: tuple[tuple[str, Table], ...] = (("generate", "responses"), ("choose", "options"))
+    for task, table in tables:
+        asked = [(job, served.keys(job)) for job in jobs if job.task == task]
+        keys = [key for _, found in asked for key in found.values()]
+        with engine.claims:
+            for _, mine in engine.claims.shares(table, [keys]):
+                wanted = set(mine)
+                parts = []
+                for job, found in asked:
+                    names = {name for (name, _), key in found.items() if key in wanted}
+                    parts.append(replace(job, probes=tuple(probe for probe in job.probes if probe.id in names)))
+                served.acquire([part for part in parts if part.probes], engine.tell)

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,17 @@ def test_answers_are_asked_for_once_and_found_under_another_address(tmp_path: Pa
             asked = len(server.asked("/chat/completions"))
         assert len(found) == 6
     assert asked == 0
+
+
+def test_runs_at_once_ask_for_each_answer_once(tmp_path: Path) -> None:
+    overlapping = (job(), job(*(chat(f"p{number}") for number in range(3, 9))), job())
+    with serving(plain) as server, ThreadPoolExecutor() as pool:
+        given = reference(server)
+        runs = [pool.submit(ask, tmp_path, given, work) for work in overlapping]
+        found = [run.result() for run in runs]
+        asked = [body["messages"][-1]["content"] for body in server.asked("/chat/completions")]
+    assert [len(one) for one in found] == [6, 6, 6]
+    assert len(asked) == len(set(asked)) == 9
 
 
 def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
