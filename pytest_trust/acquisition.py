@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted
@@ -23,6 +23,7 @@ from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
 
 if TYPE_CHECKING:
+    from pytest_trust.drift_plan import Vocabulary
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
 
@@ -38,7 +39,8 @@ class Engine:
     """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
-    `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process.
+    `reasoning_tags` are what `split_reasoning` takes. `template`: behind whose prompts drift is measured, each model's `own` or the baseline's,
+    `shared` by both. `progress` is called after every batch, in this process.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Engine:
         trust_remote_code: bool = False,
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        template: Literal["own", "shared"] = "own",
     ) -> None:
         if device is not None:
             check_device(device)
@@ -63,6 +66,8 @@ class Engine:
         self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
         self._subjects: dict[Reference, Subject] = {}
         self._recordings: dict[Reference, Recording] = {}
+        self.shares_template = template == "shared"
+        self.vocabularies: dict[tuple[Reference, Reference], Vocabulary] = {}
 
     def __enter__(self) -> Self:
         return self

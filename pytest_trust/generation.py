@@ -19,6 +19,7 @@ from pytest_trust.rendering import PLAIN_STOP
 if TYPE_CHECKING:
     import torch
 
+    from pytest_trust.masking import Framing
     from pytest_trust.models import LoadedModel
 
 # Rows are taken out when this share of a batch has finished: copying the states for a single row costs more than it saves.
@@ -241,7 +242,7 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
     return tokens[:low]
 
 
-def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
     tokenizer = loaded.tokenizer
     kept = [token for token in tokens if token not in loaded.eos_ids and token != tokenizer.pad_token_id]

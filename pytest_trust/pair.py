@@ -20,13 +20,14 @@ from pytest_trust.drift_plan import (
     headless_key,
     impossible,
     missing_parts,
-    shared_ids,
     unit_length,
     units_of,
     view_of,
+    vocabulary_of,
 )
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, PairDrift
+from pytest_trust.masking import masked_tokens, token_behind
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key
 
@@ -145,7 +146,7 @@ def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candida
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
     again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.kind != "recording" else {}
-    shared = shared_ids(engine, baseline, candidate)
+    shared = vocabulary_of(engine, baseline, candidate).shared
     values: dict[str, bytes] = {}
     for direction, p, p_head, q, q_head in (
         ("candidate", theirs, their_head, ours, our_head),
@@ -185,7 +186,11 @@ def _divergences(
         return {}
     limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
     labels = [torch.tensor([token for row in text for token in row]) for *_, text in work]
-    kept = [(row < limit).nonzero().view(-1) for row in labels]  # ids that only one side has cannot be compared
+    kept = []
+    for (_, unit, *_, text), row in zip(work, labels, strict=True):
+        counted = row < limit  # ids that only one side has cannot be compared
+        counted[_masked(engine, unit.side(p), unit.side("baseline" if p == "candidate" else "candidate"), unit.probe.id, text)] = False
+        kept.append(counted.nonzero().view(-1))
     try:
         counted = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
         ours = _joined([state for _, _, state, _, _ in work], kept)
@@ -250,12 +255,20 @@ def _answer_token(engine: Engine, view: View, probe: str, text: Text) -> int:
     characters = view.answers.get(probe, 0)
     if not characters or view.recorded:
         return characters
-    from pytest_trust.generation import decode
+    return token_behind(engine.subject(view.reference).framing(), view.own(text[0]), characters)
 
-    loaded, tokens = engine.runner(view.reference).loaded, text[0]
-    return next(
-        (count for count in range(len(tokens)) if len(decode(loaded, tokens[: count + 1])) > characters), len(tokens)
-    )
+
+def _masked(engine: Engine, view: View, other: View, probe: str, text: Text) -> list[int]:
+    """Places of the text's tokens that are its template's; `text` is `view`'s own."""
+    if view.recorded:
+        recording = engine.recording(view.reference)
+        return recording.masked(view.contexts[probe]) if recording else []
+    if probe not in view.prompts:  # options are written by nobody
+        return []
+    ends = None
+    if not other.recorded:
+        ends = view.own(other.numbers(sorted(engine.subject(other.reference).framing().eos_ids)))
+    return masked_tokens(engine.subject(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
 
 
 def _states(
@@ -282,15 +295,18 @@ def _states(
         part = units[start : start + _CHUNK]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
-            result.append(_by_text(unit, found))
-    return result, runner.head
+            result.append(_by_text(unit, unit.side(side), found))
+    numbering = units[0].side(side).numbering
+    return result, runner.head if numbering is None else numbering.head(runner.head)
 
 
-def _by_text(unit: Unit, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
+def _by_text(unit: Unit, view: View, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
     import torch
 
     texts = unit.texts()
-    return {texts[0]: torch.cat(found)} if unit.job.task == "choose" else dict(zip(texts, found, strict=True))
+    if unit.job.task == "choose":
+        return {texts[0]: torch.cat(found)}
+    return {text: view.aligned(text[0], states) for text, states in zip(texts, found, strict=True)}
 
 
 def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[str, torch.Tensor]:
@@ -309,11 +325,12 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     return result
 
 
-Own = dict[str, tuple[Text, int, "torch.Tensor"]]
+Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
 
 
 def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tuple[Own, Head] | None:
-    """What a recording keeps for drift: by portable key the text, its answer's first token and its states; and the head.
+    """What a recording keeps for drift: by portable key the text, its answer's first token, the places of its template's tokens and its states;
+    and the head.
 
     None when no job asks for drift or the head cannot be read.
     """
@@ -339,6 +356,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         own[portable_key(unit.probe, unit.job, 0)] = (
             text,
             _answer_token(engine, unit.baseline, unit.probe.id, text),
+            _masked(engine, unit.baseline, replace(unit.candidate, recorded=True), unit.probe.id, text),
             found[text],
         )
     return own, head

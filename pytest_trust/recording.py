@@ -88,6 +88,10 @@ class Recording:
         """Index of the first answer token of a recorded response."""
         return int(self._drift[key]["answer_start"])
 
+    def masked(self, key: str) -> list[int]:
+        """Places of the tokens of a recorded response that are its template's: think markers and the like."""
+        return list(self._drift[key].get("masked", ()))
+
     def states(self, keys: Sequence[str]) -> list[torch.Tensor]:
         """Hidden states, [tokens, hidden size], of recorded texts."""
         hidden = self._read_tensors()["hidden"]
@@ -226,8 +230,9 @@ def _drift_part(
     items, head = found
     entries: dict[str, Any] = {}
     offset = 0
-    for key, (text, answer_start, states) in items.items():
+    for key, (text, answer_start, masked, states) in items.items():
         entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
+        entries[key] |= {"masked": masked} if masked else {}
         offset += states.shape[0]
     if topk:
         from pytest_trust.topk import TopK, top_k
@@ -237,12 +242,12 @@ def _drift_part(
         tops = TopK.joined(
             [
                 top_k(states, head, torch.tensor([token for row in text for token in row]), topk)
-                for text, _, states in items.values()
+                for text, *_, states in items.values()
             ]
         )
         return {name: getattr(tops, name).contiguous() for name in TopK.__slots__}, entries, {}
     tensors = {
-        "hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])),
+        "hidden": _in_16_bits(torch.cat([states for *_, states in items.values()])),
         "head": _in_16_bits(head.weight),
     }
     if head.bias is not None:
@@ -376,7 +381,9 @@ def _is_drift(value: dict[str, Any]) -> bool:
         _are(row, int) and all(0 <= token < 1 << 31 for token in row) for row in value["text"]
     )
     counts = all(_is_count(value[name]) for name in ("answer_start", "offset", "tokens"))
-    return rows and counts and sum(map(len, value["text"])) == value["tokens"]
+    masked = value.get("masked", [])
+    inside = _are(masked, int) and all(0 <= place < value["tokens"] for place in masked)
+    return rows and counts and inside and sum(map(len, value["text"])) == value["tokens"]
 
 
 def _are(values: object, *kinds: type) -> bool:

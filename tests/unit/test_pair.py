@@ -69,7 +69,9 @@ def test_a_model_that_does_more_to_its_logits_claims_no_drift(references, tmp_pa
 
 
 def test_bad_logits_name_model_probe_and_token():
+    options = SimpleNamespace(recorded=False, prompts={}, answers={})
     unit = SimpleNamespace(
+        side=lambda side: options,
         probe=SimpleNamespace(id="ask-9", cluster="c"),
         baseline=SimpleNamespace(reference=SimpleNamespace(label="base")),
         candidate=SimpleNamespace(reference=SimpleNamespace(label="tuned")),
