@@ -269,7 +269,7 @@ def _mass_beyond(product: torch.Tensor, shared: int, log_shared: torch.Tensor, l
     import torch
 
     vocabulary = product.shape[1]
-    if shared == vocabulary:
+    if shared == vocabulary or not product.shape[0]:
         return torch.zeros_like(log_shared)
     rows = block_rows(vocabulary - shared, on_cpu=product.device.type == "cpu")
     beyond = [logit_map(product[i : i + rows, shared:]).float().logsumexp(-1) for i in range(0, product.shape[0], rows)]

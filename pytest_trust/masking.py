@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_trust.reasoning import split_reasoning
 
@@ -23,10 +23,16 @@ class Framing:
 
 
 def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
-    """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each."""
+    """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each.
+
+    The beginning of a tag at the very end is left alone: it may as well be a word.
+    """
     spans, at = [], 0
+    names = [tag.lower() for pair in tags for tag in pair]
     for part in split_reasoning(text, tags, opened).parts:
-        if part.kind == "tag" and part.text.strip():
+        said = part.text.strip().lower()
+        begun = at + len(part.text) == len(text) and said not in names and any(name.startswith(said) for name in names)
+        if part.kind == "tag" and said and not begun:
             blank = len(part.text) - len(part.text.lstrip())
             spans.append((at + blank, at + len(part.text.rstrip())))
         at += len(part.text)
@@ -44,7 +50,8 @@ def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_en
         first = token_behind(loaded, tokens, start)
         last = token_behind(loaded, tokens, stop - 1)
         found.update(range(first, min(last + 1, len(tokens))))
-    special = {*loaded.tokenizer.all_special_ids, *loaded.eos_ids}
+    added: dict[int, Any] = getattr(loaded.tokenizer, "added_tokens_decoder", {})
+    special = {*loaded.tokenizer.all_special_ids, *loaded.eos_ids, *(token for token, one in added.items() if one.special)}
     for place, token in enumerate(tokens):
         chosen = place == len(tokens) - 1 and token in loaded.eos_ids and (other_ends is None or token in other_ends)
         if token in special and not chosen:

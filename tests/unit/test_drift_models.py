@@ -534,3 +534,10 @@ def test_a_head_that_is_slightly_off_is_noticed_in_16_bits(pair):
     check_head(model, head_of(model))
     with pytest.raises(InvalidInput, match="does more to its logits"):
         check_head(model, Head(weight=head_of(model).weight, scale=1.25))
+
+
+def test_no_tokens_at_all_are_no_error():
+    p_hidden, p_head, q_hidden, q_head = hidden_states(tokens=0, vocabulary=500, other=512)
+    found = divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, labels=torch.zeros(0, dtype=torch.long))
+    assert len(found) == 0
+    assert found.masked_q.shape == (0,)
