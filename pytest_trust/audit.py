@@ -28,6 +28,7 @@ DIRECTIONS = {
     "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
 }
+NO_TOKENS = "no tokens to measure it on"
 
 
 class ReferencePair(Protocol):
@@ -101,6 +102,8 @@ class Audit:
                 trust_remote_code=self.trust.trust_remote_code,
                 progress=self._progress,
                 reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
+                template="shared" if self.trust.template == "shared" else "own",
+                offload=self.trust.offload == "layers",
             )
         return self._engine
 
@@ -364,7 +367,7 @@ class Audit:
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
-        return drifts, next(filter(None, reasons), "no tokens to measure it on")
+        return drifts, next(filter(None, reasons), NO_TOKENS)
 
     def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
         """Drift of the suites' responses in both directions with the noise floor; None where no KL can be claimed."""
@@ -377,6 +380,8 @@ class Audit:
         for direction, (name, on) in DIRECTIONS.items():
             drifts, reason = self.token_drifts(pair, suites, direction)
             if drifts:
+                if self.trust.template == "shared":
+                    on += ", both behind the baseline's template"
                 record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
@@ -392,8 +397,24 @@ class Audit:
             record["identical"] = all(
                 (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
-        self._drifts[key] = record if len(record) > 2 or "identical" in record else None
+        texts = self._text_records(pair, suites)
+        if texts:
+            record["texts"] = texts
+        refused = [record.get(f"{direction}_reason", NO_TOKENS) for direction in DIRECTIONS]
+        if texts or any(reason != NO_TOKENS for reason in refused):
+            record.setdefault("identical", False)
+        self._drifts[key] = record if "identical" in record else None
         return self._drifts[key]
+
+    def _text_records(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
+        """What there is in place of KL where the tokenizers differ, by the responses it is on."""
+        from pytest_trust.text_pair import WRITERS, summarise_texts
+
+        ordered = sorted(suites, key=lambda suite: suite.name)
+        measured = [self.engine.drift(self.job(suite, pair), pair.baseline, pair.candidate).texts for suite in ordered]
+        by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
+        summaries = {writer: summarise_texts(drifts, writer, alpha=self.policy.alpha) for writer, drifts in by_writer.items()}
+        return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
 
     def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
@@ -415,7 +436,7 @@ class Audit:
         by_probe = getattr(found, direction)
         if not by_probe:
             raise TrustError(
-                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or 'no tokens to measure it on'}"
+                f"no {DIRECTIONS[direction][0]} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}"
             )
         name, on = DIRECTIONS[direction]
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)

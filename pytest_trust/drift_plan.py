@@ -30,7 +30,7 @@ _KEYS = 2
 # Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
 _FLOOR_PROBES = 2
 
-OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
+OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
 NO_HEAD = "the head of {label} is quantised or missing"
 NO_PROMPTS = "a recording keeps no prompts, so its template cannot be shared: leave out --trust-template=shared"

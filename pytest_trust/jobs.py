@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pytest_trust.drift import TokenDrift
     from pytest_trust.probes import Probe
+    from pytest_trust.text_pair import TextDrift
 
 Task = Literal["generate", "choose"]
 Phase = Literal["load", "generate", "score", "drift"]
@@ -103,7 +104,8 @@ class PairDrift:
 
     `candidate_baseline` is measured on the candidate's responses (p is the candidate), `baseline_candidate` on the baseline's (p is the
     baseline); for a choose job both are on the same option tokens. `floor`: the baseline against itself in another batch composition.
-    When a direction was not measured its mapping is empty and its reason says why in words.
+    When a direction was not measured its mapping is empty and its reason says why in words. `texts`: of a pair with different tokenizers what
+    there is in place of KL, by the side whose responses it is on (`pytest_trust.text_pair`).
     """
 
     candidate_baseline: Mapping[str, TokenDrift] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class PairDrift:
     baseline_candidate_reason: str = ""
     floor_reason: str = ""
     identical: bool = False
+    texts: Mapping[str, Sequence[TextDrift]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

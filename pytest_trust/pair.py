@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_trust.drift_plan import (
+    OTHER_TOKENS,
     Side,
     Text,
     Unit,
@@ -30,6 +31,7 @@ from pytest_trust.jobs import Job, PairDrift
 from pytest_trust.masking import masked_tokens, token_behind
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key
+from pytest_trust.text_pair import acquire_texts, stored_texts
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,12 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
     from pytest_trust.reduction import path
 
-    if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
+    if not any(job.drift for job in jobs):
+        return
+    reason = impossible(engine, baseline, candidate)
+    if reason == OTHER_TOKENS:
+        acquire_texts(engine, jobs, baseline, candidate)
+    if reason:
         return
     units = [unit for job in jobs for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))]
     if not units:
@@ -58,7 +65,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     units.sort(key=lambda unit: -unit_length(unit))
     live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.kind != "recording"]
     for reference in live:
-        if not _has_head(engine, reference):
+        if not has_head(engine, reference):
             return
     size = _CHUNK if _all_fit(engine, live) else len(units)
     done = tokens = 0
@@ -81,7 +88,8 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
     identical = ours.fingerprint == theirs.fingerprint and ours.rendering == theirs.rendering
     reason = impossible(engine, baseline, candidate)
     if reason:
-        return PairDrift({}, {}, {}, reason, reason, reason, identical)
+        texts = stored_texts(engine, job, baseline, candidate) if reason == OTHER_TOKENS else {}
+        return PairDrift({}, {}, {}, reason, reason, reason, identical, texts)
     units = list(units_of(engine, job, baseline, candidate))
     stored = engine.store.get(
         "drifts",
@@ -112,7 +120,7 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
     )
 
 
-def _has_head(engine: Engine, reference: Reference) -> bool:
+def has_head(engine: Engine, reference: Reference) -> bool:
     """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
     from pytest_trust.drift_models import check_head
 
@@ -338,7 +346,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         view_of(engine, replace(job, probes=tuple(probe for probe in job.probes if probe.id in job.drift)), reference)
         for job in jobs
     ]
-    if not any(view.texts for view in views) or not _has_head(engine, reference):
+    if not any(view.texts for view in views) or not has_head(engine, reference):
         return None
     units = [
         Unit(job, probe, view, view, "", "own", "")

@@ -364,14 +364,10 @@ def _drift(record: Record, width: int) -> list[str]:
         if known(side.get("reasoning_mean")):
             thought, said = (magnitude(side.get(f"{part}_per_sequence")) for part in ("reasoning", "answer"))
             notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
-        confidence = side.get("by_confidence")
-        if key == "candidate_baseline" and isinstance(confidence, Mapping):
-            parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
-            notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
-        if known(side.get("tail_mass")):
-            notes.append(f"{name.replace(' ', UNBROKEN)} is a lower bound: {percent(side['tail_mass'])} of the mass is beyond the recorded tokens")
+        notes += _where(side, key == "candidate_baseline")
         if side.get("on"):
             notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
+    notes += _texts(drift)
     lines = [""] if rows or notes else []
     if rows:
         # A column of which nothing is known only takes room.
@@ -386,6 +382,52 @@ def _drift(record: Record, width: int) -> list[str]:
         if drift.get("identical"):
             notes.append("the two distributions are identical on every token")
     return lines + (wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else [])
+
+
+def _where(side: Record, first: bool) -> list[str]:
+    """Where a drift is: early or late, where the baseline was sure, by response; and what was not counted."""
+    notes = []
+    means = side.get("first")
+    if first and isinstance(means, Mapping):
+        parts = [f"{magnitude(means.get(number))} over the first {number}" for number in ("1", "5", "20") if known(means.get(number))]
+        parts += [f"{magnitude(side.get('rest'))} over the rest"] if known(side.get("rest")) else []
+        notes += [f"by place in the answer {', '.join(parts)}"] if len(parts) > 1 else []
+    confidence = side.get("by_confidence")
+    if first and isinstance(confidence, Mapping):
+        parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
+        notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
+    if first and known(side.get("macro_mean")):
+        notes.append(f"macro mean, each response counting the same, {magnitude(side['macro_mean'])}")
+    if known(side.get("tail_mass")):
+        name = visible(str(side.get("direction") or "KL")).replace(" ", UNBROKEN)
+        notes.append(f"{name} is a lower bound: {percent(side['tail_mass'])} of the mass is beyond the recorded tokens")
+    masked = side.get("masked_mass")
+    if isinstance(masked, Mapping) and any(known(mass) and mass > 0 for mass in masked.values()):
+        parts = [f"{name} {percent(masked.get(name))}" for name in ("baseline", "candidate") if known(masked.get(name))]
+        notes.append(f"mass on tokens that only one has, left out: {', '.join(parts)}")
+    if side.get("masked_tokens"):
+        notes.append(f"{count(side['masked_tokens'])} template and think-marker tokens not counted")
+    if side.get("windowed"):
+        notes.append(f"{count(side['windowed'])} longer than the context, read in overlapping windows")
+    return notes
+
+
+def _texts(drift: Record) -> list[str]:
+    """What there is in place of KL where the tokenizers differ, under names of its own."""
+    notes = []
+    for found in (drift.get("texts") or {}).values():
+        bits = found["bits_per_byte"]
+        notes.append(
+            f"bits per byte of the {visible(str(found['on']))} {magnitude(bits['baseline'])} -> {magnitude(bits['candidate'])} "
+            f"(Δ {measured(bits['difference'], bits['error'])})"
+        )
+        bound = found.get("chunk_bound")
+        if bound:
+            notes.append(
+                f"chunk bound {measured(bound['per_chunk'], bound['error'])} nats per chunk, {magnitude(bound['per_response'])} per response "
+                f"({count(bound['chunks'])} chunks): at least that much is {visible(str(bound['of']))}"
+            )
+    return notes
 
 
 def _flips(record: Record, numbers: Numbers, width: int, redact: bool, shown: int) -> list[str]:
