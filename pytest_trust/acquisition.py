@@ -40,7 +40,7 @@ class Engine:
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
     `reasoning_tags` are what `split_reasoning` takes. `template`: behind whose prompts drift is measured, each model's `own` or the baseline's,
-    `shared` by both. `progress` is called after every batch, in this process.
+    `shared` by both. `offload`: of each model one decoder layer is in memory at a time. `progress` is called after every batch, in this process.
     """
 
     def __init__(
@@ -54,19 +54,21 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
         template: Literal["own", "shared"] = "own",
+        offload: bool = False,
     ) -> None:
         if device is not None:
             check_device(device)
         if batch_size is not None and batch_size < 1:
             raise TrustError(f"batch size {batch_size}: expected 1 or more, or auto")
         self.store = Store(store)
-        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
         self._batch_size = batch_size
         self._progress = progress
         self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
         self._subjects: dict[Reference, Subject] = {}
         self._recordings: dict[Reference, Recording] = {}
         self.shares_template = template == "shared"
+        self.offloads = offload
         self.vocabularies: dict[tuple[Reference, Reference], Vocabulary] = {}
 
     def __enter__(self) -> Self:
@@ -114,7 +116,8 @@ class Engine:
         if not subject.loaded:
             identity = subject.identity
             others = [other for other in self._subjects.values() if other.loaded]
-            if others and free_bytes(identity.device) < _HEADROOM * identity.parameter_bytes:
+            needed = 0 if self.offloads else _HEADROOM * identity.parameter_bytes
+            if others and free_bytes(identity.device) < needed:
                 for other in others:
                     other.release()
             self.tell(reference, "load", "", 0, 1, 0)

@@ -347,14 +347,23 @@ class Audit:
             }
             for name, identity in identities.items()
         }
-        run["warnings"] = sorted(
-            {
-                f"{identity.label}: {warning}"
-                for identity in identities.values()
-                for warning in identity.warnings
-            }
-        )
+        warnings = {
+            f"{identity.label}: {warning}"
+            for identity in identities.values()
+            for warning in identity.warnings
+        }
+        run["warnings"] = sorted(warnings | set(self._memory_warnings(pair)))
         return run
+
+    def _memory_warnings(self, pair: ReferencePair) -> list[str]:
+        """What was done for want of memory."""
+        from pytest_trust.pair import one_at_a_time
+
+        if self.trust.offload == "layers":
+            return ["--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"]
+        if one_at_a_time(self.engine, pair.baseline, pair.candidate):
+            return [f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"]
+        return []
 
     def token_drifts(
         self, pair: ReferencePair, suites: Sequence[Suite], direction: str

@@ -138,6 +138,10 @@ class Runner:
                 else [[self._plain(row, start) for row, start in pairs(group)] for group in groups]
             )
 
+    def alone(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
+        """The same of each row by itself: no padding, no neighbours, no shared beginning."""
+        return [[self.hidden_states([Group((row,), (start,))])[0][0] for row, start in pairs(group)] for group in groups]
+
     def _plain(self, row: Ids, start: int) -> torch.Tensor:
         import torch
 

@@ -27,7 +27,7 @@ from pytest_trust.drift_plan import (
     vocabulary_of,
 )
 from pytest_trust.errors import InvalidInput
-from pytest_trust.jobs import Job, PairDrift
+from pytest_trust.jobs import Job, PairDrift, digest
 from pytest_trust.masking import masked_tokens, token_behind
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key
@@ -67,7 +67,11 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     for reference in live:
         if not has_head(engine, reference):
             return
-    size = _CHUNK if _all_fit(engine, live) else len(units)
+    # Where layers come and go, all texts pass a layer while it is there.
+    fit = not engine.offloads and _all_fit(engine, live)
+    size = _CHUNK if fit else len(units)
+    if not fit and not engine.offloads:
+        engine.store.put_json("notes", {_apart_key(engine, baseline, candidate): True})
     done = tokens = 0
     for start in range(0, len(units), size):
         part = units[start : start + size]
@@ -141,6 +145,16 @@ def has_head(engine: Engine, reference: Reference) -> bool:
 def _device(engine: Engine, live: Sequence[Reference]) -> str:
     """Where the logits are reduced."""
     return str(engine.runner(live[0]).device) if live else "cpu"
+
+
+def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
+    """Whether the pair did not fit into memory together when its drift was measured; remembered by the store."""
+    key = _apart_key(engine, baseline, candidate)
+    return key in engine.store.get_json("notes", [key])
+
+
+def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
+    return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
 
 
 def _all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
@@ -299,8 +313,9 @@ def _states(
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    for start in range(0, len(units), _CHUNK):
-        part = units[start : start + _CHUNK]
+    step = len(units) if engine.offloads else _CHUNK
+    for start in range(0, len(units), step):
+        part = units[start : start + step]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
             result.append(_by_text(unit, unit.side(side), found))
@@ -321,16 +336,11 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
 
-    from pytest_trust.inference import Group, pairs
-
-    runner = engine.runner(baseline) if units else None
-    result = {}
-    for unit in units:
-        assert runner is not None
-        group = unit.baseline.group(unit.probe.id, [unit.on("baseline")])
-        rows = [runner.hidden_states([Group((row,), (start,))])[0][0] for row, start in pairs(group)]
-        result[unit.floor] = torch.cat(rows)
-    return result
+    if not units:
+        return {}
+    groups = [unit.baseline.group(unit.probe.id, [unit.on("baseline")]) for unit in units]
+    found = engine.runner(baseline).alone(groups)
+    return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
 
 Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]

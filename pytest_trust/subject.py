@@ -30,12 +30,20 @@ class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
 
     def __init__(
-        self, reference: Reference, *, store: Store, device: str | None, dtype: str | None, trust_remote_code: bool
+        self,
+        reference: Reference,
+        *,
+        store: Store,
+        device: str | None,
+        dtype: str | None,
+        trust_remote_code: bool,
+        offload: bool = False,
     ) -> None:
         self.reference = reference
         self.store = store
         self._dtype = dtype
         self._trust_remote_code = trust_remote_code
+        self._offload = offload
         self._device = choose_device(reference, device)
         self._files: ModelFiles | None = None
         self._identity: ModelIdentity | None = None
@@ -78,6 +86,7 @@ class Subject:
         if self._runner is None:
             from pytest_trust.inference import Runner
             from pytest_trust.models import load_model
+            from pytest_trust.offload import OffloadedRunner
 
             loaded = load_model(
                 self.reference,
@@ -86,9 +95,10 @@ class Subject:
                 trust_remote_code=self._trust_remote_code,
                 cache=self.cache,
                 identity=self.identity,
+                offload=self._offload,
             )
             self._tokenizer = loaded.tokenizer
-            self._runner = Runner(loaded)
+            self._runner = OffloadedRunner(loaded) if loaded.layers else Runner(loaded)
             self._framing = Framing(loaded.tokenizer, loaded.eos_ids)
         return self._runner
 
