@@ -13,7 +13,7 @@ from pytest_trust.chunks import Chances, blank_tokens, chances
 from pytest_trust.drift_models import check_head, response_hidden
 from pytest_trust.errors import InvalidInput
 from pytest_trust.estimates import Sample, Statistic
-from pytest_trust.heads import head_of
+from pytest_trust.heads import halving, head_of
 from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def chances_of_texts(
         pieces += windows(index, row, (False,) * len(row), length, step)
     columns: list[list[list[float]]] = [[[], []] for _ in texts]
     parts: dict[int, tuple[Any, Any]] = {}
-    for chosen in batches(pieces, batch_size):
+
+    def measure(chosen: Sequence[int]) -> None:
         ids, attended, response = padded([pieces[index] for index in chosen])
         found = chances(head, response_hidden(model, ids, attended, response), ids[response].tolist(), blanks, ())
         start = 0
@@ -132,6 +133,9 @@ def chances_of_texts(
             stop = start + sum(pieces[index].measured)
             parts[index] = (found[0][start:stop], found[1][start:stop])
             start = stop
+
+    for batch in batches(pieces, batch_size):
+        halving(batch, measure)
     for index, piece in enumerate(pieces):  # in order of the text
         for column, values in zip(columns[piece.text], parts[index], strict=True):
             column.extend(values)

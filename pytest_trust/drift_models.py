@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift import Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
-from pytest_trust.heads import Head, divergences_from_hidden, head_of
+from pytest_trust.heads import Head, divergences_from_hidden, halving, head_of
 from pytest_trust.reduction import OddLogits
 from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
 from pytest_trust.vocabularies import SharedTokens, shared_tokens
@@ -237,7 +237,7 @@ def compare_models(
 
     Raises:
         InvalidInput: no texts or an empty one, different tokenizers, a head that `check_head` refuses.
-        TrustError: a reference that cannot be loaded.
+        TrustError: a reference that cannot be loaded, or not enough memory for one window.
     """
     given, names = checked_texts(texts, clusters)
     model_a, tokenizer_a = loaded_model(a, "a", store)
@@ -254,7 +254,8 @@ def compare_models(
         for piece in windows(index, *_encoded(text, index, tokenizer_a, tokenizer_b, shared), length, step)
     ]
     measured: dict[int, TokenDrift] = {}
-    for chosen in batches(pieces, batch_size):
+
+    def measure(chosen: Sequence[int]) -> None:
         ids, attended, response = padded([pieces[index] for index in chosen])
         try:
             found = divergences_from_hidden(
@@ -270,6 +271,9 @@ def compare_models(
             raise _located(odd, [pieces[index] for index in chosen]) from odd
         owners = [str(pieces[index].text) for index in chosen]
         measured.update(zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True))
+
+    for batch in batches(pieces, batch_size):
+        halving(batch, measure)
     drifts, windowed = [], 0
     for text, name in enumerate(names):
         parts = [measured[index] for index, piece in enumerate(pieces) if piece.text == text]

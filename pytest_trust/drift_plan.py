@@ -50,6 +50,11 @@ class View:
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
     markers: dict[str, Spans] = field(default_factory=dict)  # characters of think markers
     numbering: Numbering | None = None
+    context: int | None = None  # tokens that the model was made for
+
+    def beyond(self, probe: str, text: Text) -> bool:
+        """Whether this side reads the text in windows."""
+        return self.context is not None and probe in self.prompts and len(self.prompts[probe]) + len(self.own(text[0])) - 1 > self.context
 
     def own(self, row: Sequence[int]) -> tuple[int, ...]:
         """The row in this side's ids."""
@@ -231,6 +236,7 @@ def view_of(engine: Engine, job: Job, reference: Reference, numbering: Numbering
                 view.answers[probe.id] = recording.answer_start(name)
         return view
     subject = engine.subject(reference)
+    view.context = subject.context()
     if job.task == "choose":
         for name, rows in subject.options(job.probes).items():
             view.options[name] = Group(rows.ids, rows.starts)

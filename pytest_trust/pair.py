@@ -32,6 +32,7 @@ from pytest_trust.masking import masked_tokens, token_behind
 from pytest_trust.references import Reference
 from pytest_trust.subject import portable_key
 from pytest_trust.text_pair import acquire_texts, stored_texts
+from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
     import torch
@@ -249,6 +250,7 @@ def _divergences(
             q=q,
             answer_start=int((keep < before).sum()),
             masked_tokens=len(row) - len(keep),
+            windowed=any(unit.side(side).beyond(unit.probe.id, text) for side in ("baseline", "candidate")),
         )
         values[key] = drift.to_bytes()
         start += len(keep)
@@ -317,7 +319,7 @@ def _states(
     for start in range(0, len(units), step):
         part = units[start : start + step]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
-        for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
+        for unit, found in zip(part, engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())), strict=True):
             result.append(_by_text(unit, unit.side(side), found))
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)
@@ -339,7 +341,7 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     if not units:
         return {}
     groups = [unit.baseline.group(unit.probe.id, [unit.on("baseline")]) for unit in units]
-    found = engine.runner(baseline).alone(groups)
+    found = in_windows(engine.runner(baseline).alone, engine.subject(baseline).context())(groups)
     return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
 

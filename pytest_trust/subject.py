@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.contrasts import PREFIX
+from pytest_trust.errors import InvalidInput
 from pytest_trust.files import ModelFiles, locate
 from pytest_trust.identity import ModelIdentity, choose_device, identify_model
 from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
@@ -131,7 +132,9 @@ class Subject:
                 render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
             ),
         )
-        return as_prompts(stored)
+        prompts = as_prompts(stored)
+        self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
+        return prompts
 
     def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
         """Rendered options by probe id."""
@@ -142,7 +145,18 @@ class Subject:
                 render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
             ),
         )
-        return as_options(stored)
+        rows = as_options(stored)
+        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
+        return rows
+
+    def _fit(self, lengths: dict[str, int]) -> None:
+        """Refuse what is longer than the model's context: cut, it would be another question."""
+        context = self.context()
+        for name, length in lengths.items():
+            if context is not None and length > context:
+                raise InvalidInput(
+                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: shorten it or leave it out"
+                )
 
     def _asked(self, probe: Probe) -> Probe:
         """The probe as this model is given it: the mutant `no_system` hears no system message."""

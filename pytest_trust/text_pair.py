@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, digest
 from pytest_trust.references import Reference
+from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
@@ -224,7 +225,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
         groups = [
             Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),)) for unit, row in zip(part, labels, strict=True)
         ]
-        states = [rows[0] for rows in engine.halving(groups, runner.hidden_states)]
+        states = [rows[0] for rows in engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context()))]
         tokens, word, end = chances(head, torch.cat(states), [token for row in labels for token in row], blanks, ends)
         at = 0
         for unit, row in zip(part, labels, strict=True):
