@@ -234,7 +234,7 @@ class Audit:
         never: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
-        from pytest_trust.drift_flips import flip_auc
+        from pytest_trust.drift_flips import drift_by_outcome, flip_auc
         from pytest_trust.evaluation import gate_record
         from pytest_trust.judges import as_judge
 
@@ -283,6 +283,8 @@ class Audit:
         record["drift"] = self.drift_record(pair, [suite])
         record["drift_by_flip"] = self._drift_by_flip(pair, suite, job, record)
         record["drift_auc"] = flip_auc(record["drift_by_flip"])
+        outcomes = {name: samples[0].outcome for name, samples in sides[1].samples.items() if samples}
+        record["drift_by_outcome"] = drift_by_outcome(self.token_drifts(pair, [suite], "candidate_baseline")[0], outcomes)
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drift_record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
@@ -449,6 +451,25 @@ class Audit:
             )
         name, on = DIRECTIONS[direction]
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
+
+    def text_drift(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
+        """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
+        for a recording."""
+        from pytest_trust.drift import summarise
+        from pytest_trust.drift_models import drifts_of_texts
+        from pytest_trust.texts import checked_texts
+
+        given, names = checked_texts(texts, clusters)
+        sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")
+        loaded = []
+        for side in sides:
+            reference: Reference = getattr(pair, side)
+            if reference.kind == "recording":
+                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only")
+            model = self.engine.runner(reference).loaded
+            loaded.append((model.model, model.tokenizer))
+        drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
+        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff

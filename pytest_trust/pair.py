@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from pytest_trust.drift_plan import (
     OTHER_TOKENS,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
+_head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
@@ -308,10 +309,9 @@ def _states(
             return [{unit.side(side).texts[unit.probe.id]: tops} for unit, tops in kept], None
         states = recording.states(names)
         other = units[0].candidate if side == "baseline" else units[0].baseline
-        device = "cpu" if other.recorded else engine.identify(other.reference).device
         return [
             {unit.side(side).texts[unit.probe.id]: state} for unit, state in zip(units, states, strict=True)
-        ], recording.head(device)
+        ], recorded_head(engine, reference, other.reference)
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
@@ -323,6 +323,22 @@ def _states(
             result.append(_by_text(unit, unit.side(side), found))
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)
+
+
+def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
+    """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
+    from pytest_trust.recording import hash_of_head
+
+    recording, beside = engine.recording(reference), engine.recording(other)
+    assert recording is not None
+    if beside is not None:
+        same = bool(recording.head_hash) and recording.head_hash == beside.head_hash and str(other.path) < str(reference.path)
+        return (beside if same else recording).head()
+    runner = engine.runner(other)
+    assert runner.head is not None
+    if runner not in _head_hashes:
+        _head_hashes[runner] = hash_of_head(runner.head)
+    return runner.head if _head_hashes[runner] == recording.head_hash else recording.head(runner.device)
 
 
 def _by_text(unit: Unit, view: View, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:

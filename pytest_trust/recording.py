@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,12 @@ class Recording:
     topk: int = 0
     """Tokens kept of each distribution; 0 where states and head are."""
     _tensors: dict[str, torch.Tensor] | None = None
+    _heads: dict[str, Head] = field(default_factory=dict)
+
+    @property
+    def head_hash(self) -> str:
+        """Of the head, as `hash_of_head` makes it; empty where none is known."""
+        return str(self._head.get("hash", ""))
 
     def response(self, key: str) -> dict[str, Any] | None:
         return self._responses.get(key)
@@ -108,20 +114,21 @@ class Recording:
         return [whole.rows(entry["offset"], entry["offset"] + entry["tokens"]) for entry in (self._drift[key] for key in keys)]
 
     def head(self, device: str = "cpu") -> Head:
-        """The recorded model's head, in float32."""
-        import torch
+        """The recorded model's head, in float32; made once for a device."""
+        if device not in self._heads:
+            import torch
 
-        from pytest_trust.heads import Head
+            from pytest_trust.heads import Head
 
-        tensors = self._read_tensors()
-        bias = tensors.get("bias")
-        weight = tensors["head"].to(device=device, dtype=torch.float32)
-        return Head(
-            weight,
-            None if bias is None else bias.to(device=device, dtype=torch.float32),
-            self._head["soft_cap"],
-            self._head["scale"],
-        )
+            tensors = self._read_tensors()
+            bias = tensors.get("bias")
+            self._heads[device] = Head(
+                tensors["head"].to(device=device, dtype=torch.float32),
+                None if bias is None else bias.to(device=device, dtype=torch.float32),
+                self._head["soft_cap"],
+                self._head["scale"],
+            )
+        return self._heads[device]
 
     def require(self, jobs: Iterable[Job]) -> None:
         """Refuse jobs that ask for what was not recorded.
@@ -252,7 +259,21 @@ def _drift_part(
     }
     if head.bias is not None:
         tensors["bias"] = head.bias.float().cpu()
-    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale}
+    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale, "hash": hash_of_head(head)}
+
+
+def hash_of_head(head: Head) -> str:
+    """Equal for heads that are the same in float32, with bias, soft cap and scale."""
+    import hashlib
+
+    import torch
+
+    found = hashlib.sha256(digest(tuple(head.weight.shape), head.soft_cap, head.scale).encode())
+    for start in range(0, head.vocabulary, 4096):  # the whole in float32 may be another copy
+        found.update(head.weight[start : start + 4096].to(torch.float32).contiguous().cpu().numpy().tobytes())
+    if head.bias is not None:
+        found.update(head.bias.float().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _in_16_bits(values: torch.Tensor) -> torch.Tensor:
@@ -361,7 +382,8 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     if not _is_count(manifest.get("topk", 0)):
         raise ValueError("topk is not as expected")
     head = manifest["head"]
-    fine = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
+    numbers = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
+    fine = numbers and isinstance(head.get("hash", ""), str)
     if not isinstance(manifest["vocabulary"], str) or not isinstance(head, dict) or not fine:
         raise ValueError("vocabulary or head are not as expected")
 

@@ -70,7 +70,7 @@ def shared_tokens(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) 
     if len(common) < smaller * _ENOUGH:
         raise InvalidInput(
             f"the tokenizers differ from id {leading} on and share {len(common)} pieces of {smaller}; KL needs one vocabulary: "
-            "compare the models' bits per byte instead (pytest_trust.bits_per_byte)"
+            "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
         )
     return SharedTokens(
         len(common), _first([ids_a[t] for t in common], size_a), _first([ids_b[t] for t in common], size_b)

@@ -51,7 +51,8 @@ was below 0.1 nats, below 1, above); ``first`` (over the first 1, 5 and 20 token
 response counting the same); ``masked_tokens`` (of templates and think markers, and those only one side has) and, by side, ``masked_mass``
 on tokens only one side has; ``windowed`` (longer than the context); ``tail_mass`` (probability beyond what a top-k recording keeps; null elsewhere); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
 ``answer_per_sequence`` in nats, which add up to ``per_sequence``. Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the
-probability that a probe which flipped drifted more than one that did not, with limits.
+probability that a probe which flipped drifted more than one that did not, with limits; and ``drift_by_outcome``, by outcome of the candidate's
+response the ``mean`` in nats per token and the number of ``probes``.
 
 Of models with **different tokenizers** a drift holds in place of its directions their ``..._reason`` and ``texts``: for ``candidate_responses``,
 ``baseline_responses`` and ``options`` the ``bits_per_byte`` under each model and the ``chunk_bound``, see

@@ -375,6 +375,10 @@ def _drift(record: Record, width: int) -> list[str]:
         lines += table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)
         if known(drift.get("floor")):
             notes.append(f"noise floor {magnitude(drift['floor'], 2)}")
+        outcomes = record.get("drift_by_outcome") or {}
+        if len(outcomes) > 1:
+            parts = [f"{magnitude(found['mean'])} where {visible(str(name))} (n{UNBROKEN}{found['probes']})" for name, found in outcomes.items()]
+            notes.append(f"by the candidate's outcome {', '.join(parts)}")
         auc = record.get("drift_auc")
         if auc:
             limits = f"[{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]"
