@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pytest_trust.heads import Head
     from pytest_trust.inference import Runner
 
-_CHUNK = 16  # probes whose states exist at once while both models are in memory
+CHUNK = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
 _head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
@@ -71,13 +71,13 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
             return
     # Where layers come and go, all texts pass a layer while it is there.
     fit = not engine.offloads and _all_fit(engine, live)
-    size = _CHUNK if fit else len(units)
+    size = CHUNK if fit else len(units)
     if not fit and not engine.offloads:
         engine.store.put_json("notes", {_apart_key(engine, baseline, candidate): True})
     done = tokens = 0
     for start in range(0, len(units), size):
         part = units[start : start + size]
-        values = _measure(engine, part, baseline, candidate)
+        values = measure(engine, part, baseline, candidate)
         engine.store.put("drifts", values, {"chunk": len(part), "reduction": path(_device(engine, live))})
         done, tokens = (
             done + len(part),
@@ -165,7 +165,7 @@ def _all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
     return all(engine.subject(reference).loaded for reference in references)
 
 
-def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
+def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
     """Encoded token drifts by key."""
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
@@ -315,7 +315,7 @@ def _states(
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    step = len(units) if engine.offloads else _CHUNK
+    step = len(units) if engine.offloads else CHUNK
     for start in range(0, len(units), step):
         part = units[start : start + step]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
