@@ -1,8 +1,9 @@
 """The drift of a pair: both sides' hidden states on the same response tokens, reduced to divergences and stored per response.
 
-Each side renders the prompt with its own template; the states that predict the response's tokens (its end token included) are
-compared. With both models in memory work goes chunk by chunk; if only one fits, all of one side's states are kept until the other
-side has run. A recording brings its own states, for its own responses only.
+Each side renders the prompt with its own template (or, shared, the baseline's); the states that predict the response's tokens are compared.
+Think markers and tokens that frame a text are not counted (`masking`), nor are those that only one side has (`drift_plan.Vocabulary`); pairs
+whose tokens have too little in common are for `text_pair`. With both models in memory work goes chunk by chunk; if only one fits, all of one
+side's states are kept until the other side has run. A recording brings its own states, for its own responses only.
 """
 
 from __future__ import annotations
