@@ -109,7 +109,7 @@ def test_it_is_what_two_plain_forwards_give(models: tuple[Path, Path], replies: 
 def test_it_is_stored_and_only_what_is_missing_is_measured(models: tuple[Path, Path], replies: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     baseline, candidate = (parse_reference(str(directory)) for directory in models)
     first = measured(tmp_path, baseline, candidate)
-    monkeypatch.setattr("pytest_trust.pair._measure", None)
+    monkeypatch.setattr("pytest_trust.pair.measure", None)
     second = measured(tmp_path, baseline, candidate)
     assert first.answer_without_trace["ask-1"].to_bytes() == second.answer_without_trace["ask-1"].to_bytes()
 
