@@ -74,6 +74,7 @@ class Engine:
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
         self._batch_size = batch_size
         self._progress = progress
+        self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
         self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
         self._subjects: dict[Reference, Subject] = {}
         self._recordings: dict[Reference, Recording] = {}
@@ -304,7 +305,7 @@ class Engine:
         plan = plan_answers(self.subject(reference), jobs)
         missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
-            return True
+            return self.told_all(reference, "generate")
         runner = self.runner(reference)
 
         def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
@@ -355,7 +356,7 @@ class Engine:
         plan = plan_choices(self.subject(reference), jobs)
         missing = len(plan) - len(self.store.has("options", keys_of(plan)))
         if not missing:
-            return True
+            return self.told_all(reference, "score")
         from pytest_trust.scoring import score_options
 
         runner = self.runner(reference)
@@ -431,5 +432,14 @@ class Engine:
 
     def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0) -> None:
         if self._progress is not None:
+            self._open.pop((reference, phase), None)
+            if done < total:
+                self._open[reference, phase] = total
             self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 
+    def told_all(self, reference: Reference, phase: Phase) -> bool:
+        """True; a phase that was left while others had parts of it has ended."""
+        total = self._open.get((reference, phase))
+        if total is not None:
+            self.tell(reference, phase, "", total, total, 0)
+        return True

@@ -90,24 +90,22 @@ class ProgressLine:
         self._live = bool(getattr(terminal, "isatty", False))
         self._phase: tuple[str, ...] = ()
         self._began = self._written = 0.0
-        self._had = 0
+        self._first = Progress("", "load", "", 0, 0, 0)
 
     def __call__(self, progress: Progress) -> None:
-        now, first = self._clock(), _phase(progress) != self._phase
+        now, first, finished = self._clock(), _phase(progress) != self._phase, progress.done >= progress.total
+        if first and finished and self._phase:  # another phase than the one that is shown, which goes on
+            if not self._live:
+                self._write(progress, 0.0)
+            return
         if first:
-            self._phase, self._began, self._had = _phase(progress), now, progress.done
-        finished = progress.done >= progress.total
+            self._phase, self._began, self._first = _phase(progress), now, progress
         seconds = now - self._began
         if self._live:
             self._rewrite("" if finished else self._bar(progress, seconds))
         elif first or finished or now - self._written >= _LOG_SECONDS:
             self._written = now
-            with self._shown():
-                self._terminal.ensure_newline()
-                self._terminal.write_line(
-                    " ".join(filter(None, (_subject(progress), *self._numbers(progress, seconds))))
-                )
-                self._terminal.flush()  # a log that is followed shows it now
+            self._write(progress, seconds)
         if finished:
             self._phase = ()
 
@@ -116,6 +114,12 @@ class ProgressLine:
         if self._live and self._phase:
             self._rewrite("")
         self._phase = ()
+
+    def _write(self, progress: Progress, seconds: float) -> None:
+        with self._shown():
+            self._terminal.ensure_newline()
+            self._terminal.write_line(" ".join([_subject(progress), *self._numbers(progress, seconds)]))
+            self._terminal.flush()  # a log that is followed shows it now
 
     def _rewrite(self, text: str) -> None:
         with self._shown():
@@ -126,23 +130,23 @@ class ProgressLine:
             self._terminal.flush()
 
     def _bar(self, progress: Progress, seconds: float) -> str:
+        subject, numbers = _subject(progress), self._numbers(progress, seconds)
         width = self._terminal._tw.fullwidth - 1
-        filled = _BAR * progress.done // max(1, progress.total)
-        bar = f"[{'=' * filled}{' ' * (_BAR - filled)}]" if progress.total > 1 and width > 3 * _BAR else ""
-        return " ".join(filter(None, (_subject(progress), bar, *self._numbers(progress, seconds))))[:width]
+        room = min(_BAR, width - len(" ".join([subject, "[]", *numbers])))
+        filled = room * progress.done // max(1, progress.total)
+        bar = [f"[{'=' * filled}{' ' * (room - filled)}]"] if progress.total > 1 and room >= _BAR // 2 else []
+        return " ".join([subject, *bar, *numbers])[:width]
 
     def _numbers(self, progress: Progress, seconds: float) -> list[str]:
-        finished = progress.done >= progress.total
-        if progress.phase == "load" and progress.total == 1:
-            return [f"took {_duration(seconds)}"] if finished else []
-        numbers = [f"{progress.done}/{progress.total}"]
+        finished, loads = progress.done >= progress.total, progress.phase == "load"
+        numbers = [] if loads and progress.total == 1 else [f"{progress.done}/{progress.total}"]
         if seconds > _WORTH_A_RATE:
-            made = progress.done - self._had
-            if progress.tokens:
-                numbers.append(f" {progress.tokens / seconds:.0f} tokens/s")
+            made, tokens = progress.done - self._first.done, progress.tokens - self._first.tokens
+            if tokens:
+                numbers.append(f" {tokens / seconds:.0f} tokens/s")
             if finished:
                 numbers.append(f" took {_duration(seconds)}")
-            elif made > 0:
+            elif made > 0 and not loads:
                 numbers.append(f" {_duration(seconds / made * (progress.total - progress.done))} left")
         return numbers
 

@@ -43,8 +43,7 @@ def share(
     part: Callable[[Sequence[Item], Set[str]], list[Item]],
     wait: bool = True,
 ) -> bool:
-    """Have made what no other process has claimed of the batches, and with `wait` wait for the rest. Whether all is there at the end, as
-    far as is known.
+    """Have made what no other process has claimed of the batches, and with `wait` wait for the rest. Whether all is there at the end.
 
     make: makes items and puts them into `table`; gives, after each put, how many items and tokens that was. missing: items that were not
     in the store before. keys, part: the keys of items, and what of items is asked for by some of their keys.
@@ -63,6 +62,8 @@ def share(
             for items, new in make(part(batches[index], set(mine))):
                 made, tokens = made + items, tokens + new
                 tell(missing - made)
-    if wait and made < missing:
+    wanted = {key for batch in batches for key in keys(batch)}
+    left = wanted - engine.store.has(table, wanted) if made < missing and not wait else set()
+    if made < missing and not left:
         tell(0)  # others made the rest
-    return wait or made >= missing
+    return not left

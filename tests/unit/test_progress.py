@@ -78,7 +78,12 @@ def test_a_terminal_has_one_bar_that_is_rewritten_and_goes(shown: Shown) -> None
         "",
         "",
     ]
-    assert [len(line) for line in screen.lines()] == [99, 99, 99, 0]  # the line before is erased, and the next text begins it
+    assert [len(line) for line in screen.lines()] == [
+        99,
+        99,
+        99,
+        0,
+    ]  # the line before is erased, and the next text begins it
     assert "\n" not in screen.file.getvalue()
 
 
@@ -91,13 +96,18 @@ def test_a_phase_that_fails_leaves_no_bar(shown: Shown) -> None:
     assert [line.rstrip() for line in screen.lines()[1:]] == ["", ""]
 
 
-@pytest.mark.parametrize("shown", [{"isatty": True, "width": 40}], indirect=True)
-def test_a_narrow_terminal_is_not_overflowed(shown: Shown) -> None:
+@pytest.mark.parametrize("shown", [{"isatty": True, "width": 70}], indirect=True)
+def test_a_narrow_terminal_has_a_shorter_bar_or_none(shown: Shown) -> None:
     screen, tell = shown
     tell(0, START)
     tell(3, replace(START, done=300, tokens=4210))
-    assert screen.lines()[0].rstrip() == "trust: base: answering 100/600"
-    assert {len(line) for line in screen.lines()} == {39}
+    screen._tw.fullwidth = 40
+    tell(6, replace(START, done=400, tokens=8000))
+    assert [line.rstrip() for line in screen.lines()] == [
+        "trust: base: answering [===                 ] 100/600",
+        "trust: base: answering [=====      ] 300/600  1403 tokens/s  4 s left",
+        "trust: base: answering 400/600  1333 to",
+    ]
 
 
 @log
@@ -127,11 +137,25 @@ def test_each_phase_of_each_model_has_its_own_lines(shown: Shown) -> None:
     tell(5, replace(START, model="candidate", phase="drift", done=2, total=2))
     assert screen.lines() == [
         "trust: base: loading",
-        "trust: base: loading took 3 s",
+        "trust: base: loading  took 3 s",
         "trust: base: scoring options of 0/600",
         "trust: base: scoring options of 600/600  90 tokens/s  took 1 s",
         "trust: candidate: measuring drift on 0/2",
         "trust: candidate: measuring drift on 2/2  took 1 s",
+    ]
+
+
+@log
+def test_the_end_of_another_phase_does_not_begin_the_shown_one_anew(shown: Shown) -> None:
+    screen, tell = shown
+    tell(0, replace(START, done=0))
+    tell(10, replace(START, model="candidate", done=600))
+    tell(12, replace(START, done=60))
+    tell(20, replace(START, done=600, tokens=100))
+    assert screen.lines() == [
+        "trust: base: answering 0/600",
+        "trust: candidate: answering 600/600",
+        "trust: base: answering 600/600  5 tokens/s  took 20 s",
     ]
 
 
@@ -145,7 +169,7 @@ def test_what_was_in_the_store_says_nothing_about_the_time_that_is_left(shown: S
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "0 s"), (99.4, "99 s"), (100, "2 min"), (3599, "1 h 0 min"), (4 * 3600 + 150, "4 h 2 min")],
+    [(0.6, "1 s"), (99.4, "99 s"), (100, "2 min"), (3599, "1 h 0 min"), (4 * 3600 + 150, "4 h 2 min")],
 )
 @log
 def test_durations(shown: Shown, seconds: float, words: str) -> None:
@@ -153,7 +177,7 @@ def test_durations(shown: Shown, seconds: float, words: str) -> None:
     loading = Progress("base", "load", "", 0, 1, 0)
     tell(0, loading)
     tell(seconds, replace(loading, done=1))
-    assert screen.lines()[-1] == f"trust: base: loading took {words}"
+    assert screen.lines()[-1] == f"trust: base: loading  took {words}"
 
 
 class Line(ProgressLine):
@@ -186,7 +210,11 @@ def test_a_bar_of_workers_that_are_gone_is_erased(shown: Shown) -> None:
     controller.lost("gw0")
     controller.look()
     controller.stop()
-    assert [line.strip() for line in screen.lines()] == ["trust: base: answering [===                 ] 100/600", "", ""]
+    assert [line.strip() for line in screen.lines()] == [
+        "trust: base: answering [===                 ] 100/600",
+        "",
+        "",
+    ]
 
 
 def test_the_controller_shows_the_sum_of_its_workers(run: Any) -> None:

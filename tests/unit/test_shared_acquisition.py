@@ -130,27 +130,31 @@ def test_what_a_killed_run_had_claimed_is_taken_over(complete: tuple[Path, Any],
 def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
     complete: tuple[Path, Any], pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process has claimed everything there is; while we wait it puts one response of each side and gives up the rest."""
+    """One process has claimed everything there is; while we wait it puts the responses of both sides and gives up the rest."""
     from pytest_trust import claims
 
-    shutil.copytree(complete[0], tmp_path / "known")
-    with engine(tmp_path / "known") as known, engine(tmp_path / "new") as other, engine(tmp_path / "new") as found:
-        responses = rows(complete[0], "key")
+    keys, slept, told = rows(complete[0], "key"), [], list[Progress]()
+    with engine(complete[0]) as known:
+        responses = known.store.get("responses", keys)
+    with engine(tmp_path) as other, engine(tmp_path, progress=told.append) as found:
         for table in ("responses", "options", "drifts"):
-            other.claims.claim(table, responses)
-        slept: list[float] = []
+            other.claims.claim(table, keys)
 
         def sleep(seconds: float) -> None:
             slept.append(seconds)
-            kept = dict(list(known.store.get("responses", responses).items())[:2])
-            other.store.put("responses", kept)
+            other.store.put("responses", responses)
             other.claims.release()
 
         monkeypatch.setattr(claims.time, "sleep", sleep)
         found.acquire(JOBS, *pair)
         assert len(slept) == 1
         assert everything(found, pair) == complete[1]
-    assert Counter(rows(tmp_path / "new", "json_extract(context, '$.process')"))[None] == 2
+        name = found.claims.name
+    by = Counter(rows(tmp_path, "json_extract(context, '$.process')"))
+    assert by == {None: len(responses), name: len(keys) - len(responses)}
+    last = {(progress.model, progress.phase): progress for progress in told}
+    assert len(last) == 2 * 3 + 1
+    assert [progress for progress in last.values() if progress.done < progress.total] == []
 
 
 def test_an_error_gives_up_the_claims_of_its_batch(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
