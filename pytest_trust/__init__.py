@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_trust.bits import BitsPerByte, bits_per_byte
+    from pytest_trust.chunks import ChunkBound, chunk_bound
     from pytest_trust.comparison import Comparison, compare_scores
     from pytest_trust.divergence import kl_divergence
     from pytest_trust.drift import Drift
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "BitsPerByte": "bits",
+    "ChunkBound": "chunks",
     "Comparison": "comparison",
     "Drift": "drift",
     "Gate": "probes",
@@ -36,6 +38,7 @@ _MODULES = {
     "Suite": "probes",
     "TrustError": "errors",
     "bits_per_byte": "bits",
+    "chunk_bound": "chunks",
     "compare_models": "drift_models",
     "compare_scores": "comparison",
     "get_judge": "judges",
@@ -46,6 +49,7 @@ _MODULES = {
 
 __all__ = [
     "BitsPerByte",
+    "ChunkBound",
     "Comparison",
     "Drift",
     "Gate",
@@ -58,6 +62,7 @@ __all__ = [
     "Suite",
     "TrustError",
     "bits_per_byte",
+    "chunk_bound",
     "compare_models",
     "compare_scores",
     "get_judge",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
@@ -28,6 +28,7 @@ from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, pl
 
 if TYPE_CHECKING:
     from pytest_trust.budget import Budgeted
+    from pytest_trust.drift_plan import Vocabulary
     from pytest_trust.inference import Runner
     from pytest_trust.recording import Recording
     from pytest_trust.server import Served
@@ -45,7 +46,8 @@ class Engine:
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
     `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process. `workers`: how many
-    processes of this run do the same work together, each a part (see `claims`).
+    processes of this run do the same work together, each a part (see `claims`). `template`: behind whose prompts drift is measured, each
+    model's `own` or the baseline's, `shared` by both. `offload`: of each model one decoder layer is in memory at a time.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
         workers: int = 1,
+        template: Literal["own", "shared"] = "own",
+        offload: bool = False,
     ) -> None:
         if device is not None:
             check_device(device)
@@ -67,7 +71,7 @@ class Engine:
         self.store = Store(store)
         self.claims = Claims(self.store)
         self.workers = workers
-        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
         self._batch_size = batch_size
         self._progress = progress
         self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
@@ -75,6 +79,9 @@ class Engine:
         self._subjects: dict[Reference, Subject] = {}
         self._recordings: dict[Reference, Recording] = {}
         self._served: dict[Reference, Served] = {}
+        self.shares_template = template == "shared"
+        self.offloads = offload
+        self.vocabularies: dict[tuple[Reference, Reference], Vocabulary] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +147,8 @@ class Engine:
         if not subject.loaded:
             identity = subject.identity
             others = [other for other in self._subjects.values() if other.loaded]
-            if others and free_bytes(identity.device) < _HEADROOM * identity.parameter_bytes:
+            needed = 0 if self.offloads else _HEADROOM * identity.parameter_bytes
+            if others and free_bytes(identity.device) < needed:
                 for other in others:
                     other.release()
             self.tell(reference, "load", "", 0, 1, 0)

@@ -32,6 +32,7 @@ DIRECTIONS = {
 }
 #: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
 WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
+NO_TOKENS = "no tokens to measure it on"
 
 
 class ReferencePair(Protocol):
@@ -123,6 +124,8 @@ class Audit:
                 progress=self._progress,
                 workers=self._workers,
                 reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
+                template="shared" if self.trust.template == "shared" else "own",
+                offload=self.trust.offload == "layers",
             )
         return self._engine
 
@@ -255,7 +258,7 @@ class Audit:
         never: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
-        from pytest_trust.drift_flips import flip_auc
+        from pytest_trust.drift_flips import drift_by_outcome, flip_auc
         from pytest_trust.evaluation import gate_record
         from pytest_trust.judges import as_judge
 
@@ -304,6 +307,8 @@ class Audit:
         record["drift"] = self.drift_record(pair, [suite])
         record["drift_by_flip"] = self._drift_by_flip(pair, suite, job, record)
         record["drift_auc"] = flip_auc(record["drift_by_flip"])
+        outcomes = {name: samples[0].outcome for name, samples in sides[1].samples.items() if samples}
+        record["drift_by_outcome"] = drift_by_outcome(self.token_drifts(pair, [suite], "candidate_baseline")[0], outcomes)
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drift_record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
@@ -368,14 +373,23 @@ class Audit:
             }
             for name, identity in identities.items()
         }
-        run["warnings"] = sorted(
-            {
-                f"{identity.label}: {warning}"
-                for identity in identities.values()
-                for warning in identity.warnings
-            }
-        )
+        warnings = {
+            f"{identity.label}: {warning}"
+            for identity in identities.values()
+            for warning in identity.warnings
+        }
+        run["warnings"] = sorted(warnings | set(self._memory_warnings(pair)))
         return run
+
+    def _memory_warnings(self, pair: ReferencePair) -> list[str]:
+        """What was done for want of memory."""
+        from pytest_trust.pair import one_at_a_time
+
+        if self.trust.offload == "layers":
+            return ["--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"]
+        if one_at_a_time(self.engine, pair.baseline, pair.candidate):
+            return [f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"]
+        return []
 
     def token_drifts(
         self, pair: ReferencePair, suites: Sequence[Suite], direction: str
@@ -401,6 +415,8 @@ class Audit:
         for direction, (name, on) in DIRECTIONS.items():
             drifts, reason = self.token_drifts(pair, suites, direction)
             if drifts:
+                if self.trust.template == "shared":
+                    on += ", both behind the baseline's template"
                 record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
@@ -420,10 +436,24 @@ class Audit:
             record["identical"] = all(
                 (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
             )
-        elif any(reason != NO_TOKENS for reason in record.values()):
-            record |= {"floor": None, "identical": False}
+        texts = self._text_records(pair, suites)
+        if texts:
+            record["texts"] = texts
+        refused = [record.get(f"{direction}_reason", NO_TOKENS) for direction in DIRECTIONS]
+        if texts or any(reason != NO_TOKENS for reason in refused):
+            record.setdefault("identical", False)
         self._drifts[key] = record if "identical" in record else None
         return self._drifts[key]
+
+    def _text_records(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
+        """What there is in place of KL where the tokenizers differ, by the responses it is on."""
+        from pytest_trust.text_pair import WRITERS, summarise_texts
+
+        ordered = sorted(suites, key=lambda suite: suite.name)
+        measured = [self.engine.drift(self.job(suite, pair), pair.baseline, pair.candidate).texts for suite in ordered]
+        by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
+        summaries = {writer: summarise_texts(drifts, writer, alpha=self.policy.alpha) for writer, drifts in by_writer.items()}
+        return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
 
     def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
@@ -447,6 +477,25 @@ class Audit:
         if not by_probe:
             raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
         return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
+
+    def text_drift(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
+        """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
+        for a recording."""
+        from pytest_trust.drift import summarise
+        from pytest_trust.drift_models import drifts_of_texts
+        from pytest_trust.texts import checked_texts
+
+        given, names = checked_texts(texts, clusters)
+        sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")
+        loaded = []
+        for side in sides:
+            reference: Reference = getattr(pair, side)
+            if reference.kind == "recording":
+                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only")
+            model = self.engine.runner(reference).loaded
+            loaded.append((model.model, model.tokenizer))
+        drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
+        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff

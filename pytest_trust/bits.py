@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pytest_trust.chunks import Chances, blank_tokens, chances
 from pytest_trust.drift_models import check_head, response_hidden
 from pytest_trust.errors import InvalidInput
 from pytest_trust.estimates import Sample, Statistic
-from pytest_trust.heads import head_of
-from pytest_trust.scoring import token_log_likelihoods
+from pytest_trust.heads import halving, head_of
 from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
 
 if TYPE_CHECKING:
@@ -102,29 +104,50 @@ def _bits(
     name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
 ) -> tuple[list[float], list[bool]]:
     """Bits of each text, and whether it was read in windows."""
+    found, windowed = chances_of_texts(name, loaded, texts, batch_size, window, stride)
+    return [-math.fsum(one.tokens) / math.log(2.0) for one in found], windowed
+
+
+def chances_of_texts(
+    name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
+) -> tuple[list[Chances], list[bool]]:
+    """What a model gives each text behind a beginning token, and whether the text was read in windows."""
     model, tokenizer = loaded
     head = head_of(model)
     check_head(model, head)
     length, step = window_sizes([model], window, stride)
+    blanks = blank_tokens(tokenizer, head.vocabulary)
     pieces: list[Window] = []
     for index, text in enumerate(texts):
-        row = _encoded(name, tokenizer, index, text)
+        encoded = _encoded(name, tokenizer, index, text)
+        row = (*encoded, encoded[0])  # the last one is not read; the state before it says what follows the text
         pieces += windows(index, row, (False,) * len(row), length, step)
-    bits = [0.0] * len(texts)
-    for chosen in batches(pieces, batch_size):
+    columns: list[list[list[float]]] = [[[], []] for _ in texts]
+    parts: dict[int, tuple[Any, Any]] = {}
+
+    def measure(chosen: Sequence[int]) -> None:
         ids, attended, response = padded([pieces[index] for index in chosen])
-        values = iter(
-            token_log_likelihoods(head, response_hidden(model, ids, attended, response), ids[response].tolist())
-        )
+        found = chances(head, response_hidden(model, ids, attended, response), ids[response].tolist(), blanks, ())
+        start = 0
         for index in chosen:
-            piece = pieces[index]
-            bits[piece.text] -= math.fsum(next(values) for measured in piece.measured if measured) / math.log(2.0)
-    for index, value in enumerate(bits):
-        if not math.isfinite(value):
+            stop = start + sum(pieces[index].measured)
+            parts[index] = (found[0][start:stop], found[1][start:stop])
+            start = stop
+
+    for batch in batches(pieces, batch_size):
+        halving(batch, measure)
+    for index, piece in enumerate(pieces):  # in order of the text
+        for column, values in zip(columns[piece.text], parts[index], strict=True):
+            column.extend(values)
+    result = []
+    for index, (tokens, word) in enumerate(columns):
+        one = Chances(np.array(tokens[:-1]), np.array(word), 0.0)
+        if not np.isfinite(one.tokens).all():
             raise InvalidInput(
                 f"{name}: the probability of text {index} is not a number above 0; check the model's weights and dtype"
             )
-    return bits, [sum(piece.text == index for piece in pieces) > 1 for index in range(len(texts))]
+        result.append(one)
+    return result, [sum(piece.text == index for piece in pieces) > 1 for index in range(len(texts))]
 
 
 def _encoded(name: str, tokenizer: Any, index: int, text: str) -> tuple[int, ...]:

@@ -65,6 +65,11 @@ class TrustConfig:
 
     engine: str = "local"
     """Where the models run: in this process, or (`ray`) in actors on a Ray cluster."""
+    template: str = "own"
+    """Behind whose prompts drift is measured: each model's `own`, or the baseline's, `shared`."""
+
+    offload: str = "none"
+    """`layers`: of each model one decoder layer is in memory at a time."""
 
     @property
     def candidate(self) -> Reference | None:
@@ -106,6 +111,8 @@ def add_options(parser: pytest.Parser) -> None:
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
         ("max-reasoning-tokens", "N", "token limit of a reasoning trace apart from the answer's; a longer one is truncated"),
+        ("template", "NAME", "drift behind each model's own chat template (own, default) or the baseline's (shared)"),
+        ("offload", "NAME", "layers: one decoder layer of a model in memory at a time, read from its safetensors files (default: none)"),
         ("seed", "N", "seed of sampled responses (default: 0)"),
         ("limit", "N", "probes per suite: a number, or a fraction below 1"),
     ):
@@ -254,6 +261,8 @@ def build_config(config: pytest.Config) -> TrustConfig:
         else tuple(config.getini("trust_testpaths")),
         judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
         mutants=read_mutants(config.getoption("trust_mutants")),
+        template=one_of("--trust-template", text("template"), ("own", "shared")),
+        offload=one_of("--trust-offload", text("offload"), ("none", "layers")),
         data=path("data"),
         accept_data_change=flag("accept_data_change"),
         engine=text("engine") or "local",
@@ -410,6 +419,13 @@ def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
             f"{option}={value}: expected a whole number of at least {least}{' ' + rest if rest else ''}"
         )
     return number
+
+
+def one_of(option: str, value: str | None, names: tuple[str, ...]) -> str:
+    """The value, or the first of the names when none was given."""
+    if value is not None and value not in names:
+        raise pytest.UsageError(f"{option}={value}: expected {' or '.join(names)}")
+    return value or names[0]
 
 
 def read_limit(value: str) -> float:

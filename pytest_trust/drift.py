@@ -180,7 +180,7 @@ def summarise(
         token_drifts: the responses' tokens; empty ones are left out.
         direction: ``KL(x || y)`` where x and y are the `p` and `q` of every TokenDrift, in either order.
         on: the text that was measured, in words.
-        windowed: number of texts that were measured in windows.
+        windowed: number of texts that were measured in windows, beside those that say so themselves.
         alpha: error rate of each one-sided limit that statistics are compared by (the policy's ``alpha``), above 0 and below 0.5.
 
     Raises:
@@ -247,7 +247,7 @@ def summarise(
         masked_mass=_masked_mass(drifts),
         masked_tokens=sum(drift.masked_tokens for drift in drifts),
         infinite=sum(int(numpy.isinf(column).sum()) for column in kl),
-        windowed=windowed,
+        windowed=windowed + sum(drift.windowed for drift in drifts),
     )
     return _lower_bounds(found) if tails else found
 

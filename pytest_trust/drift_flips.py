@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_trust.drift import TokenDrift
 
 #: Probes that each group needs at least.
 _LEAST = 5
@@ -18,6 +21,19 @@ def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared:
         if math.isfinite(drifts[probe]):
             groups["flipped" if probe in moved else "unflipped"].append(drifts[probe])
     return groups
+
+
+def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Per outcome of the candidate's response: on how many ``probes`` its drift was measured, and the ``mean`` over their tokens in nats."""
+    sums: dict[str, list[float]] = {}
+    for drift in drifts:
+        outcome = outcomes.get(drift.probe)
+        if outcome is None or not len(drift):
+            continue
+        found = sums.setdefault(outcome, [0, 0.0, 0])
+        for place, value in enumerate((1, float(drift.kl_pq.sum(dtype=float)), len(drift))):
+            found[place] += value
+    return {outcome: {"probes": int(probes), "mean": total / tokens} for outcome, (probes, total, tokens) in sorted(sums.items())}
 
 
 def flip_auc(groups: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:

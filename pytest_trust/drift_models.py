@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift import Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
-from pytest_trust.heads import Head, divergences_from_hidden, head_of
+from pytest_trust.heads import Head, divergences_from_hidden, halving, head_of
 from pytest_trust.reduction import OddLogits
 from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
 from pytest_trust.vocabularies import SharedTokens, shared_tokens
@@ -237,11 +237,29 @@ def compare_models(
 
     Raises:
         InvalidInput: no texts or an empty one, different tokenizers, a head that `check_head` refuses.
-        TrustError: a reference that cannot be loaded.
+        TrustError: a reference that cannot be loaded, or not enough memory for one window.
     """
     given, names = checked_texts(texts, clusters)
-    model_a, tokenizer_a = loaded_model(a, "a", store)
-    model_b, tokenizer_b = loaded_model(b, "b", store)
+    pair = (loaded_model(a, "a", store), loaded_model(b, "b", store))
+    drifts, windowed = drifts_of_texts(*pair, given, names, batch_size=batch_size, budget_bytes=budget_bytes, window=window, stride=stride)
+    return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed, alpha=alpha)
+
+
+def drifts_of_texts(
+    a: tuple[Any, Any],
+    b: tuple[Any, Any],
+    given: Sequence[str],
+    names: Sequence[str],
+    *,
+    sides: tuple[str, str] = ("a", "b"),
+    batch_size: int = 8,
+    budget_bytes: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> tuple[list[TokenDrift], int]:
+    """What `compare_models` summarises: the drift of each text in its cluster `names`, and how many were read in windows. `a` and `b` are
+    (model, tokenizer), `sides` what they are called."""
+    (model_a, tokenizer_a), (model_b, tokenizer_b) = a, b
     head_a, head_b = head_of(model_a), head_of(model_b)
     check_head(model_a, head_a)
     check_head(model_b, head_b)
@@ -254,7 +272,8 @@ def compare_models(
         for piece in windows(index, *_encoded(text, index, tokenizer_a, tokenizer_b, shared), length, step)
     ]
     measured: dict[int, TokenDrift] = {}
-    for chosen in batches(pieces, batch_size):
+
+    def measure(chosen: Sequence[int]) -> None:
         ids, attended, response = padded([pieces[index] for index in chosen])
         try:
             found = divergences_from_hidden(
@@ -267,9 +286,12 @@ def compare_models(
                 budget_bytes=budget_bytes,
             )
         except OddLogits as odd:
-            raise _located(odd, [pieces[index] for index in chosen]) from odd
+            raise _located(odd, [pieces[index] for index in chosen], sides) from odd
         owners = [str(pieces[index].text) for index in chosen]
-        measured.update(zip(chosen, split_responses(found, response, probes=owners, p="a", q="b"), strict=True))
+        measured.update(zip(chosen, split_responses(found, response, probes=owners, p=sides[0], q=sides[1]), strict=True))
+
+    for batch in batches(pieces, batch_size):
+        halving(batch, measure)
     drifts, windowed = [], 0
     for text, name in enumerate(names):
         parts = [measured[index] for index, piece in enumerate(pieces) if piece.text == text]
@@ -279,7 +301,7 @@ def compare_models(
             raise InvalidInput(f"text {text} has one token, which nothing predicts; expected at least two")
         drifts.append(drift)
         windowed += len(parts) > 1
-    return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed, alpha=alpha)
+    return drifts, windowed
 
 
 def _body(model: Any) -> Any:
@@ -313,16 +335,16 @@ def _encoded(
         )
     raise InvalidInput(
         f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
-        "compare the models' bits per byte instead (pytest_trust.bits_per_byte)"
+        "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
     )
 
 
-def _located(odd: OddLogits, pieces: Sequence[Window]) -> InvalidInput:
+def _located(odd: OddLogits, pieces: Sequence[Window], sides: tuple[str, str]) -> InvalidInput:
     """The error that names model, text and token."""
     row, place = odd.place([sum(piece.measured) for piece in pieces])
     piece = pieces[row]
     token = piece.start + [index for index, measured in enumerate(piece.measured) if measured][place]
     return InvalidInput(
-        f"{'a' if odd.side == 'p' else 'b'}: {odd.what} in its logits for token {token} of text {piece.text}; "
+        f"{sides[odd.side == 'q']}: {odd.what} in its logits for token {token} of text {piece.text}; "
         "expected finite logits: check the model's weights and dtype"
     )

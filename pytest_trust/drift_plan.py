@@ -10,26 +10,31 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.jobs import Job, digest
+from pytest_trust.masking import Spans, marker_spans
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.references import Reference
-from pytest_trust.subject import portable_key, shared_vocabulary
+from pytest_trust.subject import pair_numberings, portable_key
 
 if TYPE_CHECKING:
+    import torch
+
     from pytest_trust.acquisition import Engine
     from pytest_trust.inference import Group
     from pytest_trust.probes import Probe
+    from pytest_trust.vocabularies import Numbering
 
 Side = Literal["baseline", "candidate"]
-Text = tuple[tuple[int, ...], ...]  # token ids: one response, or one tuple per option
+Text = tuple[tuple[int, ...], ...]  # token ids (numbers, where the ids of the two models differ): one response, or one tuple per option
 
-_KEYS = 1
+_KEYS = 2
 # Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
 _FLOOR_PROBES = 2
 
-OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
+OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
 SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
 NO_HEAD = "the head of {label} is quantised or missing"
+NO_PROMPTS = "a recording keeps no prompts, so its template cannot be shared: leave out --trust-template=shared"
 
 
 @dataclass(slots=True)
@@ -49,6 +54,21 @@ class View:
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
     traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
     closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
+    markers: dict[str, Spans] = field(default_factory=dict)  # characters of think markers
+    numbering: Numbering | None = None
+    context: int | None = None  # tokens that the model was made for
+
+    def beyond(self, probe: str, text: Text) -> bool:
+        """Whether this side reads the text in windows."""
+        return self.context is not None and probe in self.prompts and len(self.prompts[probe]) + len(self.own(text[0])) - 1 > self.context
+
+    def own(self, row: Sequence[int]) -> tuple[int, ...]:
+        """The row in this side's ids."""
+        return tuple(row) if self.numbering is None else self.numbering.read(row)[0]
+
+    def numbers(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """This side's ids as numbers."""
+        return tuple(ids) if self.numbering is None else self.numbering.numbers(ids)
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
         """What this side's model runs to be compared on `texts`."""
@@ -57,7 +77,15 @@ class View:
         if probe in self.options:
             return self.options[probe]
         prompt = self.prompts[probe]
-        return Group(tuple((*prompt, *text[0]) for text in texts), (len(prompt),) * len(texts))
+        return Group(tuple((*prompt, *self.own(text[0])) for text in texts), (len(prompt),) * len(texts))
+
+    def aligned(self, row: Sequence[int], states: torch.Tensor) -> torch.Tensor:
+        """The states that predict the row's tokens, of those that this side's model has for its own reading of it."""
+        if self.numbering is None:
+            return states
+        places = self.numbering.read(row)[1]
+        # Where the last token is spelled as nothing, its state is another's: it is masked in any case.
+        return states[[min(place, len(states) - 1) for place in places]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +116,20 @@ class Unit:
         return list(dict.fromkeys(wanted))
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What two models' tokens have in common. `shared` leading numbers mean the same to both: -1 for all, and ids are numbers; 0 for none."""
+
+    shared: int
+    baseline: Numbering | None = None
+    candidate: Numbering | None = None
+    key: tuple[object, ...] = ()
+    """What of it decides a result beside the numbers."""
+
+    def side(self, side: Side) -> Numbering | None:
+        return self.baseline if side == "baseline" else self.candidate
+
+
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
     if "server" in (baseline.kind, candidate.kind):
@@ -101,30 +143,43 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
         return TWO_RECORDINGS
     if any(not recording.vocabulary for recording in recordings):
         return SERVED_RECORDING
+    if recordings and engine.shares_template:
+        return NO_PROMPTS
     for reference in (baseline, candidate):
         if reference.has_weights:
             key = headless_key(engine, reference)
             noted = engine.store.get_json("notes", [key]).get(key)
             if noted:
                 return noted if isinstance(noted, str) else NO_HEAD.format(label=reference.label)
-    return "" if shared_ids(engine, baseline, candidate) else OTHER_TOKENS
+    return "" if vocabulary_of(engine, baseline, candidate).shared else OTHER_TOKENS
 
 
-def shared_ids(engine: Engine, baseline: Reference, candidate: Reference) -> int:
-    """Leading ids that mean the same to both; -1 for all, 0 for none. A server's tokens are looked up one by one in the other's vocabulary."""
+def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
+    """What the pair's tokens have in common: same ids, leading ids (padded and extended vocabularies), the same pieces under other ids."""
     if "server" in (baseline.kind, candidate.kind):
-        return -1
+        return Vocabulary(-1)  # a server's tokens are looked up one by one in the other's vocabulary
     ours, theirs = engine.identify(baseline), engine.identify(candidate)
     if ours.tokenizer == theirs.tokenizer:
-        return -1
+        return Vocabulary(-1)
+    found = engine.vocabularies.get((baseline, candidate))
+    if found is None:
+        found = engine.vocabularies[baseline, candidate] = _compared(engine, baseline, candidate)
+    return found
+
+
+def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
     recordings = [engine.recording(reference) for reference in (baseline, candidate)]
-    if any(recordings):
-        hashes = {
-            recording.vocabulary if recording else engine.subject(reference).vocabulary()
-            for recording, reference in zip(recordings, (baseline, candidate), strict=True)
-        }
-        return -1 if len(hashes) == 1 else 0
-    return shared_vocabulary(engine.subject(baseline), engine.subject(candidate))
+    hashes = {
+        recording.vocabulary if recording else engine.subject(reference).vocabulary()
+        for recording, reference in zip(recordings, (baseline, candidate), strict=True)
+    }
+    if len(hashes) == 1:
+        return Vocabulary(-1)
+    pair = None if any(recordings) else pair_numberings(engine.subject(baseline), engine.subject(candidate))
+    if pair is None:
+        return Vocabulary(0)
+    moved = any(numbering.order is not None for numbering in pair)
+    return Vocabulary(pair[0].count, *pair, key=tuple(sorted(hashes)) if moved else ())
 
 
 def headless_key(engine: Engine, reference: Reference) -> str:
@@ -137,12 +192,16 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     if not probes:
         return []
     asked = replace(job, probes=probes)
-    ours, theirs = view_of(engine, asked, baseline, candidate), view_of(engine, asked, candidate, baseline)
+    vocabulary = vocabulary_of(engine, baseline, candidate)
+    ours = view_of(engine, asked, baseline, vocabulary.baseline, candidate)
+    theirs = view_of(engine, asked, candidate, vocabulary.candidate, baseline)
+    if engine.shares_template:
+        share_template(ours, theirs)
     both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
     if job.task == "choose":
         both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
     floor = set() if ours.recorded else {probe.id for probe in sorted(both, key=lambda probe: probe.id)[:_FLOOR_PROBES]}
-    shared = shared_ids(engine, baseline, candidate)
+    shared = (vocabulary.shared, *vocabulary.key) if vocabulary.key else vocabulary.shared
     tags = [] if engine.tags == DEFAULT_TAGS else [engine.tags]  # they say where an answer begins
     units = []
     for probe in both:
@@ -186,7 +245,9 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
     return found
 
 
-def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | None = None) -> View:
+def view_of(
+    engine: Engine, job: Job, reference: Reference, numbering: Numbering | None = None, other: Reference | None = None
+) -> View:
     """One side of a job; `other` is what a server's tokens are looked up in."""
     if reference.kind == "server":
         from pytest_trust.server_drift import served_view
@@ -196,7 +257,7 @@ def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | N
     from pytest_trust.inference import Group
 
     recording = engine.recording(reference)
-    view = View(reference, engine.identify(reference).fingerprint, recording is not None)
+    view = View(reference, engine.identify(reference).fingerprint, recording is not None, numbering=numbering)
     if recording:
         view.fingerprint = f"recorded {recording.content}"
         for probe in job.probes:
@@ -209,26 +270,44 @@ def view_of(engine: Engine, job: Job, reference: Reference, other: Reference | N
                     view.traced.add(probe.id)
         return view
     subject = engine.subject(reference)
+    view.context = subject.context()
     if job.task == "choose":
         for name, rows in subject.options(job.probes).items():
             view.options[name] = Group(rows.ids, rows.starts)
             view.contexts[name] = digest(rows.ids, rows.starts)
-            view.texts[name] = tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True))
+            view.texts[name] = tuple(view.numbers(ids[start:]) for ids, start in zip(rows.ids, rows.starts, strict=True))
         return view
     prompts = subject.prompts(job.probes)
     for name, samples in engine.responses(reference, replace(job, samples=1)).items():
         response = samples[0]
         if response.token_ids:
-            view.texts[name] = (response.token_ids,)
+            view.texts[name] = (view.numbers(response.token_ids),)
             view.answers[name] = response.answer_at
             if 0 < response.answer_at < len(response.text):
                 view.traced.add(name)
+            view.markers[name] = marker_spans(response.text, engine.tags, bool(opened_by(prompts[name].tail, engine.tags)))
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
         closing = opened_by(prompt.tail, engine.tags)
         if closing:
             view.closings[name] = closing
     return view
+
+
+def share_template(baseline: View, candidate: View) -> None:
+    """Let the candidate read the baseline's prompts, in its own ids, in place of its own: what is left is what the weights have changed."""
+    from pytest_trust.inference import Group
+
+    for name, prompt in baseline.prompts.items():
+        candidate.prompts[name] = candidate.own(baseline.numbers(prompt))
+        candidate.contexts[name] = digest(candidate.prompts[name])
+    for name, group in baseline.options.items():
+        if candidate.texts.get(name) != baseline.texts[name]:
+            continue
+        rows = tuple(candidate.own(baseline.numbers(row)) for row in group.rows)
+        texts = baseline.texts[name]
+        candidate.options[name] = Group(rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True)))
+        candidate.contexts[name] = digest(candidate.options[name].rows, candidate.options[name].starts)
 
 
 def unit_length(unit: Unit) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,17 +132,29 @@ class Trust:
         __tracebackhide__ = True
         return self.drift(suite, direction="candidate_baseline")
 
-    def drift(self, suite: str | Path, *, direction: str = "candidate_baseline") -> Drift:
+    def drift(self, suite: str | Path | Sequence[str], *, direction: str = "candidate_baseline", on: str = "responses") -> Drift:
         """`candidate_baseline`: KL(candidate || baseline) on the candidate's responses; `baseline_candidate`: the reverse on the
         baseline's (what was forgotten); `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, which the
         candidate has read and the baseline has not: how far what it says after thinking is from what the baseline would say at once.
-        Raises InvalidInput for another direction, TrustError where no KL can be claimed."""
+
+        suite: a suite as for `compare`, or a list of texts of your own, which both models read as they are. on: `responses`, or `prompts`: the
+        prompts alone, without a template. Texts longer than the context are read in overlapping windows; `windowed` counts them.
+        Raises InvalidInput for another argument, TrustError where no KL can be claimed.
+        """
         __tracebackhide__ = True
         if direction not in ("candidate_baseline", "baseline_candidate", "answer_without_trace"):
             raise InvalidInput(
                 f"direction is {direction!r}, expected candidate_baseline, baseline_candidate or answer_without_trace"
             )
+        if on not in ("responses", "prompts"):
+            raise InvalidInput(f"on is {on!r}, expected responses or prompts")
+        if not isinstance(suite, (str, Path)):
+            return self._audit.text_drift(self.pair, suite, None, direction, "texts")
         loaded = self._load(suite, None, "custom")
+        if on == "prompts":
+            probes = [probe for probe in loaded.probes if probe.prompt.strip()]
+            clusters = [probe.cluster for probe in probes]
+            return self._audit.text_drift(self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts")
         return self._audit.suite_drift(self.pair, loaded, direction)
 
     def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:

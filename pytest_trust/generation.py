@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from pytest_trust.masking import Framing
     from pytest_trust.models import LoadedModel
 
 # Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: copying the
@@ -420,7 +421,7 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
     return tokens[:low]
 
 
-def decode(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
     return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
 

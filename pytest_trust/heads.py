@@ -4,6 +4,7 @@ once."""
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -269,11 +270,32 @@ def _mass_beyond(product: torch.Tensor, shared: int, log_shared: torch.Tensor, l
     import torch
 
     vocabulary = product.shape[1]
-    if shared == vocabulary:
+    if shared == vocabulary or not product.shape[0]:
         return torch.zeros_like(log_shared)
     rows = block_rows(vocabulary - shared, on_cpu=product.device.type == "cpu")
     beyond = [logit_map(product[i : i + rows, shared:]).float().logsumexp(-1) for i in range(0, product.shape[0], rows)]
     return torch.sigmoid(torch.cat(beyond) - log_shared)
+
+
+def halving(items: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
+    """Run on a batch; where the memory does not suffice on its halves, in order.
+
+    Raises:
+        TrustError: not enough for a single item.
+    """
+    try:
+        run(items)
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
+        if len(items) == 1:
+            raise TrustError("out of memory for a single window of a text: give a smaller window, a smaller dtype or another device") from error
+    else:
+        return
+    gc.collect()
+    middle = len(items) // 2
+    halving(items[:middle], run)
+    halving(items[middle:], run)
 
 
 def out_of_memory(error: Exception) -> bool:

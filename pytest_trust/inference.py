@@ -156,7 +156,7 @@ class Runner:
                 yield from self._by_trees(groups)
                 return
             for index, (row, start) in enumerate(row for group in groups for row in pairs(group)):
-                states = self.alone(row, start)
+                states = self._alone(row, start)
                 yield Predictions(states, {index: list(range(len(states)))})
 
     def _by_trees(self, groups: Sequence[Group]) -> Iterator[Predictions]:
@@ -182,8 +182,11 @@ class Runner:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    def alone(self, row: Ids, start: int) -> torch.Tensor:
-        """The states that predict a row's tokens from `start` on, by a forward over nothing else."""
+    def alone(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
+        """As `hidden_states`, each row by itself: no padding, no neighbours, no shared beginning."""
+        return [[self._alone(row, start) for row, start in pairs(group)] for group in groups]
+
+    def _alone(self, row: Ids, start: int) -> torch.Tensor:
         import torch
 
         ids = torch.tensor([list(row[:-1])], device=self.device)
@@ -227,7 +230,7 @@ class Runner:
                 seen = torch.arange(longest + 1, device=self.device) >= longest - done.lengths[:, None]
                 states = self.step(torch.full_like(done.lengths, further), seen, done.lengths, done.cache)
                 for index, row in enumerate(rows):
-                    plain = self.alone((*row, further, further), 1)
+                    plain = self._alone((*row, further, further), 1)
                     if not (_alike(trees.states[trees.places[index]], plain[: len(row) - 1]) and _alike(states[index], plain[-1])):
                         return False
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):

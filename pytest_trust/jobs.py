@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pytest_trust.drift import TokenDrift
     from pytest_trust.probes import Probe
+    from pytest_trust.text_pair import TextDrift
 
 Task = Literal["generate", "choose"]
 Phase = Literal["load", "generate", "score", "drift"]
@@ -118,7 +119,8 @@ class PairDrift:
     baseline); for a choose job both are on the same option tokens. `floor`: the baseline against itself in another batch composition.
     `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, KL(p_c(y | x, z) || p_b(y | x)): the candidate
     has read its own trace z, the baseline the prompt x alone.
-    When a direction was not measured its mapping is empty and its reason says why in words.
+    When a direction was not measured its mapping is empty and its reason says why in words. `texts`: of a pair with different tokenizers what
+    there is in place of KL, by the side whose responses it is on (`pytest_trust.text_pair`).
     """
 
     candidate_baseline: Mapping[str, TokenDrift] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class PairDrift:
     floor_reason: str = ""
     answer_without_trace_reason: str = ""
     identical: bool = False
+    texts: Mapping[str, Sequence[TextDrift]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ Stretches = tuple[tuple[int, int], ...]
 
 def read_response(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: str, tags: Tags) -> Split:
     """The reasoning and the answer of a response with its tokens at hand; `tail` is the end of its prompt, which may have opened a trace."""
-    return split_reasoning(text, tags, bool(opened_by(tail, tags)), spelled=spelled_out(loaded, token_ids, text, tail, tags))
+    return split_reasoning(
+        text, tags, bool(opened_by(tail, tags)), spelled=spelled_out(loaded, token_ids, text, tail, tags)
+    )
 
 
 def spelled_out(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: str, tags: Tags) -> Stretches:
@@ -69,7 +71,9 @@ def _markers(loaded: LoadedModel) -> dict[int, str]:
     if tokenizer not in _known:
         added = tokenizer.get_added_vocab()
         _known[tokenizer] = {
-            int(index): token for token, index in added.items() if len(token) >= _LEAST and not (token[0] + token[-1]).isalnum() and token.strip() == token
+            int(index): token
+            for token, index in added.items()
+            if len(token) >= _LEAST and not (token[0] + token[-1]).isalnum() and token.strip() == token
         }
     return _known[tokenizer]
 
@@ -83,4 +87,8 @@ def _places(loaded: LoadedModel, token_ids: Sequence[int], known: dict[int, str]
     """Where the marks stand in the text, and what they are."""
     from pytest_trust.generation import decode
 
-    return {(len(decode(loaded, token_ids[:index])), known[token]) for index, token in enumerate(token_ids) if token in known}
+    return {
+        (len(decode(loaded, token_ids[:index])), known[token])
+        for index, token in enumerate(token_ids)
+        if token in known
+    }

@@ -20,6 +20,8 @@ from pytest_trust.store import Store
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_trust.offload import Layers
+
 # Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
 # Not <|end|>: in the harmony format it ends the reasoning, and the answer follows.
 _TURN_ENDS = (
@@ -46,6 +48,8 @@ class LoadedModel:
     identity: ModelIdentity
     device: str
     eos_ids: frozenset[int]
+    layers: Layers | None = None
+    """Of a model whose decoder layers come and go."""
 
 
 def load_model(
@@ -56,11 +60,12 @@ def load_model(
     trust_remote_code: bool = False,
     cache: Path,
     identity: ModelIdentity | None = None,
+    offload: bool = False,
 ) -> LoadedModel:
     """Load the weights and the tokenizer of a reference.
 
     Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed.
-    GGUF files are dequantised. Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
+    GGUF files are dequantised. With `offload` the decoder layers are left in their files (`pytest_trust.offload`). Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
     model is converted into it, hashes of weight files are remembered there.
 
     Raises:
@@ -72,6 +77,12 @@ def load_model(
         with Store(cache) as store:
             identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
+    if offload:
+        from pytest_trust.offload import offloaded
+
+        with _in_words(reference), quiet():
+            split, layers = offloaded(reference, files, identity.dtype, chosen, trust_remote_code)
+        return LoadedModel(split.eval(), tokenizer, identity, chosen, _end_ids(split, tokenizer), layers)
     with _in_words(reference), quiet():
         model: Any = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
         model = model.to(chosen).eval().requires_grad_(False)

@@ -40,6 +40,7 @@ _TARGETS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"),
 }
+_SEGMENT = 2048  # as in reduction.c
 # Below this many logits a second thread costs more than it saves.
 _WORTH_A_THREAD = 2**18
 
@@ -94,10 +95,12 @@ def reduce_native(
     targets = None if labels is None else labels.contiguous()
 
     def run(start: int, stop: int) -> None:
+        scratch = torch.empty(0 if kl_only else _scratch_floats(vocabulary))  # of this thread
         function(
             *(p.data_ptr(), p.stride(0), types[p.dtype], q.data_ptr(), q.stride(0), types[q.dtype]),
             *(stop - start, vocabulary, inverse_temperature, rows[start:].data_ptr()),
-            *(None if targets is None else targets[start:].data_ptr(), mode, out[start:].data_ptr()),
+            *(None if targets is None else targets[start:].data_ptr(), mode),
+            *(scratch.data_ptr(), out[start:].data_ptr()),
         )
 
     workers = max(1, min(torch.get_num_threads(), count, count * vocabulary // _WORTH_A_THREAD))
@@ -109,6 +112,11 @@ def reduce_native(
         for done in [pool.submit(run, *span) for span in itertools.pairwise(bounds)]:
             done.result()
     return out
+
+
+def _scratch_floats(vocabulary: int) -> int:
+    """What `trust_reduce` asks for: both sides' exponentials of a row in whole segments, and two maxima a segment."""
+    return 2 * (_SEGMENT + 1) * -(-vocabulary // _SEGMENT)
 
 
 @functools.cache
@@ -168,7 +176,7 @@ def _bind(path: Path) -> Any:
     function = ctypes.CDLL(str(path)).trust_reduce
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     side = (pointer, number, ctypes.c_int)
-    function.argtypes = [*side, *side, number, number, ctypes.c_double, pointer, pointer, ctypes.c_int, pointer]
+    function.argtypes = [*side, *side, number, number, ctypes.c_double, pointer, pointer, ctypes.c_int, pointer, pointer]
     function.restype = None
     return function
 
@@ -185,8 +193,9 @@ def _is_right(function: Any) -> bool:
     variation = 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
     ours, theirs = p.float(), q.float()
     for mode, width in ((0, 1), (1, len(COLUMNS)), (2, len(COLUMNS))):
-        out = torch.zeros(2, width, dtype=torch.float64)
-        function(ours.data_ptr(), 4099, 0, theirs.data_ptr(), 4099, 0, 2, 4099, 1.0, None, None, mode, out.data_ptr())
+        out, scratch = torch.zeros(2, width, dtype=torch.float64), torch.empty(_scratch_floats(4099))
+        given = (ours.data_ptr(), 4099, 0, theirs.data_ptr(), 4099, 0, 2, 4099, 1.0, None, None, mode)
+        function(*given, scratch.data_ptr(), out.data_ptr())
         if not torch.allclose(out[:, 0], expected, atol=1e-5, rtol=0):
             return False
         if mode and not torch.allclose(out[:, COLUMNS.index("total_variation")], variation, atol=1e-5, rtol=0):

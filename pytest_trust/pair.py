@@ -1,8 +1,9 @@
 """The drift of a pair: both sides' hidden states on the same response tokens, reduced to divergences and stored per response.
 
-Each side renders the prompt with its own template; the states that predict the response's tokens (its end token included) are
-compared. With both models in memory work goes chunk by chunk; if only one fits, all of one side's states are kept until the other
-side has run. A recording brings its own states, for its own responses only.
+Each side renders the prompt with its own template (or, shared, the baseline's); the states that predict the response's tokens are compared.
+Think markers and tokens that frame a text are not counted (`masking`), nor are those that only one side has (`drift_plan.Vocabulary`); pairs
+whose tokens have too little in common are for `text_pair`. With both models in memory work goes chunk by chunk; if only one fits, all of one
+side's states are kept until the other side has run. A recording brings its own states, for its own responses only.
 
 The answers that the candidate gave after a trace are measured once more with a baseline that has not read the trace: it is run on its
 prompt and the answer's tokens alone. Where its template opens a trace at the end of the prompt, that trace is closed at once, empty.
@@ -11,11 +12,12 @@ prompt and the answer's tokens alone. Where its template opens a trace at the en
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from pytest_trust.drift_plan import (
+    OTHER_TOKENS,
     Side,
     Text,
     Unit,
@@ -24,29 +26,33 @@ from pytest_trust.drift_plan import (
     keys_of,
     missing_parts,
     parts_of,
-    shared_ids,
     unit_length,
     units_of,
     view_of,
+    vocabulary_of,
 )
 from pytest_trust.errors import InvalidInput
-from pytest_trust.jobs import Job, PairDrift
+from pytest_trust.jobs import Job, PairDrift, digest
+from pytest_trust.masking import masked_tokens, token_behind
+from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.references import Reference
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
+from pytest_trust.text_pair import acquire_texts, stored_texts
+from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_trust.acquisition import Engine
-    from pytest_trust.divergence import TokenDivergences
     from pytest_trust.drift import TokenDrift
     from pytest_trust.heads import Head
     from pytest_trust.inference import Group, Runner
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
+_head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
 _checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
@@ -54,7 +60,12 @@ NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
-    if not any(job.drift for job in jobs) or impossible(engine, baseline, candidate):
+    if not any(job.drift for job in jobs):
+        return
+    reason = impossible(engine, baseline, candidate)
+    if reason == OTHER_TOKENS:
+        acquire_texts(engine, jobs, baseline, candidate)
+    if reason:
         return
     units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
     if "server" in (baseline.kind, candidate.kind):
@@ -71,19 +82,23 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
     left = len(missing_parts(engine, units))
     live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.has_weights]
     for reference in live:
-        if not _has_head(engine, reference):
+        if not has_head(engine, reference):
             return
-    # If only one model fits, each part costs two loads: one part for each process that may take one.
-    size = DRIFT_BATCH if _all_fit(engine, live) else -(-len(units) // engine.workers)
+    # Where layers come and go, all texts pass a layer while it is there; if only one model fits, each part costs two loads: one part for
+    # each process that may take one.
+    fit = not engine.offloads and _all_fit(engine, live)
+    size = DRIFT_BATCH if fit else -(-len(units) // engine.workers)
+    if not fit and not engine.offloads:
+        engine.store.put_json("notes", {_apart_key(engine, baseline, candidate): True})
     parts = [units[start : start + size] for start in range(0, len(units), size)]
 
-    def measure(part: list[Unit]) -> Iterator[tuple[int, int]]:
-        values = _measure(engine, part, baseline, candidate)
+    def make(part: list[Unit]) -> Iterator[tuple[int, int]]:
+        values = measure(engine, part, baseline, candidate)
         where = path(_device(engine, live))
         engine.store.put("drifts", values, {"chunk": len(part), "reduction": where, "process": engine.claims.name})
         yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
 
-    share(engine, candidate, "drift", "drifts", parts, measure, missing=left, keys=keys_of, part=parts_of)
+    share(engine, candidate, "drift", "drifts", parts, make, missing=left, keys=keys_of, part=parts_of)
 
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
@@ -100,6 +115,7 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
             floor_reason=reason,
             answer_without_trace_reason=reason,
             identical=identical,
+            texts=stored_texts(engine, job, baseline, candidate) if reason == OTHER_TOKENS else {},
         )
     units = list(units_of(engine, job, baseline, candidate))
     kinds = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
@@ -136,7 +152,7 @@ def _one_way(other: Reference, side: str, others_side: str) -> str:
     return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
 
 
-def _has_head(engine: Engine, reference: Reference) -> bool:
+def has_head(engine: Engine, reference: Reference) -> bool:
     """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
     from pytest_trust.drift_models import check_head
 
@@ -159,122 +175,62 @@ def _device(engine: Engine, live: Sequence[Reference]) -> str:
     return str(engine.runner(live[0]).device) if live else "cpu"
 
 
+def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
+    """Whether the pair did not fit into memory together when its drift was measured; remembered by the store."""
+    key = _apart_key(engine, baseline, candidate)
+    return key in engine.store.get_json("notes", [key])
+
+
+def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
+    return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
+
+
 def _all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
     for reference in references:
         engine.runner(reference)
     return all(engine.subject(reference).loaded for reference in references)
 
 
-def _measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
+def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
     """Encoded token drifts by key."""
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
     again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.has_weights else {}
-    shared = shared_ids(engine, baseline, candidate)
+    shared = vocabulary_of(engine, baseline, candidate).shared
     values: dict[str, bytes] = {}
-    for direction, p, p_head, q, q_head in (
-        ("candidate", theirs, their_head, ours, our_head),
-        ("baseline", ours, our_head, theirs, their_head),
-    ):
-        side: Side = "candidate" if direction == "candidate" else "baseline"
-        other = "baseline" if side == "candidate" else "candidate"
-        keys = [unit.candidate_baseline if side == "candidate" else unit.baseline_candidate for unit in units]
+    sides: tuple[Side, Side] = ("candidate", "baseline")
+    states = {"candidate": theirs, "baseline": ours}
+    heads = {"candidate": their_head, "baseline": our_head}
+    for p, q in (sides, sides[::-1]):
         work = [
-            (key, unit, p[index][unit.on(side)], q[index][unit.on(side)], unit.on(side), _answer_token(engine, unit, side))
-            for index, (key, unit) in enumerate(zip(keys, units, strict=True))
-            if key
-        ]
-        values |= _divergences(work, p_head, q_head, shared, side, other)
-    alone = [
-        (unit.answer_without_trace, unit, _after(theirs[index][unit.on("candidate")], start), ours[index][WITHOUT_TRACE], (unit.on("candidate")[0][start:],), 0)
-        for index, unit in enumerate(units)
-        if unit.answer_without_trace
-        for start in [_answer_token(engine, unit, "candidate")]
-    ]
-    values |= _divergences(alone, their_head, our_head, shared, "candidate", "baseline")
+            Read(
+                key, unit, states[p][index][unit.on(p)], states[q][index][unit.on(p)], unit.on(p), _answer_token(engine, unit, p),
+                _masked(engine, unit, p),
+            )
+            for index, unit in enumerate(units)
+            if (key := unit.candidate_baseline if p == "candidate" else unit.baseline_candidate)
+        ]  # fmt: skip
+        values |= divergences(work, heads[p], heads[q], shared, p, q)
+    alone = []
+    for index, unit in enumerate(units):
+        if unit.answer_without_trace:
+            text, start = unit.on("candidate"), _answer_token(engine, unit, "candidate")
+            masked = [place - start for place in _masked(engine, unit, "candidate") if place >= start]
+            answer = (text[0][start:],)
+            alone.append(Read(unit.answer_without_trace, unit, _after(theirs[index][text], start), ours[index][WITHOUT_TRACE], answer, 0, masked))
+    values |= divergences(alone, their_head, our_head, shared, *sides)
     floors = [
-        (unit.floor, unit, ours[index][unit.on("baseline")], again[unit.floor], unit.on("baseline"), _answer_token(engine, unit, "baseline"))
+        Read(
+            unit.floor, unit, ours[index][unit.on("baseline")], again[unit.floor], unit.on("baseline"),
+            _answer_token(engine, unit, "baseline"), _masked(engine, unit, "baseline"),
+        )
         for index, unit in enumerate(units)
         if unit.floor
-    ]
-    return values | _divergences(floors, our_head, our_head, -1, "baseline", "baseline")
+    ]  # fmt: skip
+    return values | divergences(floors, our_head, our_head, -1, "baseline", "baseline")
 
 
-Work = tuple[str, "Unit", Any, Any, Text, int]  # key, unit, p's and q's states on the text, the text, index of its answer's first token
 WITHOUT_TRACE: Text = ()  # stands for the candidate's answer among the baseline's texts, where the baseline reads no trace before it
-
-
-def _divergences(
-    work: Sequence[Work], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
-) -> dict[str, bytes]:
-    import torch
-
-    from pytest_trust.drift import TokenDrift
-    from pytest_trust.heads import divergences_from_hidden
-    from pytest_trust.reduction import OddLogits
-    from pytest_trust.topk import TopK, divergences_from_top_k, swapped
-
-    if not work:
-        return {}
-    limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
-    labels = [torch.tensor([token for row in text for token in row]) for *_, text, _ in work]
-    kept = [(row < limit).nonzero().view(-1) for row in labels]  # ids that only one side has cannot be compared
-    try:
-        counted = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
-        ours = _joined([state for _, _, state, *_ in work], kept)
-        theirs = _joined([state for _, _, _, state, *_ in work], kept)
-        if isinstance(ours, TopK):
-            assert q_head is not None
-            found = divergences_from_top_k(ours, theirs, q_head, counted)
-        elif isinstance(theirs, TopK):
-            assert p_head is not None
-            found = swapped(divergences_from_top_k(theirs, ours, p_head, counted))
-        else:
-            assert p_head is not None
-            assert q_head is not None
-            found = divergences_from_hidden(
-                ours, p_head, theirs, q_head, labels=counted, shared_vocabulary=None if shared < 0 else shared
-            )
-    except OddLogits as odd:
-        index, place = odd.place([len(keep) for keep in kept])
-        unit, whose = work[index][1], p if odd.side == "p" else q
-        label = (unit.candidate if whose == "candidate" else unit.baseline).reference.label
-        raise InvalidInput(
-            f"{label} ({whose}): {odd.what} in its logits for token {int(kept[index][place])} of the {p}'s text on probe "
-            f"{unit.probe.id}; expected finite logits: check the model's weights and dtype"
-        ) from odd
-    values, start = {}, 0
-    for (key, unit, _, _, _, before), keep, row in zip(work, kept, labels, strict=True):
-        drift = TokenDrift.of(
-            _rows(found, start, start + len(keep)),
-            probe=unit.probe.id,
-            cluster=unit.probe.cluster,
-            suite=unit.job.suite,
-            p=p,
-            q=q,
-            answer_start=int((keep < before).sum()),
-            masked_tokens=len(row) - len(keep),
-        )
-        values[key] = drift.to_bytes()
-        start += len(keep)
-    return values
-
-
-def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
-    """The counted tokens of all texts, one after the other: states, or what a top-k recording has in their place."""
-    import torch
-
-    from pytest_trust.topk import TopK
-
-    if isinstance(states[0], TopK):
-        return TopK.joined([state.at(keep) for state, keep in zip(states, kept, strict=True)])
-    return torch.cat([state[keep.to(state.device)] for state, keep in zip(states, kept, strict=True)])
-
-
-def _rows(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
-    whole = {column.name: getattr(found, column.name) for column in fields(found)}
-    part: dict[str, Any] = {name: None if value is None else value[start:stop] for name, value in whole.items()}
-    return type(found)(**part)
 
 
 def _after(states: Any, start: int) -> Any:
@@ -290,12 +246,7 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
     characters = view.answers.get(unit.probe.id, 0)
     if not characters or view.recorded:
         return characters
-    from bisect import bisect_right
-
-    from pytest_trust.generation import decode_tokens
-
-    tokenizer, tokens = engine.subject(view.reference).tokenizer, unit.on(side)[0]
-    return bisect_right(range(len(tokens)), characters, key=lambda index: len(decode_tokens(tokenizer, tokens[: index + 1])))
+    return token_behind(engine.subject(view.reference).framing(), view.own(unit.on(side)[0]), characters)
 
 
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
@@ -307,8 +258,23 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
     if name in view.closings:
         empty = engine.subject(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)["input_ids"]
         context = (*context, *map(int, empty))
-    answer = unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :]
+    answer = view.own(unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :])
     return Group(((*context, *answer),), (len(context),))
+
+
+def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> list[int]:
+    """Places of the tokens of a side's own text that are its template's. The end token is, where the other side's template ends turns
+    differently; `alone`: there is no other side."""
+    view, other, probe, text = unit.side(side), unit.baseline if side == "candidate" else unit.candidate, unit.probe.id, unit.on(side)
+    if view.recorded:
+        recording = engine.recording(view.reference)
+        return recording.masked(view.contexts[probe]) if recording else []
+    if probe not in view.prompts:  # options are written by nobody
+        return []
+    ends = None
+    if not alone and not other.recorded:
+        ends = view.own(other.numbers(sorted(engine.subject(other.reference).framing().eos_ids)))
+    return masked_tokens(engine.subject(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
 
 
 def _states(
@@ -326,21 +292,38 @@ def _states(
             return [{unit.side(side).texts[unit.probe.id]: tops} for unit, tops in kept], None
         states = recording.states(names)
         other = units[0].candidate if side == "baseline" else units[0].baseline
-        device = "cpu" if other.recorded else engine.identify(other.reference).device
         return [
             {unit.side(side).texts[unit.probe.id]: state} for unit, state in zip(units, states, strict=True)
-        ], recording.head(device)
+        ], recorded_head(engine, reference, other.reference)
     runner = engine.runner(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
-    for start in range(0, len(units), DRIFT_BATCH):
-        part = units[start : start + DRIFT_BATCH]
+    step = len(units) if engine.offloads else DRIFT_BATCH
+    for start in range(0, len(units), step):
+        part = units[start : start + step]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         if side == "baseline":
             groups = [_joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group for unit, group in zip(part, groups, strict=True)]
-        for unit, found in zip(part, engine.halving(groups, runner.hidden_states), strict=True):
-            result.append(_by_text(unit, found, side))
-    return result, runner.head
+        for unit, found in zip(part, engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())), strict=True):
+            result.append(_by_text(engine, unit, side, found))
+    numbering = units[0].side(side).numbering
+    return result, runner.head if numbering is None else numbering.head(runner.head)
+
+
+def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
+    """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
+    from pytest_trust.recording import hash_of_head
+
+    recording, beside = engine.recording(reference), engine.recording(other)
+    assert recording is not None
+    if beside is not None:
+        same = bool(recording.head_hash) and recording.head_hash == beside.head_hash and str(other.path) < str(reference.path)
+        return (beside if same else recording).head()
+    runner = engine.runner(other)
+    assert runner.head is not None
+    if runner not in _head_hashes:
+        _head_hashes[runner] = hash_of_head(runner.head)
+    return runner.head if _head_hashes[runner] == recording.head_hash else recording.head(runner.device)
 
 
 def _joined_groups(first: Group, second: Group) -> Group:
@@ -349,36 +332,36 @@ def _joined_groups(first: Group, second: Group) -> Group:
     return Group(first.rows + second.rows, first.starts + second.starts)
 
 
-def _by_text(unit: Unit, found: list[torch.Tensor], side: Side) -> Mapping[Text, torch.Tensor]:
+def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
     import torch
 
-    texts = unit.texts()
+    view, texts = unit.side(side), unit.texts()
+    if unit.job.task == "choose":
+        return {texts[0]: torch.cat(found)}
+    states = {text: view.aligned(text[0], one) for text, one in zip(texts, found, strict=False)}
     if side == "baseline" and unit.answer_without_trace:
-        texts = [*texts, WITHOUT_TRACE]
-    return {texts[0]: torch.cat(found)} if unit.job.task == "choose" else dict(zip(texts, found, strict=True))
+        answer = unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :]
+        states[WITHOUT_TRACE] = view.aligned(answer, found[len(texts)])
+    return states
 
 
 def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[str, torch.Tensor]:
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
 
-    from pytest_trust.inference import pairs
-
-    runner = engine.runner(baseline) if units else None
-    result = {}
-    for unit in units:
-        assert runner is not None
-        group = unit.baseline.group(unit.probe.id, [unit.on("baseline")])
-        rows = [runner.alone(row, start) for row, start in pairs(group)]
-        result[unit.floor] = torch.cat(rows)
-    return result
+    if not units:
+        return {}
+    groups = [unit.baseline.group(unit.probe.id, [unit.on("baseline")]) for unit in units]
+    found = in_windows(engine.runner(baseline).alone, engine.subject(baseline).context())(groups)
+    return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
 
-Own = dict[str, tuple[Text, int, "torch.Tensor"]]
+Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
 
 
 def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tuple[Own, Head] | None:
-    """What a recording keeps for drift: by portable key the text, its answer's first token and its states; and the head.
+    """What a recording keeps for drift: by portable key the text, its answer's first token, the places of its template's tokens and its states;
+    and the head.
 
     None when no job asks for drift or the head cannot be read.
     """
@@ -386,7 +369,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         view_of(engine, replace(job, probes=tuple(probe for probe in job.probes if probe.id in job.drift)), reference)
         for job in jobs
     ]
-    if not any(view.texts for view in views) or not _has_head(engine, reference):
+    if not any(view.texts for view in views) or not has_head(engine, reference):
         return None
     units = [
         Unit(job, probe, view, view, "", "own", "")
@@ -404,6 +387,7 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         own[portable_key(unit.probe, unit.job, 0)] = (
             text,
             _answer_token(engine, unit, "baseline"),
+            _masked(engine, unit, "baseline", alone=True),
             found[text],
         )
     return own, head

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,12 @@ class Recording:
     topk: int = 0
     """Tokens kept of each distribution; 0 where states and head are."""
     _tensors: dict[str, torch.Tensor] | None = None
+    _heads: dict[str, Head] = field(default_factory=dict)
+
+    @property
+    def head_hash(self) -> str:
+        """Of the head, as `hash_of_head` makes it; empty where none is known."""
+        return str(self._head.get("hash", ""))
 
     def response(self, key: str) -> dict[str, Any] | None:
         return self._responses.get(key)
@@ -87,6 +93,10 @@ class Recording:
     def answer_start(self, key: str) -> int:
         """Index of the first answer token of a recorded response."""
         return int(self._drift[key]["answer_start"])
+
+    def masked(self, key: str) -> list[int]:
+        """Places of the tokens of a recorded response that are its template's: think markers and the like."""
+        return list(self._drift[key].get("masked", ()))
 
     def states(self, keys: Sequence[str]) -> list[torch.Tensor]:
         """Hidden states, [tokens, hidden size], of recorded texts."""
@@ -104,20 +114,21 @@ class Recording:
         return [whole.rows(entry["offset"], entry["offset"] + entry["tokens"]) for entry in (self._drift[key] for key in keys)]
 
     def head(self, device: str = "cpu") -> Head:
-        """The recorded model's head, in float32."""
-        import torch
+        """The recorded model's head, in float32; made once for a device."""
+        if device not in self._heads:
+            import torch
 
-        from pytest_trust.heads import Head
+            from pytest_trust.heads import Head
 
-        tensors = self._read_tensors()
-        bias = tensors.get("bias")
-        weight = tensors["head"].to(device=device, dtype=torch.float32)
-        return Head(
-            weight,
-            None if bias is None else bias.to(device=device, dtype=torch.float32),
-            self._head["soft_cap"],
-            self._head["scale"],
-        )
+            tensors = self._read_tensors()
+            bias = tensors.get("bias")
+            self._heads[device] = Head(
+                tensors["head"].to(device=device, dtype=torch.float32),
+                None if bias is None else bias.to(device=device, dtype=torch.float32),
+                self._head["soft_cap"],
+                self._head["scale"],
+            )
+        return self._heads[device]
 
     def require(self, jobs: Iterable[Job]) -> None:
         """Refuse jobs that ask for what was not recorded.
@@ -240,8 +251,9 @@ def _drift_part(
     items, head = found
     entries: dict[str, Any] = {}
     offset = 0
-    for key, (text, answer_start, states) in items.items():
+    for key, (text, answer_start, masked, states) in items.items():
         entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
+        entries[key] |= {"masked": masked} if masked else {}
         offset += states.shape[0]
     if topk:
         from pytest_trust.topk import TopK, top_k
@@ -251,17 +263,31 @@ def _drift_part(
         tops = TopK.joined(
             [
                 top_k(states, head, torch.tensor([token for row in text for token in row]), topk)
-                for text, _, states in items.values()
+                for text, *_, states in items.values()
             ]
         )
         return {name: getattr(tops, name).contiguous() for name in TopK.__slots__}, entries, {}
     tensors = {
-        "hidden": _in_16_bits(torch.cat([states for _, _, states in items.values()])),
+        "hidden": _in_16_bits(torch.cat([states for *_, states in items.values()])),
         "head": _in_16_bits(head.weight),
     }
     if head.bias is not None:
         tensors["bias"] = head.bias.float().cpu()
-    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale}
+    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale, "hash": hash_of_head(head)}
+
+
+def hash_of_head(head: Head) -> str:
+    """Equal for heads that are the same in float32, with bias, soft cap and scale."""
+    import hashlib
+
+    import torch
+
+    found = hashlib.sha256(digest(tuple(head.weight.shape), head.soft_cap, head.scale).encode())
+    for start in range(0, head.vocabulary, 4096):  # the whole in float32 may be another copy
+        found.update(head.weight[start : start + 4096].to(torch.float32).contiguous().cpu().numpy().tobytes())
+    if head.bias is not None:
+        found.update(head.bias.float().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _in_16_bits(values: torch.Tensor) -> torch.Tensor:
@@ -370,7 +396,8 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     if not _is_count(manifest.get("topk", 0)):
         raise ValueError("topk is not as expected")
     head = manifest["head"]
-    fine = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
+    numbers = not head or (isinstance(head["scale"], float | int) and isinstance(head["soft_cap"], float | int | None))
+    fine = numbers and isinstance(head.get("hash", ""), str)
     if not isinstance(manifest["vocabulary"], str) or not isinstance(head, dict) or not fine:
         raise ValueError("vocabulary or head are not as expected")
 
@@ -392,7 +419,9 @@ def _is_drift(value: dict[str, Any]) -> bool:
         _are(row, int) and all(0 <= token < 1 << 31 for token in row) for row in value["text"]
     )
     counts = all(_is_count(value[name]) for name in ("answer_start", "offset", "tokens"))
-    return rows and counts and sum(map(len, value["text"])) == value["tokens"]
+    masked = value.get("masked", [])
+    inside = _are(masked, int) and all(0 <= place < value["tokens"] for place in masked)
+    return rows and counts and inside and sum(map(len, value["text"])) == value["tokens"]
 
 
 def _are(values: object, *kinds: type) -> bool:

@@ -7,7 +7,7 @@
        KL(p || q) = sum exp(a) (a - b) / Z - (log Z - log W)
 
    which is exactly 0 for equal rows: a - b is taken from the centred logits before they are scaled, so every term is. Total variation and
-   Jensen-Shannon need the normalisers: a second pass. Results that are not finite are the caller's to settle.
+   Jensen-Shannon need the normalisers: a second pass, over the exponentials, which the first one leaves in `scratch`. Results that are not finite are the caller's to settle.
 
    Build with -ffp-contract=off or fast, never with -ffast-math: -inf and NaN are meant. */
 
@@ -31,6 +31,7 @@ enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { KL_PQ, KL_QP, ENTROPY_P, ENTROPY_Q, LSE_P, LSE_Q, TOTAL_VARIATION, JS, P_LABEL, Q_LABEL, RANK_P, RANK_Q, SAME_TOP, COLUMNS };
 
 static inline vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
+static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 static inline vec fill(float value) { vec x; for (int i = 0; i < LANES; i++) x[i] = value; return x; }
 static inline vec where(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 static inline vec kept(ivec mask, vec x) { return (vec)(mask & (ivec)x); }
@@ -125,7 +126,7 @@ static void rescale(State *s, float top_p, float top_q, double scale) {
 }
 
 static inline __attribute__((always_inline)) void add_segment(
-    State *s, const float *x, const float *y, int64_t count, float scale, int whole, const float *labels) {
+    State *s, const float *x, const float *y, int64_t count, float scale, int whole, const float *labels, float *es, float *fs) {
     const vec none = fill(-INFINITY);
     vec top_p = none, top_q = none;
     for (int64_t i = 0; i < count; i += LANES) {
@@ -162,6 +163,8 @@ static inline __attribute__((always_inline)) void add_segment(
         w += f;
         to_q += kept(in_p, e * gap); /* 0 log 0 = 0; where q alone excludes the token this is infinite */
         if (whole) {
+            store(es + i, e);
+            store(fs + i, f);
             ivec in_q = b != none;
             to_p += kept(in_q, f * gap);
             dot_p += kept(in_p, e * a);
@@ -178,16 +181,14 @@ static inline __attribute__((always_inline)) void add_segment(
     }
 }
 
-/* Total variation and, into `mixture`, sum (p + q) log (p + q). */
+/* Total variation and, into `mixture`, sum (p + q) log (p + q), of a segment's exponentials and what makes probabilities of them. */
 static inline __attribute__((always_inline)) double apart(
-    const State *s, const float *x, const float *y, int64_t count, float scale, double *mixture) {
-    vec centre_p = fill(centre(s->top_p)), centre_q = fill(centre(s->top_q)), by = fill(scale);
-    vec over_z = fill((float)(1.0 / s->z)), over_w = fill((float)(1.0 / s->w)), sum = fill(0), mixed = fill(0);
+    const float *es, const float *fs, int64_t count, float by_p, float by_q, double *mixture) {
+    vec over_z = fill(by_p), over_w = fill(by_q), sum = fill(0), mixed = fill(0);
     const vec tiny = fill(1.17549435e-38f);
     for (int64_t i = 0; i < count; i += LANES) {
         /* The sign is cleared for the rounding: a fused product and difference is not 0 for equal p and q. */
-        vec p = positive(exp_of((load(x + i) - centre_p) * by) * over_z);
-        vec q = positive(exp_of((load(y + i) - centre_q) * by) * over_w);
+        vec p = positive(load(es + i) * over_z), q = positive(load(fs + i) * over_w);
         sum += positive(p - q);
         if (mixture) {
             vec m = p + q;
@@ -199,10 +200,18 @@ static inline __attribute__((always_inline)) double apart(
     return total(sum);
 }
 
+/* From exponentials about a segment's own maximum to probabilities. */
+static inline float to_probability(float segment_top, float top, double scale, double mass) {
+    return segment_top == -INFINITY ? 0.0f : (float)(exp(scale * ((double)segment_top - top)) / mass);
+}
+
 /* `p`, `q`: rows of `vocabulary` neighbouring logits of one of the types above, `p_stride` and `q_stride` logits from row to row.
-   `chosen`: which `rows` of them, or NULL for the first. `labels`: a token id a row, or NULL. `mode`: 0 writes KL(p || q) alone, one double a row; 1 writes COLUMNS doubles a row; 2 also JS. */
+   `chosen`: which `rows` of them, or NULL for the first. `labels`: a token id a row, or NULL. `mode`: 0 writes KL(p || q) alone, one double a row; 1 writes COLUMNS doubles a row; 2 also JS. `scratch`:
+   not for mode 0; 2 (SEGMENT + 1) floats for each SEGMENT logits of a row, or part of one. */
 void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, int64_t q_stride, int q_type, int64_t rows,
-                  int64_t vocabulary, double scale, const int64_t *chosen, const int64_t *labels, int mode, double *out) {
+                  int64_t vocabulary, double scale, const int64_t *chosen, const int64_t *labels, int mode, float *scratch, double *out) {
+    int64_t segments = (vocabulary + SEGMENT - 1) / SEGMENT;
+    float *es = scratch, *fs = scratch + segments * SEGMENT, *tops = scratch + 2 * segments * SEGMENT;
     float buffer_p[SEGMENT], buffer_q[SEGMENT];
     int size_p = p_type == FLOAT32 ? 4 : 2, size_q = q_type == FLOAT32 ? 4 : 2;
     for (int64_t row = 0; row < rows; row++) {
@@ -214,8 +223,13 @@ void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, in
         for (int64_t start = 0; start < vocabulary; start += SEGMENT) {
             int64_t count = vocabulary - start < SEGMENT ? vocabulary - start : SEGMENT;
             const float *xs = segment(x, start, count, p_type, buffer_p), *ys = segment(y, start, count, q_type, buffer_q);
-            if (mode == 0) add_segment(&s, xs, ys, count, (float)scale, 0, 0);
-            else add_segment(&s, xs, ys, count, (float)scale, 1, labels ? at_label : 0);
+            if (mode == 0) {
+                add_segment(&s, xs, ys, count, (float)scale, 0, 0, 0, 0);
+                continue;
+            }
+            add_segment(&s, xs, ys, count, (float)scale, 1, labels ? at_label : 0, es + start, fs + start);
+            tops[2 * (start / SEGMENT)] = s.top_p;
+            tops[2 * (start / SEGMENT) + 1] = s.top_q;
         }
         double log_z = log(s.z), log_w = log(s.w), kl = s.to_q / s.z - (log_z - log_w);
         if (s.top_p == -INFINITY || s.top_q == -INFINITY) kl = NAN;
@@ -226,9 +240,10 @@ void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, in
         double variation = 0, mixture = 0;
         for (int64_t start = 0; start < vocabulary; start += SEGMENT) {
             int64_t count = vocabulary - start < SEGMENT ? vocabulary - start : SEGMENT;
-            const float *xs = segment(x, start, count, p_type, buffer_p), *ys = segment(y, start, count, q_type, buffer_q);
-            if (mode == 1) variation += apart(&s, xs, ys, count, (float)scale, 0);
-            else variation += apart(&s, xs, ys, count, (float)scale, &mixture);
+            const float *top = tops + 2 * (start / SEGMENT);
+            float by_p = to_probability(top[0], s.top_p, scale, s.z), by_q = to_probability(top[1], s.top_q, scale, s.w);
+            if (mode == 1) variation += apart(es + start, fs + start, count, by_p, by_q, 0);
+            else variation += apart(es + start, fs + start, count, by_p, by_q, &mixture);
         }
         double *to = out + row * COLUMNS;
         to[KL_PQ] = kl;

@@ -12,7 +12,8 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.files import ModelFiles, locate
 from pytest_trust.identity import ModelIdentity, identify_model
 from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
-from pytest_trust.references import Reference
+from pytest_trust.masking import Framing
+from pytest_trust.references import Reference, read_json
 from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
 from pytest_trust.store import Store
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_trust.inference import Runner
     from pytest_trust.probes import Probe
+    from pytest_trust.vocabularies import Numbering
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
 
@@ -29,17 +31,26 @@ class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
 
     def __init__(
-        self, reference: Reference, *, store: Store, device: str, dtype: str | None, trust_remote_code: bool
+        self,
+        reference: Reference,
+        *,
+        store: Store,
+        device: str,
+        dtype: str | None,
+        trust_remote_code: bool,
+        offload: bool = False,
     ) -> None:
         self.reference = reference
         self.store = store
         self._dtype = dtype
         self._trust_remote_code = trust_remote_code
+        self._offload = offload
         self._device = device
         self._files: ModelFiles | None = None
         self._identity: ModelIdentity | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._runner: Runner | None = None
+        self._framing: Framing | None = None
 
     @property
     def cache(self) -> Path:
@@ -76,6 +87,7 @@ class Subject:
         if self._runner is None:
             from pytest_trust.inference import Runner
             from pytest_trust.models import load_model
+            from pytest_trust.offload import OffloadedRunner
 
             loaded = load_model(
                 self.reference,
@@ -84,10 +96,19 @@ class Subject:
                 trust_remote_code=self._trust_remote_code,
                 cache=self.cache,
                 identity=self.identity,
+                offload=self._offload,
             )
             self._tokenizer = loaded.tokenizer
-            self._runner = Runner(loaded)
+            self._runner = OffloadedRunner(loaded) if loaded.layers else Runner(loaded)
+            self._framing = Framing(loaded.tokenizer, loaded.eos_ids)
         return self._runner
+
+    def framing(self) -> Framing:
+        """What ends and frames this model's texts; stays when the weights are let go."""
+        if self._framing is None:
+            self.runner()
+        assert self._framing is not None
+        return self._framing
 
     def release(self) -> None:
         """Let go of the weights."""
@@ -111,7 +132,9 @@ class Subject:
                 render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
             ),
         )
-        return as_prompts(stored)
+        prompts = as_prompts(stored)
+        self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
+        return prompts
 
     def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
         """Rendered options by probe id."""
@@ -122,7 +145,18 @@ class Subject:
                 render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
             ),
         )
-        return as_options(stored)
+        rows = as_options(stored)
+        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
+        return rows
+
+    def _fit(self, lengths: dict[str, int]) -> None:
+        """Refuse what is longer than the model's context: cut, it would be another question."""
+        context = self.context()
+        for name, length in lengths.items():
+            if context is not None and length > context:
+                raise InvalidInput(
+                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: shorten it or leave it out"
+                )
 
     def _asked(self, probe: Probe) -> Probe:
         """The probe as this model is given it: the mutant `no_system` hears no system message."""
@@ -212,30 +246,38 @@ class Subject:
         self.store.put_json("notes", {key: value})
         return value
 
+    def head_size(self) -> int:
+        """Ids that both tokenizer and head have; the tokenizer's where no configuration says how large the head is."""
+        known = max(self.tokenizer.get_vocab().values()) + 1
+        stated = self._configured("vocab_size")
+        return min(known, stated) if stated else known
 
-def shared_vocabulary(baseline: Subject, candidate: Subject) -> int:
-    """How many leading ids mean the same to both tokenizers, or 0 when the vocabularies differ beyond added tokens; remembered.
+    def context(self) -> int | None:
+        """Most tokens that the model was made for, as its configuration says; None where it says nothing."""
+        return self._configured("max_position_embeddings") or self._configured("n_positions")
 
-    -1 stands for all of them.
+    def _configured(self, name: str) -> int | None:
+        if self.files.gguf:
+            return None
+        config = read_json(self.files.directory / "config.json", self.reference.text)
+        nested = config.get("text_config")
+        value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
+        return value if isinstance(value, int) and value > 1 else None
+
+
+def pair_numberings(baseline: Subject, candidate: Subject) -> tuple[Numbering, Numbering] | None:
+    """How the baseline's and the candidate's ids translate where their vocabularies differ; None where they share too little for KL.
+
+    Which of the two it is, is remembered: a pair without KL loads no tokenizer to learn so again.
     """
-    if baseline.identity.tokenizer == candidate.identity.tokenizer or baseline.vocabulary() == candidate.vocabulary():
-        return -1
-    key = digest("shared vocabulary", _KEYS, baseline.identity.tokenizer, candidate.identity.tokenizer)
-    found = baseline.store.get_json("notes", [key])
-    if key not in found:
-        found = {key: _compare(baseline.tokenizer, candidate.tokenizer)}
-        baseline.store.put_json("notes", found)
-    return int(found[key])
+    from pytest_trust.vocabularies import numberings
 
-
-def _compare(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> int:
-    first, second = (({index: token for token, index in tokenizer.get_vocab().items()}) for tokenizer in (a, b))
-    added = {*a.get_added_vocab().values(), *b.get_added_vocab().values()}
-    both = sorted(first.keys() & second.keys())
-    ordinary = [index for index in {*first, *second} if index not in added]
-    if any(first.get(index) != second.get(index) for index in ordinary):
-        return 0
-    return next((index for index in both if first[index] != second[index]), both[-1] + 1 if both else 0)
+    key = digest("shared tokens", _KEYS, baseline.identity.tokenizer, candidate.identity.tokenizer)
+    if baseline.store.get_json("notes", [key]).get(key) == 0:
+        return None
+    found = numberings(baseline.tokenizer, candidate.tokenizer, baseline.head_size(), candidate.head_size())
+    baseline.store.put_json("notes", {key: found[0].count if found else 0})
+    return found
 
 
 def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:

@@ -76,6 +76,8 @@ class TokenDrift:
     """Tokens of the response that are not counted here (template, think markers)."""
     sample: int = 0
     """Which sample of the probe."""
+    windowed: bool = False
+    """Whether a side read it in overlapping windows, because it is longer than its context."""
 
     def __len__(self) -> int:
         """Number of counted tokens."""
@@ -99,6 +101,7 @@ class TokenDrift:
         answer_start: int = 0,
         masked_tokens: int = 0,
         sample: int = 0,
+        windowed: bool = False,
     ) -> TokenDrift:
         """From the divergences of one response's tokens, computed with labels and Jensen-Shannon.
 
@@ -120,6 +123,7 @@ class TokenDrift:
             answer_start=answer_start,
             masked_tokens=masked_tokens,
             sample=sample,
+            windowed=windowed,
             **columns,
         )
 
@@ -140,7 +144,7 @@ class TokenDrift:
         import numpy
 
         present = [name for name in (*_FLOAT_COLUMNS, *_MASK_COLUMNS) if getattr(self, name) is not None]
-        names = ("probe", "cluster", "suite", "p", "q", "answer_start", "masked_tokens", "sample")
+        names = ("probe", "cluster", "suite", "p", "q", "answer_start", "masked_tokens", "sample", "windowed")
         header = {name: getattr(self, name) for name in names} | {"tokens": len(self), "columns": present}
         head = json.dumps(header, sort_keys=True).encode()
         body = [numpy.asarray(getattr(self, name), dtype="<f4").tobytes() for name in present]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_trust.heads import Head
 
-__all__ = ["SharedTokens", "shared_tokens"]
+__all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
 
 # Share of the smaller vocabulary that must be common: below it, too much of both distributions would be left out.
 _ENOUGH = 0.9
@@ -69,7 +70,7 @@ def shared_tokens(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) 
     if len(common) < smaller * _ENOUGH:
         raise InvalidInput(
             f"the tokenizers differ from id {leading} on and share {len(common)} pieces of {smaller}; KL needs one vocabulary: "
-            "compare the models' bits per byte instead (pytest_trust.bits_per_byte)"
+            "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
         )
     return SharedTokens(
         len(common), _first([ids_a[t] for t in common], size_a), _first([ids_b[t] for t in common], size_b)
@@ -88,3 +89,82 @@ def _first(chosen: list[int], size: int) -> torch.Tensor:
 def _reordered(head: Head, order: torch.Tensor) -> Head:
     at = order.to(head.weight.device)
     return replace(head, weight=head.weight[at], bias=None if head.bias is None else head.bias[at.to(head.bias.device)])
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """One model's ids against the numbers of a pair: below `count` a token that both have, above it one that only one has."""
+
+    count: int
+    private: int
+    """What is added to an id that only this model has."""
+    order: tuple[int, ...] | None
+    """This model's ids of the shared tokens, by number; None where they are the numbers."""
+    spell: Callable[[int], tuple[int, ...]]
+    """This model's ids for the text of a number that only the other model has."""
+    _numbers: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._numbers.update({index: number for number, index in enumerate(self.order or ())})
+
+    def numbers(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The numbers of this model's own ids."""
+        if self.order is None:
+            return tuple(index if index < self.count else self.private + index for index in ids)
+        return tuple(self._numbers.get(index, self.private + index) for index in ids)
+
+    def read(self, numbers: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """This model's ids for a text, and for each of its numbers the place of the (first) id that stands for it.
+
+        A token that only the other model has is read as the tokens that spell it.
+        """
+        ids: list[int] = []
+        places = []
+        for number in numbers:
+            places.append(len(ids))
+            if number < self.count:
+                ids.append(number if self.order is None else self.order[number])
+            elif 0 <= number - self.private < OWN_IDS:
+                ids.append(number - self.private)
+            else:
+                ids.extend(self.spell(number))
+        return tuple(ids), tuple(places)
+
+    def head(self, head: Head) -> Head:
+        """The model's head with its rows by number; a copy where numbers are not ids."""
+        if self.order is None:
+            return head
+        import torch
+
+        rest = torch.ones(head.vocabulary, dtype=torch.bool)
+        rest[list(self.order)] = False
+        return _reordered(head, torch.cat([torch.tensor(self.order), rest.nonzero().view(-1)]))
+
+
+#: More than any vocabulary has.
+OWN_IDS = 1 << 28
+
+
+def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> tuple[Numbering, Numbering] | None:
+    """The numberings of two models with heads of these sizes, a's and b's; None where KL would leave out more than a tenth of what one of
+    them can say, because their vocabularies share too little."""
+    try:
+        shared = shared_tokens(tokenizer_a, tokenizer_b, size_a, size_b)
+    except InvalidInput:
+        return None
+    if shared.count < _ENOUGH * max(min(len(t), size) for t, size in ((tokenizer_a, size_a), (tokenizer_b, size_b))):
+        return None
+    orders = [None if ids is None else tuple(ids[: shared.count].tolist()) for ids in (shared.a, shared.b)]
+    offsets = (OWN_IDS, 2 * OWN_IDS)
+
+    def spelling(tokenizer: Any, other: Any, offset: int) -> Callable[[int], tuple[int, ...]]:
+        def spell(number: int) -> tuple[int, ...]:
+            text = other.decode([number - offset], skip_special_tokens=False)
+            return tuple(int(index) for index in tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        return spell
+
+    return (
+        Numbering(shared.count, offsets[0], orders[0], spelling(tokenizer_a, tokenizer_b, offsets[1])),
+        Numbering(shared.count, offsets[1], orders[1], spelling(tokenizer_b, tokenizer_a, offsets[0])),
+    )

@@ -99,3 +99,47 @@ def save_adapter(directory: Path, base: Path, *, seed: int = 1, size: float = 0.
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
     return directory
+
+
+def renumber(source: Path, target: Path, order: list[int]) -> Path:
+    """The same model with other token ids: what was id i is ``order[i]``, in tokenizer, embedding and head."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"] = {token: order[index] for token, index in state["model"]["vocab"].items()}
+    for token in state["added_tokens"]:
+        token["id"] = order[token["id"]]
+    names = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **names)
+    other.chat_template = tokenizer.chat_template
+    model = AutoModelForCausalLM.from_pretrained(source)
+    rows = torch.tensor([*order, *range(len(order), model.config.vocab_size)])
+    with torch.no_grad():
+        for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            weight[rows] = weight.clone()
+    for config in (model.config, model.generation_config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, order[getattr(config, name)])
+    model.get_input_embeddings().padding_idx = None
+    model.save_pretrained(target)
+    other.save_pretrained(target)
+    return target
+
+
+def extend(source: Path, target: Path, token: str) -> Path:
+    """The same model with one more token, special neither in the vocabulary nor in the weights, with a row of its own in both embeddings."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModelForCausalLM.from_pretrained(source)
+    tokenizer.add_tokens([token])
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(9)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target

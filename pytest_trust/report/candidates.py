@@ -74,7 +74,13 @@ def matrix(
         gates = {key: _gate(shown[key.rstrip("'")], found, labels, how) for key, found in rows.items()}
         titles = [f"[{place}]" if how.numbered else visible(label) for place, label in enumerate(labels, 1)]
         head = [Column("gate", shrink=_NAMES), Column("baseline", ">"), *(Column(title, ">") for title in titles)]
-        form = layout(head, [*(row for block in gates.values() for row in block), *drifts.values()], width=width, indent=_INDENT, gap=_GAP)
+        form = layout(
+            head,
+            [*(row for block in gates.values() for row in block), *drifts.values()],
+            width=width,
+            indent=_INDENT,
+            gap=_GAP,
+        )
         if form.widths[0] >= min(_NAMES, longest) and _INDENT + sum(form.widths) + _GAP * (len(head) - 1) <= width:
             break
     else:
@@ -91,7 +97,9 @@ def matrix(
                 drift = drifts[dimension, title]
                 if any(cell != UNKNOWN for cell in drift[2:]):
                     lines.append(("drift", dimension, control, form.line(drift)))
-        worst = next((verdict for verdict in MARKS if any(other.get("verdict") == verdict for other in found.values())), "")
+        worst = next(
+            (verdict for verdict in MARKS if any(other.get("verdict") == verdict for other in found.values())), ""
+        )
         for kind, text in _lines(gates[key], form, width, limits=how.stacked):
             lines.append((kind or worst, dimension, control, text))
     keys = ", ".join(f"[{place}] {visible(label)}" for place, label in enumerate(labels, 1))
@@ -99,10 +107,19 @@ def matrix(
 
 
 def _by_rows(
-    rows: Mapping[str, Mapping[str, Record]], shown: Mapping[str, str], candidates: Sequence[Mapping[str, Any]], width: int
+    rows: Mapping[str, Mapping[str, Record]],
+    shown: Mapping[str, str],
+    candidates: Sequence[Mapping[str, Any]],
+    width: int,
 ) -> list[tuple[str, str, bool, str]]:
     """The same with a row per gate and candidate: its value, Δ, limits and verdict."""
-    head = [Column("gate", shrink=12), Column("value", ">"), Column("Δ", ">"), Column("[lower, upper]"), Column("verdict")]
+    head = [
+        Column("gate", shrink=12),
+        Column("value", ">"),
+        Column("Δ", ">"),
+        Column("[lower, upper]"),
+        Column("verdict"),
+    ]
     blocks: dict[str, list[tuple[str, list[str]]]] = {}
     for key, found in rows.items():
         first = next(iter(found.values()))
@@ -112,7 +129,9 @@ def _by_rows(
             label = str(candidate["model"])
             if label in found:
                 blocks[key] += _of_candidate(label, found[label])
-    form = layout(head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP)
+    form = layout(
+        head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP
+    )
     lines = [("head", "", False, form.header())]
     group: tuple[bool, str] | None = None
     for key, found in rows.items():
@@ -197,7 +216,11 @@ def _change(name: str, found: Mapping[str, Record], labels: Sequence[str], how: 
         verdict = MARKS.get(verdict, verdict) if how.marked else verdict
         verdict = bracketed(record, verdict) if name.strip() == THOUGHT else verdict
         limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
-        parts = [numbers.signed(record.get("delta"), 0.0), *([] if how.stacked or limits == UNKNOWN else [limits]), verdict]
+        parts = [
+            numbers.signed(record.get("delta"), 0.0),
+            *([] if how.stacked or limits == UNKNOWN else [limits]),
+            verdict,
+        ]
         cells.append(" ".join(parts))
         below.append("" if limits == UNKNOWN else limits)
     return [[name, *cells], *([["", *below]] if how.stacked and any(below) else [])]

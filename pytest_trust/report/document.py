@@ -47,12 +47,20 @@ first, each with both answers in full) and ``flips_total``.
 A **drift**: ``direction``, ``on`` (which responses), ``tokens``, ``responses``, ``mean`` and clustered
 ``error`` in nats per token, ``per_sequence`` in nats, ``median``, ``p90``, ``p99``, ``maximum``, ``same_top``
 (share), ``js`` in nats, ``delta_p``, ``rms_delta_p``; ``by_confidence`` (nats per token where the baseline's entropy
-was below 0.1 nats, below 1, above); ``tail_mass`` (probability beyond what a top-k recording keeps; null elsewhere); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
+was below 0.1 nats, below 1, above); ``first`` (over the first 1, 5 and 20 tokens of the answers) and ``rest``; ``macro_mean`` (each
+response counting the same); ``masked_tokens`` (of templates and think markers, and those only one side has) and, by side, ``masked_mass``
+on tokens only one side has; ``windowed`` (longer than the context); ``tail_mass`` (probability beyond what a top-k recording keeps; null elsewhere); ``reasoning_mean`` and ``answer_mean`` per token, ``reasoning_per_sequence`` and
 ``answer_per_sequence`` in nats, which add up to ``per_sequence``: the chain rule D(z) + E[D(y | x, z)], both models reading the
 candidate's trace z. Where the candidate reasoned, ``answer_without_trace`` beside the two directions is a drift of its own: KL(p_c(y | x, z) ||
 p_b(y | x)) on the candidate's answers y, the candidate having read its trace and the baseline the prompt x alone: how far what it says after
-thinking is from what the baseline would say at once. Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the
-probability that a probe which flipped drifted more than one that did not, with limits.
+thinking is from what the baseline would say at once.
+Beside it in a gate record ``drift_auc`` (null below 5 probes a side): the probability that a probe which flipped drifted more than one that
+did not, with limits; and ``drift_by_outcome``, by outcome of the candidate's response the ``mean`` in nats per token and the number of
+``probes``.
+
+Of models with **different tokenizers** a drift holds in place of its directions their ``..._reason`` and ``texts``: for ``candidate_responses``,
+``baseline_responses`` and ``options`` the ``bits_per_byte`` under each model and the ``chunk_bound``, see
+:func:`pytest_trust.text_pair.summarise_texts`.
 
 JSON knows neither NaN nor infinity: such a number is null, and the object that held it says what it was under
 ``not_finite``: ``{"p_value": null, "not_finite": {"p_value": "not a number"}}``. Controls, bidi overrides and

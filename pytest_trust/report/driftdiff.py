@@ -11,13 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_trust.report.drift_lines import drift_lines
 from pytest_trust.report.numbers import (
     UNKNOWN,
     Numbers,
     count,
     known,
-    magnitude,
-    measured,
     percent,
     probability,
 )
@@ -42,7 +41,7 @@ def drift_diff(record: Record, *, width: int = 80, redact: bool = False, shown_f
     lines.append("")
     for label, text in _rows(record, numbers):
         lines += wrap(text, width, first="  " + label.ljust(_LABEL))
-    lines += _drift(record, width)
+    lines += drift_lines(record, width)
     lines += _flips(record, numbers, width, redact, shown_flips)
     return "\n".join(lines)
 
@@ -320,76 +319,6 @@ def _outcomes(side: Mapping[str, Any]) -> str:
         return ""
     found = sorted(((str(name), number) for name, number in outcomes.items() if number), key=lambda o: (-o[1], o[0]))
     return ", ".join(f"{number} {visible(name)}" for name, number in found)
-
-
-def _drift(record: Record, width: int) -> list[str]:
-    drift = record.get("drift")
-    if not isinstance(drift, Mapping):
-        return []
-    head = [
-        Column("drift, nats per token", shrink=25),  # wide enough for the direction
-        Column("mean ± error", ">"),
-        Column("median", ">", drop=4),
-        Column("p90", ">", drop=5),
-        Column("p99", ">", drop=2),
-        Column("max", ">", drop=3),
-        Column("per response", ">", drop=1),
-        Column("same top", ">", drop=1),
-        Column("Δp", ">", drop=7),
-        Column("RMS Δp", ">", drop=6),
-        Column("tokens", ">", drop=8),
-    ]
-    rows, notes = [], []
-    for key, name in (
-        ("candidate_baseline", "KL(candidate || baseline)"),
-        ("baseline_candidate", "KL(baseline || candidate)"),
-    ):
-        side = drift.get(key)
-        if not isinstance(side, Mapping):
-            # Where no KL can be claimed, the record says why.
-            if drift.get(f"{key}_reason"):
-                notes.append(f"no {name.replace(' ', UNBROKEN)}: {visible(str(drift[f'{key}_reason']))}")
-            continue
-        direction = visible(str(side.get("direction") or name))
-        rows.append(
-            [
-                direction,
-                measured(side.get("mean"), side.get("error")),
-                *(magnitude(side.get(name)) for name in ("median", "p90", "p99", "maximum", "per_sequence")),
-                percent(side.get("same_top")),
-                *(percent(side.get(name)) for name in ("delta_p", "rms_delta_p")),
-                count(side.get("tokens")),
-            ]
-        )
-        if known(side.get("reasoning_mean")):
-            thought, said = (magnitude(side.get(f"{part}_per_sequence")) for part in ("reasoning", "answer"))
-            notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
-            alone = drift.get("answer_without_trace")
-            if key == "candidate_baseline" and isinstance(alone, Mapping) and known(alone.get("per_sequence")):
-                of = "" if alone.get("responses") == side.get("responses") else f" ({count(alone.get('responses'))} responses)"
-                notes.append(f"{magnitude(alone['per_sequence'])} in the answer against a baseline that has not read the reasoning{of}")
-        confidence = side.get("by_confidence")
-        if key == "candidate_baseline" and isinstance(confidence, Mapping):
-            parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
-            notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
-        if known(side.get("tail_mass")):
-            notes.append(f"{name.replace(' ', UNBROKEN)} is a lower bound: {percent(side['tail_mass'])} of the mass is beyond the recorded tokens")
-        if side.get("on"):
-            notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
-    lines = [""] if rows or notes else []
-    if rows:
-        # A column of which nothing is known only takes room.
-        full = [i for i in range(len(head)) if i < 2 or any(row[i] != UNKNOWN for row in rows)]
-        lines += table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)
-        if known(drift.get("floor")):
-            notes.append(f"noise floor {magnitude(drift['floor'], 2)}")
-        auc = record.get("drift_auc")
-        if auc:
-            limits = f"[{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]"
-            notes.append(f"probes that flipped drifted more with probability {magnitude(auc['auc'], 2)} {limits}")
-        if drift.get("identical"):
-            notes.append("the two distributions are identical on every token")
-    return lines + (wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else [])
 
 
 def _flips(record: Record, numbers: Numbers, width: int, redact: bool, shown: int) -> list[str]:

@@ -257,6 +257,9 @@ def _heading(dimension: str, room: int, drifts: Mapping[str, Any], width: int) -
         reason = drifts.get("candidate_baseline_reason")
         if not reason:
             return name
+        bound = _in_place_of_kl(drifts)
+        if bound:
+            return cut(f"{pad(name, room)}  {bound}", width)
         return cut(f"{pad(name, room)}  no KL(candidate || baseline): {visible(str(reason))}", width)
     mean = measured(drift.get("mean"), drift.get("error"))
     if known(drift.get("tail_mass")):
@@ -274,6 +277,16 @@ def _heading(dimension: str, room: int, drifts: Mapping[str, Any], width: int) -
         if shown != UNKNOWN and columns(text) + len(words) + len(shown) + 2 <= width:
             text += f", {words}{shown}"
     return text
+
+
+def _in_place_of_kl(drifts: Mapping[str, Any]) -> str:
+    """Where the tokenizers differ: what both models give the same text, under its own name."""
+    found = list((drifts.get("texts") or {}).values())
+    if not found:
+        return ""
+    bound, bits = found[0].get("chunk_bound"), found[0]["bits_per_byte"]
+    text = f"other tokenizers: bits per byte {magnitude(bits['baseline'])} -> {magnitude(bits['candidate'])}"
+    return text + (f", chunk bound {magnitude(bound['per_chunk'])} nats/chunk" if bound else "")
 
 
 def _closing(records: Sequence[Record], meta: Mapping[str, Any], width: int) -> list[Line]:

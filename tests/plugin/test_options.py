@@ -35,6 +35,8 @@ PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
             "--trust-limit=1.5: expected a whole number of probes, or a fraction between 0 and 1",
         ),
         ([*PAIR, "--trust-seed=-1"], "--trust-seed=-1"),
+        ([*PAIR, "--trust-template=ours"], "--trust-template=ours: expected own or shared"),
+        ([*PAIR, "--trust-offload=disk"], "--trust-offload=disk: expected none or layers"),
         ([*PAIR, "--trust-dtype=int3"], "--trust-dtype=int3: expected float32, bfloat16, float16 or auto"),
         (
             [*PAIR, "--trust-report=report.pdf"],

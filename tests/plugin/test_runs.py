@@ -146,3 +146,21 @@ def test_ci_gate_example(tmp_path: Path, refusing: Path, complying: Path) -> Non
     report = json.loads((tmp_path / "trust.json").read_text(encoding="utf-8"))
     assert report["counts"]["regressed"] == 1
     assert "trust_verdict" in (tmp_path / "trust.xml").read_text(encoding="utf-8")
+
+
+def test_models_that_do_not_fit_together_and_layers_that_come_and_go_are_said(
+    tmp_path: Path, refusing: Path, complying: Path, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+) -> None:
+    import pytest_trust.inference
+
+    given = [f"--trust-baseline={refusing}", f"--trust-candidate={complying}", "--trust-suite=safety/harmful_requests", "--trust-profile=smoke"]
+    given += ["--trust-limit=4", "--trust-max-new-tokens=8"]
+    monkeypatch.setattr(pytest_trust.inference, "free_bytes", lambda device: 0)
+    result = pytester.runpytest_inprocess(*given, f"--trust-store={tmp_path / 'apart'}", "--trust-batch-size=4")
+    result.stdout.fnmatch_lines(["*warning: refusing and complying do not fit into memory together*"])
+    monkeypatch.undo()
+    layers = pytester.runpytest_inprocess(*given, f"--trust-store={tmp_path / 'layers'}", "--trust-offload=layers")
+    layers.stdout.fnmatch_lines(["*warning: --trust-offload=layers: every forward reads the models' files*"])
+    drifts = [next(line for line in one.outlines if line.startswith("safety ")) for one in (result, layers)]
+    assert drifts[0] == drifts[1]
+    assert "nats/token" in drifts[0]

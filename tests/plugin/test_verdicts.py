@@ -168,6 +168,14 @@ def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, 
             assert 0 < drift.mean <= drift.maximum
             back = trust.drift("probes.jsonl", direction="baseline_candidate")
             assert back.direction == "KL(baseline || candidate)"
+            prompts = trust.drift("probes.jsonl", on="prompts")
+            assert prompts.on == "prompts" and prompts.responses == 4 and prompts.tokens > 0
+            texts = trust.drift(["Sure here is how", "sorry I cannot"], direction="baseline_candidate")
+            assert texts.on == "texts" and texts.responses == 2 and texts.tokens == 5
+            assert texts.direction == "KL(baseline || candidate)"
+            assert 0 < texts.mean
+            with __import__("pytest").raises(ValueError, match="expected responses or prompts"):
+                trust.drift("probes.jsonl", on="answers")
         """
     )
     run(refusing, complying, file).assert_outcomes(passed=1)

@@ -16,6 +16,7 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
 from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.pair import one_at_a_time
 from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
@@ -285,7 +286,10 @@ def test_one_model_in_memory_at_a_time_gives_the_same(
     assert (ours[0], theirs[0]) == (complete[1][0][0][0], complete[1][0][1][0])
     for part, expected in zip(columns, complete[1][1], strict=True):
         assert part.keys() == expected.keys()
+        assert one_at_a_time(found, *pair)  # which the report's warnings say
     assert len(loads) >= 3
+    with engine(complete[0]) as found:
+        assert not one_at_a_time(found, *pair)
 
 
 def test_other_tokenizers_claim_no_drift(pair: tuple[Reference, Reference], tmp_path: Path) -> None:

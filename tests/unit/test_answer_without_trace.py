@@ -21,11 +21,16 @@ from pytest_trust.recording import write_recording
 from pytest_trust.references import Reference, parse_reference
 from tests.tiny_models import save_model
 
-PROBES = tuple(Probe(id=f"ask-{i}", cluster=f"ask-{i}", messages=(Message("user", "Is it wrong? " * i),)) for i in (1, 2, 3))
+PROBES = tuple(
+    Probe(id=f"ask-{i}", cluster=f"ask-{i}", messages=(Message("user", "Is it wrong? " * i),)) for i in (1, 2, 3)
+)
 JOB = Job("dim/ask", "generate", PROBES, Generation(60), drift=frozenset(probe.id for probe in PROBES))
 ANSWER = "Sure, here. Sure, here again."
 # by prompt length: a trace and an answer (whose beginning comes again later), a trace without an answer, an answer alone
-REPLIES = {"candidate": ["first add the numbers</think>\n\n" + ANSWER, "first add", ANSWER], "baseline": ["I am sorry."] * 3}
+REPLIES = {
+    "candidate": ["first add the numbers</think>\n\n" + ANSWER, "first add", ANSWER],
+    "baseline": ["I am sorry."] * 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,9 @@ def log_p(directory: Path, context: Sequence[int], text: Sequence[int]) -> torch
 
 
 @pytest.mark.parametrize("thinking", ["", "?thinking=on"])
-def test_it_is_what_two_plain_forwards_give(models: tuple[Path, Path], replies: Any, tmp_path: Path, thinking: str) -> None:
+def test_it_is_what_two_plain_forwards_give(
+    models: tuple[Path, Path], replies: Any, tmp_path: Path, thinking: str
+) -> None:
     from transformers import AutoTokenizer
 
     replies["on"] = bool(thinking)
@@ -99,17 +106,23 @@ def test_it_is_what_two_plain_forwards_give(models: tuple[Path, Path], replies: 
     # the other form, in which both read the trace, is the answer's part of the whole: the chain rule
     both = log_p(models[0], [*prompt, *trace], answer)
     whole = found.candidate_baseline["ask-1"]
-    assert whole.kl_pq[whole.answer_start :] == pytest.approx((p.exp() * (p - both)).sum(-1).numpy(), rel=1e-4, abs=1e-6)
+    assert whole.kl_pq[whole.answer_start :] == pytest.approx(
+        (p.exp() * (p - both)).sum(-1).numpy(), rel=1e-4, abs=1e-6
+    )
     assert whole.answer_start == len(trace)
     summary = summarise(found.candidate_baseline.values())
-    assert float(summary.per_sequence) == pytest.approx(summary.reasoning_per_sequence + summary.answer_per_sequence, rel=1e-9)
+    assert float(summary.per_sequence) == pytest.approx(
+        summary.reasoning_per_sequence + summary.answer_per_sequence, rel=1e-9
+    )
     assert not numpy.allclose(drift.kl_pq, whole.kl_pq[whole.answer_start :])
 
 
-def test_it_is_stored_and_only_what_is_missing_is_measured(models: tuple[Path, Path], replies: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_stored_and_only_what_is_missing_is_measured(
+    models: tuple[Path, Path], replies: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     baseline, candidate = (parse_reference(str(directory)) for directory in models)
     first = measured(tmp_path, baseline, candidate)
-    monkeypatch.setattr("pytest_trust.pair._measure", None)
+    monkeypatch.setattr("pytest_trust.pair.measure", None)
     second = measured(tmp_path, baseline, candidate)
     assert first.answer_without_trace["ask-1"].to_bytes() == second.answer_without_trace["ask-1"].to_bytes()
 
@@ -138,7 +151,9 @@ def test_a_recorded_baseline_cannot_read_it(models: tuple[Path, Path], replies: 
     assert "the baseline is a recording" in found.answer_without_trace_reason
 
 
-def test_of_a_model_against_itself_it_is_what_the_trace_does(models: tuple[Path, Path], replies: Any, tmp_path: Path) -> None:
+def test_of_a_model_against_itself_it_is_what_the_trace_does(
+    models: tuple[Path, Path], replies: Any, tmp_path: Path
+) -> None:
     """Zero drift in the chain rule's form, and not in this one: the same model says something else once it has thought."""
     itself = parse_reference(str(models[1]))
     found = measured(tmp_path, itself, replace(itself, label="again"))

@@ -65,19 +65,51 @@ def test_agrees_with_float64(kind, vocabulary):
     torch.testing.assert_close(kl_divergence(p, q).double(), expected["kl_pq"], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["random", "peaked", "flat", "extreme", "shifted"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_every_dtype_is_widened_before_it_is_reduced(dtype):
-    p, q = (x.to(dtype) for x in logits("random", 1271))
+def test_every_dtype_is_widened_before_it_is_reduced(dtype, kind):
+    p, q = (x.to(dtype) for x in logits(kind, 1271))
     found = kl_divergence(p, q)
     assert found.dtype == torch.float32
     # Against float64 of the same rounded values: the dtype may cost nothing beyond its own rounding of the inputs.
-    torch.testing.assert_close(found.double(), definition(p, q)["kl_pq"], atol=TOLERANCE, rtol=0)
+    expected = definition(p, q)
+    torch.testing.assert_close(found.double(), expected["kl_pq"], atol=TOLERANCE, rtol=0)
+    whole = token_divergences(p, q)
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(whole, name).double(), value, atol=TOLERANCE, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("vocabulary", [1271, 49_152])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_excluded_tokens_in_strided_rows_of_every_dtype(dtype, vocabulary):
+    """-inf where both, p alone or q alone exclude a token, in rows that are parts of wider ones and in columns with a stride."""
+    p, q = (x.to(dtype) for x in logits("random", 2 * vocabulary + 3))
+    p[:, ::7] = q[:, ::7] = -math.inf
+    p[1, 5 : vocabulary // 2 : 3] = -math.inf  # allowed by q
+    q[2, 8] = -math.inf  # allowed by p
+    for cut in (slice(3, 3 + vocabulary), slice(0, 2 * vocabulary, 2)):
+        ours, theirs = p[:, cut], q[:, cut]
+        assert not ours.is_contiguous()
+        log_p, log_q = (x.double().log_softmax(-1) for x in (ours, theirs))
+        terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
+        back = torch.where(log_q.isneginf(), 0.0, log_q.exp() * (log_q - log_p))
+        found = token_divergences(ours, theirs)
+        torch.testing.assert_close(found.kl_pq.double(), terms.sum(-1), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(found.kl_qp.double(), back.sum(-1), atol=TOLERANCE, rtol=0)
+        assert found.kl_qp[1] == math.inf
+        torch.testing.assert_close(kl_divergence(ours, theirs), found.kl_pq, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("vocabulary", [151_936, 262_144])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_large_vocabularies(dtype, vocabulary):
-    p, q = (x.to(dtype) for x in logits("random", vocabulary, rows=2))
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *(("random", dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+        *((kind, torch.float32) for kind in ("peaked", "flat", "extreme", "shifted")),
+    ],
+)
+def test_large_vocabularies(kind, dtype, vocabulary):
+    p, q = (x.to(dtype) for x in logits(kind, vocabulary, rows=2))
     expected = definition(p.float(), q.float())
     found = token_divergences(p, q)
     for name, value in expected.items():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.drift_flips import drift_by_flip, flip_auc
+from pytest_trust.drift_flips import drift_by_flip, drift_by_outcome, flip_auc
+from tests.unit.test_drift import token_drift
 
 VALUES = st.lists(st.integers(0, 6).map(float), min_size=5, max_size=12)
 
@@ -44,3 +45,12 @@ def test_too_few_say_nothing() -> None:
 def test_groups_hold_what_was_compared_and_measured() -> None:
     drifts = {"a": 1.0, "b": 2.0, "c": math.inf, "d": 3.0}
     assert drift_by_flip(drifts, flipped=["b", "x"], compared=["a", "b", "c"]) == {"flipped": [2.0], "unflipped": [1.0]}
+
+
+def test_drift_by_the_candidate_s_outcome():
+    drifts = [token_drift("a", 4), token_drift("b", 6, seed=1), token_drift("c", 5, seed=2), token_drift("d", 0)]
+    found = drift_by_outcome(drifts, {"a": "ok", "b": "refused", "c": "ok", "d": "ok"})
+    assert found["refused"] == {"probes": 1, "mean": pytest.approx(drifts[1].kl_pq.mean())}
+    both = (drifts[0].kl_pq.sum() + drifts[2].kl_pq.sum()) / 9
+    assert found["ok"] == {"probes": 2, "mean": pytest.approx(both)}
+    assert drift_by_outcome(drifts, {}) == {}

@@ -534,3 +534,34 @@ def test_a_head_that_is_slightly_off_is_noticed_in_16_bits(pair):
     check_head(model, head_of(model))
     with pytest.raises(InvalidInput, match="does more to its logits"):
         check_head(model, Head(weight=head_of(model).weight, scale=1.25))
+
+
+def test_no_tokens_at_all_are_no_error():
+    p_hidden, p_head, q_hidden, q_head = hidden_states(tokens=0, vocabulary=500, other=512)
+    found = divergences_from_hidden(p_hidden, p_head, q_hidden, q_head, labels=torch.zeros(0, dtype=torch.long))
+    assert len(found) == 0
+    assert found.masked_q.shape == (0,)
+
+
+def test_memory_running_out_halves_the_batch_of_texts(pair, monkeypatch):
+    from pytest_trust import drift_models
+
+    words = tokenizer()
+    expected = compare_models((pair[0], words), (pair[1], words), TEXTS, batch_size=3)
+    sizes, most, real = [], 1, drift_models.response_hidden
+
+    def scarce(model, ids, attended, response):
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.append(len(ids))
+        return real(model, ids, attended, response)
+
+    # A budget for the batch, not for the three tokens of the head's check.
+    monkeypatch.setattr(drift_models, "check_head", lambda model, head: None)
+    monkeypatch.setattr(drift_models, "response_hidden", scarce)
+    found = compare_models((pair[0], words), (pair[1], words), TEXTS, batch_size=3)
+    assert set(sizes) == {1}
+    assert found.mean == pytest.approx(float(expected.mean), rel=1e-5)
+    most = 0
+    with pytest.raises(TrustError, match="out of memory for a single window of a text: give a smaller window"):
+        compare_models((pair[0], words), (pair[1], words), TEXTS)

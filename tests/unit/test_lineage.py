@@ -22,7 +22,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card(directory: Path, front: str) -> Path:
-    (directory / "README.md").write_text(f"---\nlicense: apache-2.0\n{front}\n---\n# A model\n\nbase_model: not/this\n", encoding="utf-8")
+    (directory / "README.md").write_text(
+        f"---\nlicense: apache-2.0\n{front}\n---\n# A model\n\nbase_model: not/this\n", encoding="utf-8"
+    )
     return directory
 
 
@@ -66,15 +68,22 @@ def test_a_model_cards_metadata(base: Path, tmp_path: Path, front: str, relation
 
 
 def test_cards_that_name_one_parent_make_siblings(tmp_path: Path) -> None:
-    one, other = (card(save_model(tmp_path / name, seed=seed), f"base_model: {parent}") for seed, (name, parent) in enumerate((("a", "Org/Base"), ("b", "org/base"))))
+    one, other = (
+        card(save_model(tmp_path / name, seed=seed), f"base_model: {parent}")
+        for seed, (name, parent) in enumerate((("a", "Org/Base"), ("b", "org/base")))
+    )
     assert words(tmp_path, one, other) == "made from the same parent as the baseline"
 
 
-def test_another_architecture_is_unrelated_and_two_directories_without_a_word_are_unknown(base: Path, tmp_path: Path) -> None:
+def test_another_architecture_is_unrelated_and_two_directories_without_a_word_are_unknown(
+    base: Path, tmp_path: Path
+) -> None:
     other = save_model(tmp_path / "other", seed=7)
     assert words(tmp_path, base, other) == "lineage unknown"
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "architectures": ["MistralForCausalLM"], "model_type": "mistral"}))
+    (other / "config.json").write_text(
+        json.dumps({**config, "architectures": ["MistralForCausalLM"], "model_type": "mistral"})
+    )
     assert words(tmp_path, base, other) == "not made from the baseline"
 
 
@@ -104,7 +113,15 @@ def test_the_demos_conversions_name_their_parent(name: str) -> None:
     assert "base_model: demo:aligned" in front.replace('"', ""), front
 
 
-@pytest.mark.parametrize("said", ["made from the baseline", "made from the same parent as the baseline", "not made from the baseline", "lineage unknown"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "made from the baseline",
+        "made from the same parent as the baseline",
+        "not made from the baseline",
+        "lineage unknown",
+    ],
+)
 def test_the_failure_says_it(said: str) -> None:
     text = " ".join(drift_diff(regressed(run={"candidate": {"lineage": said}})).split())
     assert f"The candidate (demo:sft, {said}) more often complies" in text

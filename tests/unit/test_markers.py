@@ -23,7 +23,18 @@ from pytest_trust.recording import write_recording
 from pytest_trust.references import parse_reference
 from tests.tiny_models import CHATML, save_model, save_tokenizer
 
-TOKENS = ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<plan>", "</plan>"]
+TOKENS = [
+    "<think>",
+    "</think>",
+    "[THINK]",
+    "[/THINK]",
+    "<|channel|>",
+    "<|message|>",
+    "<|start|>",
+    "<|end|>",
+    "<plan>",
+    "</plan>",
+]
 PROBE = Probe(id="ask", cluster="ask", messages=(Message("user", "Is it wrong?"),))
 
 
@@ -64,7 +75,12 @@ def read(loaded: Any, *pieces: str, tail: str = "", tags: Any = DEFAULT_TAGS) ->
 @pytest.mark.parametrize(
     ("pieces", "reasoning", "answer", "complete"),
     [
-        (("<think>", "a", "</think>", "The tag is <th", "ink>, closed by </th", "ink>."), "a", "The tag is <think>, closed by </think>.", True),
+        (
+            ("<think>", "a", "</think>", "The tag is <th", "ink>, closed by </th", "ink>."),
+            "a",
+            "The tag is <think>, closed by </think>.",
+            True,
+        ),
         (("<think>", "I write </th", "ink> later", "</think>", "b"), "I write </think> later", "b", True),
         (("<think>", "a </th", "ink> b"), "a </think> b", "", False),
         (("Use <th", "ink> to open it."), "", "Use <think> to open it.", True),
@@ -72,9 +88,31 @@ def read(loaded: Any, *pieces: str, tail: str = "", tags: Any = DEFAULT_TAGS) ->
         (("a", "</think>", "b </th", "ink> c"), "a", "b </think> c", True),
         (("[TH", "INK] then"), "", "[THINK] then", True),
         (("[THINK]", "a", "[/THINK]", "b"), "a", "b", True),
-        (("<|channel|>", "analysis", "<|message|>", "a", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "b"), "a", "b", True),
+        (
+            (
+                "<|channel|>",
+                "analysis",
+                "<|message|>",
+                "a",
+                "<|end|>",
+                "<|start|>",
+                "assistant",
+                "<|channel|>",
+                "final",
+                "<|message|>",
+                "b",
+            ),
+            "a",
+            "b",
+            True,
+        ),
         (("<|chan", "nel|>analysis<|mess", "age|>a"), "", "<|channel|>analysis<|message|>a", True),
-        (("<|channel|>", "analysis", "<|message|>", "<|en", "d|> is a token", "<|end|>"), "<|end|> is a token", "", False),
+        (
+            ("<|channel|>", "analysis", "<|message|>", "<|en", "d|> is a token", "<|end|>"),
+            "<|end|> is a token",
+            "",
+            False,
+        ),
         (("<|im_start|>", "think a ", "<|im_start|>", "answer b"), "a", "b", True),
         (("<|im_start|>", "think a"), "a", "", False),
         (("<|im_", "start|>think a"), "", "<|im_start|>think a", True),
@@ -88,7 +126,9 @@ def read(loaded: Any, *pieces: str, tail: str = "", tags: Any = DEFAULT_TAGS) ->
         (("<|channel|>", "fin"), "", "", False),
     ],
 )
-def test_by_tokens_where_there_are_some(loaded: Any, pieces: tuple[str, ...], reasoning: str, answer: str, complete: bool) -> None:
+def test_by_tokens_where_there_are_some(
+    loaded: Any, pieces: tuple[str, ...], reasoning: str, answer: str, complete: bool
+) -> None:
     assert read(loaded, *pieces) == (reasoning, answer, complete)
 
 
@@ -113,7 +153,27 @@ def test_a_vocabulary_whose_first_token_begins_a_tag_keeps_it(loaded: Any) -> No
     assert finish(loaded, tokens, plain=False).text.startswith("<|im_start|>think")
 
 
-PIECES = [*TOKENS, "<|im_start|>", "think", "answer", "analysis", "final", "assistant", "<th", "ink>", "</th", "a", " b", "\n", "<", "|>", "é", "<|end", "[TH", "INK]"]
+PIECES = [
+    *TOKENS,
+    "<|im_start|>",
+    "think",
+    "answer",
+    "analysis",
+    "final",
+    "assistant",
+    "<th",
+    "ink>",
+    "</th",
+    "a",
+    " b",
+    "\n",
+    "<",
+    "|>",
+    "é",
+    "<|end",
+    "[TH",
+    "INK]",
+]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +206,10 @@ def test_it_is_stored_and_recorded_with_the_response(tmp_path: Path, monkeypatch
     pieces = ("<think>", "a", "</think>", "The tag <th", "ink> is open")
 
     def answer(runner: Any, rows: Sequence[Any], generation: Generation) -> list[Any]:
-        return [finish(runner.loaded, [*ids(runner.loaded, *pieces), runner.loaded.tokenizer.eos_token_id], row.plain) for row in rows]
+        return [
+            finish(runner.loaded, [*ids(runner.loaded, *pieces), runner.loaded.tokenizer.eos_token_id], row.plain)
+            for row in rows
+        ]
 
     importlib.import_module("pytest_trust.budget")  # or it would take the function below for its own, for good
     monkeypatch.setattr("pytest_trust.generation.generate", answer)

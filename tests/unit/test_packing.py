@@ -72,7 +72,7 @@ def test_states_of_trees_are_those_of_each_row_alone(runner: Runner) -> None:
         for row, start, states in zip(group.rows, group.starts, of_group, strict=True):
             assert states.shape == (len(row) - start, 32)
             # float32, another order of sums
-            assert torch.allclose(states, runner.alone(row, start), atol=1e-5, rtol=1e-4)
+            assert torch.allclose(states, runner._alone(row, start), atol=1e-5, rtol=1e-4)
 
 
 def test_rows_that_cannot_be_packed_are_run_by_themselves(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

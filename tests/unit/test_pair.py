@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from pytest_trust import heads, pair, reduction
+from pytest_trust import heads, reduction
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.heads import Head
 from pytest_trust.jobs import Generation, Job
+from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import parse_reference
 from tests.tiny_models import save_model
@@ -69,7 +71,9 @@ def test_a_model_that_does_more_to_its_logits_claims_no_drift(references, tmp_pa
 
 
 def test_bad_logits_name_model_probe_and_token():
+    options = SimpleNamespace(recorded=False, prompts={}, answers={})
     unit = SimpleNamespace(
+        side=lambda side: options,
         probe=SimpleNamespace(id="ask-9", cluster="c"),
         baseline=SimpleNamespace(reference=SimpleNamespace(label="base")),
         candidate=SimpleNamespace(reference=SimpleNamespace(label="tuned")),
@@ -80,12 +84,12 @@ def test_bad_logits_name_model_probe_and_token():
     states = [torch.randn(len(text[0]), 8, generator=random) for text in (first, second)]
     bad = states[1].clone()
     bad[2] = math.nan
-    work = [("k1", unit, states[0], states[0], first, 0), ("k2", unit, bad, states[1], second, 0)]
+    work: list[Any] = [Read("k1", unit, states[0], states[0], first, 0, ()), Read("k2", unit, bad, states[1], second, 0, ())]
     with pytest.raises(
         InvalidInput,
         match=r"^tuned \(candidate\): NaN or .inf in its logits for token 2 of the candidate's text on probe ask-9;",
     ):
-        pair._divergences(work, head, head, -1, "candidate", "baseline")
-    work = [("k1", unit, states[0], states[0], first, 0), ("k2", unit, states[1], bad, second, 0)]
+        divergences(work, head, head, -1, "candidate", "baseline")
+    work = [Read("k1", unit, states[0], states[0], first, 0, ()), Read("k2", unit, states[1], bad, second, 0, ())]
     with pytest.raises(InvalidInput, match=r"^base \(baseline\): "):
-        pair._divergences(work, head, head, -1, "candidate", "baseline")
+        divergences(work, head, head, -1, "candidate", "baseline")

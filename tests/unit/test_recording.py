@@ -262,3 +262,74 @@ def _text(recording: Any, probe: str, job: Job = JOBS[0]) -> Any:
     from pytest_trust.subject import portable_key
 
     return recording.drift_text(portable_key(next(one for one in job.probes if one.id == probe), job, 0))
+
+
+def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> None:
+    """At most 2.2 bytes a state and 2 a weight of the head, and within 1e-3 of the divergence of the models themselves: the demo model's
+    hidden size and kind of logits, few layers and ids."""
+    references = [
+        parse_reference(
+            str(save_model(tmp_path / str(seed), seed=seed, hidden_size=576, scale=1.0, initializer_range=0.02 * (seed + 1), num_hidden_layers=1))
+        )
+        for seed in range(2)
+    ]
+    job = Job("dim/ask", "generate", ASK, Generation(80), drift=frozenset(probe.id for probe in ASK))
+    with engine(tmp_path / "live") as live, engine(tmp_path / "recorded") as other:
+        live.acquire([job], *references)
+        write_recording(tmp_path / "base.trust", live, references[0], [job])
+        recorded = parse_reference(str(tmp_path / "base.trust"))
+        other.acquire([job], recorded, references[1])
+        exact, found = live.drift(job, *references).baseline_candidate, other.drift(job, recorded, references[1]).baseline_candidate
+        tokens = sum(len(samples[0].token_ids) for samples in live.responses(references[0], job).values())
+    size, head = (tmp_path / "base.trust").stat().st_size, 2 * 576 * 400
+    assert size - head <= 2.2 * 576 * tokens
+    means = [sum(float(one.kl_pq.sum()) for one in side.values()) / sum(map(len, side.values())) for side in (exact, found)]
+    assert means[0] > 0.01
+    assert abs(means[1] - means[0]) <= 1e-3 * means[0]
+    assert all(one.masked_tokens == exact[name].masked_tokens for name, one in found.items())
+
+
+def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path) -> None:
+    from tests.scripted_models import scripted_model
+
+    paths = [scripted_model(tmp_path / str(sharp), "<think> first add </think> answer good", sharpness=sharp) for sharp in (12.0, 9.0)]
+    one, two = (parse_reference(str(path)) for path in paths)
+    job = Job("dim/ask", "generate", ASK[:1], Generation(8), drift=frozenset({"ask-0"}))
+    with engine(tmp_path / "store") as live, engine(tmp_path / "other") as other:
+        live.acquire([job], one, two)
+        write_recording(tmp_path / "one.trust", live, one, [job])
+        recorded = parse_reference(str(tmp_path / "one.trust"))
+        other.acquire([job], recorded, two)
+        expected, found = (x.drift(job, y, two).baseline_candidate["ask-0"] for x, y in ((live, one), (other, recorded)))
+    assert (len(found), found.masked_tokens, found.answer_start) == (5, 2, 2)
+    assert found.kl_pq.tolist() == pytest.approx(expected.kl_pq.tolist(), rel=1e-3)
+    path = rewritten(tmp_path / "one.trust", tmp_path / "r.trust", lambda m: next(iter(m["drift"].values())).update(masked=[99]))
+    with pytest.raises(InvalidRecording):
+        read_recording(path)
+
+
+def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
+    """By its hash: the live model's own, or that of the other recording."""
+    from pytest_trust.pair import recorded_head
+
+    base = save_model(tmp_path / "base")
+    one, two, three = (parse_reference(str(path)) for path in (base, save_adapter(tmp_path / "adapter", base), save_model(tmp_path / "c", seed=7)))
+    job = Job("dim/ask", "generate", ASK[:2], Generation(4), drift=frozenset({"ask-0"}))
+    with engine(tmp_path / "store") as found:
+        found.acquire([job], one, two)
+        paths = [tmp_path / "one.trust", tmp_path / "two.trust"]
+        for path, reference in zip(paths, (one, two), strict=True):
+            write_recording(path, found, reference, [job])
+        recorded = [parse_reference(str(path)) for path in paths]
+        runner = found.runner(two)
+        assert runner.head is not None
+        assert recorded_head(found, recorded[0], two).weight is runner.head.weight
+        first, second = recorded_head(found, recorded[0], recorded[1]), recorded_head(found, recorded[1], recorded[0])
+        assert first.weight is second.weight
+        assert recorded_head(found, recorded[0], recorded[1]).weight is first.weight  # and read once
+        other = found.runner(three).head
+        assert other is not None
+        assert recorded_head(found, recorded[0], three).weight is not other.weight
+        # A recording of before there were hashes brings its own.
+        old = rewritten(paths[0], tmp_path / "old.trust", lambda manifest: manifest["head"].pop("hash"))
+        assert recorded_head(found, parse_reference(str(old)), two).weight is not runner.head.weight

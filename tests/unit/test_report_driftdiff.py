@@ -521,3 +521,24 @@ def test_a_factor_is_shown_where_it_moved_and_probes_stand_behind_it() -> None:
     assert "2 more" in text
     assert "still" not in text
     assert "thin" not in text
+
+
+def test_where_a_drift_is_and_what_was_not_counted_are_said() -> None:
+    side = records.drift(
+        first={"1": 3.25, "5": 1.5, "20": 0.75}, rest=0.125, macro_mean=0.5, masked_tokens=14, windowed=2,
+        masked_mass={"baseline": 0.0, "candidate": 0.0125},
+    )  # fmt: skip
+    record = records.regressed(
+        drift={"candidate_baseline": side, "floor": 1e-9, "identical": False},
+        drift_by_outcome={"ok": {"probes": 14, "mean": 1.25}, "refused": {"probes": 26, "mean": 0.25}},
+    )
+    shown = " ".join(drift_diff(record, width=100).replace("\u00a0", " ").split())
+    assert "by place in the answer 3.25 over the first 1, 1.50 over the first 5, 0.750 over the first 20, 0.125 over the rest" in shown
+    assert "macro mean, each response counting the same, 0.500" in shown
+    assert "mass on tokens that only one has, left out: baseline 0 %, candidate 1.2 %" in shown
+    assert "14 template and think-marker tokens not counted" in shown
+    assert "2 longer than the context, read in overlapping windows" in shown
+    assert "by the candidate's outcome 1.25 where ok (n 14), 0.250 where refused (n 26)" in shown
+    bare = " ".join(drift_diff(records.regressed(), width=100).split())
+    assert "not counted" not in bare
+    assert "by place" not in bare

@@ -12,7 +12,9 @@ from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Message, Probe, Suite
 
 GATE = Gate("bad_rate", "gives a bad response", counts=("bad",), of=("ok", "bad", "refused"))
-PROBES = tuple(Probe(id=f"p{index:02d}", cluster=f"p{index:02d}", messages=(Message("user", "ask"),)) for index in range(60))
+PROBES = tuple(
+    Probe(id=f"p{index:02d}", cluster=f"p{index:02d}", messages=(Message("user", "ask"),)) for index in range(60)
+)
 SUITE = Suite("custom/suite", "custom", "suite", "", "generate", "leak", {"bad_rate": GATE}, PROBES)
 
 
@@ -20,7 +22,13 @@ def side(name: str, **outcomes: int) -> Side:
     """A side with so many samples of each outcome, and `ok` for the rest."""
     given = [outcome for outcome, number in outcomes.items() for _ in range(number)]
     given += ["ok"] * (len(PROBES) - len(given))
-    return Side(name, {probe.id: (JudgedSample(outcome, 0.0 if outcome == "ok" else float("nan"), ""),) for probe, outcome in zip(PROBES, given, strict=True)})
+    return Side(
+        name,
+        {
+            probe.id: (JudgedSample(outcome, 0.0 if outcome == "ok" else float("nan"), ""),)
+            for probe, outcome in zip(PROBES, given, strict=True)
+        },
+    )
 
 
 def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | None = None) -> dict[str, Any]:
@@ -28,7 +36,9 @@ def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | N
     if tmp_path is not None:
         path = tmp_path / "policy.yaml"
         path.write_text(policy)
-    return gate_record(SUITE, GATE, PROBES, baseline, candidate, policy=load_policy(path), threshold=Threshold(0.1), judge="leak")
+    return gate_record(
+        SUITE, GATE, PROBES, baseline, candidate, policy=load_policy(path), threshold=Threshold(0.1), judge="leak"
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,14 +48,27 @@ def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | N
         ({"truncated": 8}, {"truncated": 10}, ""),
         ({}, {"truncated": 11}, "the sides' coverage differs by 18.3 points (the policy allows 15): 11 were cut"),
         ({"truncated": 11}, {}, "the sides' coverage differs by 18.3 points (the policy allows 15): 11 were cut"),
-        ({}, {"truncated": 60}, "only 0% of the candidate's responses count (the policy asks for 80%): 60 were cut before their answer; raise "),
+        (
+            {},
+            {"truncated": 60},
+            "only 0% of the candidate's responses count (the policy asks for 80%): 60 were cut before their answer; raise ",
+        ),
         # as many count on both sides, for different reasons
-        ({"unparsable": 11}, {"truncated": 11}, "the sides differ by 18.3 points in responses cut before their answer (the policy allows 15): 11 were cut"),
+        (
+            {"unparsable": 11},
+            {"truncated": 11},
+            "the sides differ by 18.3 points in responses cut before their answer (the policy allows 15): 11 were cut",
+        ),
     ],
 )
-def test_a_gate_whose_sides_differ_in_truncated_responses_is_not_measured(baseline: dict[str, int], candidate: dict[str, int], words: str) -> None:
+def test_a_gate_whose_sides_differ_in_truncated_responses_is_not_measured(
+    baseline: dict[str, int], candidate: dict[str, int], words: str
+) -> None:
     found = record(side("base", **baseline), side("tuned", **candidate))
-    assert (found["baseline"]["truncated"], found["candidate"]["truncated"]) == (baseline.get("truncated", 0), candidate.get("truncated", 0))
+    assert (found["baseline"]["truncated"], found["candidate"]["truncated"]) == (
+        baseline.get("truncated", 0),
+        candidate.get("truncated", 0),
+    )
     assert (found["verdict"] == "not measured") is bool(words), found["reason"]
     assert words in found["reason"]
     if words:

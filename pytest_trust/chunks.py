@@ -1,0 +1,238 @@
+"""Two models with different tokenizers on the same text: the words that both tokenizations delimit, and a lower bound of their divergence.
+
+There is no KL divergence between distributions over different tokens. Both models do give chances to the same *words*, though. Chunks and
+their likelihoods are those of Approximate Likelihood Matching (Minixhofer, Vulić, Ponti 2025, arXiv 2503.20083, section 3), which trains a
+student by the binarised divergence below; its "outcome chunk debiasing" is the factor w.
+
+**What is computed.** A chunk ends where a word ends (a character that is no white space before one that is), at a byte where both
+tokenizations have a boundary; the last one ends with the text. Let s be the text before chunk c, with prefix tokens t under a model, and
+w(t) the chance that this model's next token begins with white space. Then
+
+    P(c | s) = prod p(tokens of c | tokens before) * w(tokens up to the end of c) / w(tokens up to its beginning)
+
+is the chance that, a word having ended at s, the text goes on with exactly c and the word ends there. The first chunk is divided by
+nothing; the last takes the chance of an end token in place of w. With Q likewise under the other model, a chunk gives
+
+    b(c | s) = P log(P / Q) + (1 - P) log((1 - P) / (1 - Q)),
+
+the divergence of the two models' chances of the one event "this chunk and no other".
+
+**What it bounds.** Which chunk comes next is a partition of all continuations of s, and "c or not" merges its other cells. Merging never
+raises a divergence (data processing), so b(c | s) <= KL(P(. | s) || Q(. | s)) over the next chunk, for every s and c: on any text. On text
+that was sampled from P, the chain rule over chunks gives, for the expectation,
+
+    E sum b(c | s) <= E sum KL(P(. | s) || Q(. | s)) <= KL(P || Q) of whole texts, in nats per text.
+
+**What it does not bound.** The last line needs texts of P, sampled at temperature 1: on greedy answers or a user's texts only the sum over
+these places is bounded, not KL(P || Q). It says nothing from above: equal chances of each seen word leave every other word free. And it is
+exact where a model writes a word only in the tokens its tokenizer would cut it into, and neither tokenizer merges across the end of a word;
+mass that a model puts on other segmentations is missing from P and Q, which can move b either way (a fraction of a percent in trained
+models; Cao and Rimell, EMNLP 2021).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.estimates import Sample, Statistic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy
+    import torch
+    from numpy.typing import NDArray
+
+    from pytest_trust.heads import Head
+
+    Floats = NDArray[numpy.float64]
+
+__all__ = ["Chances", "ChunkBound", "binary_divergence", "chances", "chunk_bound", "chunk_divergences", "ends_of_tokens"]
+
+# Tokens whose logits exist at once.
+_CHUNK_TOKENS = 128
+#: How tokens that begin with white space are written: as it is, by byte-level BPE, by SentencePiece, as SentencePiece's bytes.
+_BLANK = (" ", "\n", "\t", "\r", "Ġ", "Ċ", "ĉ", "č", "▁", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What one model gives a tokenized text, log-probabilities in nats, float64."""
+
+    tokens: Floats
+    """[tokens]: of each token given those before."""
+    word: Floats
+    """[tokens + 1]: before each token, and after the last, that the next token begins with white space."""
+    end: float
+    """That the text ends after its last token."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkBound:
+    """The chunk-level lower bound of a divergence, see `pytest_trust.chunks`. No KL: compare two models with other tokenizers by it, not with KL."""
+
+    direction: str
+    """Of which divergence it is a lower bound: ``a || b``."""
+    per_chunk: Statistic
+    """Nats per chunk: the binarised divergence of the chance of each chunk."""
+    per_text: Statistic
+    """Nats per text: the sum over its chunks."""
+    chunks: int
+    """Chunks (mostly words) of the texts."""
+    texts: int
+    """Number of texts."""
+    left_out: int
+    """Bytes after the last word's end, which no chunk holds, and texts of one word."""
+
+    def __bool__(self) -> bool:
+        """Refused, as for a drift."""
+        raise TypeError("a bound is neither true nor false: compare one of its numbers, for example found.per_chunk <= 0.02")
+
+
+def chunk_bound(
+    a: Any,
+    b: Any,
+    texts: Iterable[str],
+    *,
+    batch_size: int = 8,
+    clusters: Sequence[str] | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    store: Path | None = None,
+    alpha: float = 0.05,
+) -> ChunkBound:
+    """A lower bound of the divergence of a and b on plain texts, whatever their tokenizers: `pytest_trust.chunks` says of what exactly.
+
+    Arguments are those of `bits_per_byte`, which reads the texts in the same way. What follows the end of a text's last word but one is left
+    out: whether its last word ends there, a plain text does not say.
+
+    Raises:
+        InvalidInput: as `bits_per_byte`; no text with two words; a tokenizer that does not tell where its tokens are ("slow").
+        TrustError: a reference that cannot be loaded.
+    """
+    import numpy
+
+    from pytest_trust.bits import chances_of_texts
+    from pytest_trust.texts import checked_texts, loaded_model
+
+    given, names = checked_texts(texts, clusters)
+    sides = []
+    for name, reference in (("a", a), ("b", b)):
+        loaded = loaded_model(reference, name, store)
+        found = chances_of_texts(name, loaded, given, batch_size, window, stride)[0]
+        sides.append([(ends_of_tokens(loaded[1], text, name), one) for text, one in zip(given, found, strict=True)])
+    values, left = [], 0
+    for text, ours, theirs in zip(given, *sides, strict=True):
+        chunks, covered = chunk_divergences(text, *ours, *theirs, ended=False)
+        values.append(chunks)
+        left += len(text[covered:].encode("utf-8", "surrogatepass"))
+    if not any(len(one) for one in values):
+        raise InvalidInput("no text has a word with another after it; expected at least one with two words")
+    sample = Sample(names, alpha)
+    return ChunkBound(
+        direction="a || b",
+        per_chunk=sample.mean(values, "nats per chunk", least=0.0),
+        per_text=sample.ratio(numpy.array([one.sum() for one in values]), numpy.ones(len(values)), "nats per text", least=0.0),
+        chunks=sum(map(len, values)),
+        texts=len(given),
+        left_out=left,
+    )
+
+
+def chunk_divergences(
+    text: str, ours: Sequence[int], p: Chances, theirs: Sequence[int], q: Chances, *, ended: bool
+) -> tuple[Floats, int]:
+    """b(c | s) of each chunk in nats, and the number of characters that they cover.
+
+    Args:
+        ours: where p's tokens end in the text, in characters (`ends_of_tokens`); `theirs` q's.
+        ended: the text ends here, which both models' `end` is the chance of; otherwise it is cut, and its last word belongs to no chunk.
+    """
+    import numpy
+
+    counts = [{end: index + 1 for index, end in enumerate(ends)} for ends in (ours, theirs)]
+    places = [end for end in sorted(counts[0].keys() & counts[1].keys()) if _ends_a_word(text, end)]
+    covered = places[-1] if places else 0
+    logs = []
+    for count, side in zip(counts, (p, q), strict=True):
+        total = numpy.concatenate([[0.0], side.tokens.cumsum()])
+        at = [0, *(count[end] for end in places)]
+        marks = [0.0, *(float(side.word[index]) for index in at[1:])]
+        chunks = [
+            total[stop] - total[start] + after - before
+            for (start, before), (stop, after) in itertools.pairwise(zip(at, marks, strict=True))
+        ]
+        if ended and len(side.tokens) > at[-1]:
+            chunks.append(total[-1] - total[at[-1]] + side.end - marks[-1])
+        logs.append(chunks)
+    if ended and len(logs[0]) != len(logs[1]):  # one of them has nothing after the last word: nothing is left to compare
+        logs = [one[: len(places)] for one in logs]
+    elif ended and len(logs[0]) > len(places):
+        covered = len(text)
+    return binary_divergence(*(numpy.minimum(numpy.array(one, dtype=float), 0.0) for one in logs)), covered
+
+
+def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
+    """KL of (p, 1 - p) and (q, 1 - q) in nats, from log p and log q; at least 0, infinite where q excludes what p allows."""
+    import numpy
+
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        p = numpy.exp(log_p)
+        rest_p, rest_q = (numpy.log(-numpy.expm1(one)) for one in (log_p, log_q))
+        here = numpy.where(p > 0, p * (log_p - log_q), 0.0)
+        other = numpy.where(p < 1, -numpy.expm1(log_p) * (rest_p - rest_q), 0.0)
+    found: Floats = numpy.maximum(here + other, 0.0)
+    return found
+
+
+def _ends_a_word(text: str, end: int) -> bool:
+    return 0 < end < len(text) and not text[end - 1].isspace() and text[end].isspace()
+
+
+def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[int]:
+    """Where each token of the text ends, in characters. A token that ends inside of a character, or before the end of one that came before,
+    ends where nothing does: -1 and below, so that no two are equal.
+
+    Raises:
+        InvalidInput: a tokenizer without offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInput(f"{name}: its tokenizer does not tell where its tokens are; use the fast one of transformers")
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    following = [start for start, _ in offsets[1:]] + [len(text)]
+    return [end if end <= after else -1 - index for index, ((_, end), after) in enumerate(zip(offsets, following, strict=True))]
+
+
+def blank_tokens(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` whose text begins with white space. None at all: the tokenizer writes words apart, so every token begins one."""
+    return sorted(index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK))
+
+
+def chances(
+    head: Head, hidden: torch.Tensor, tokens: Sequence[int], blanks: Sequence[int], ends: Sequence[int]
+) -> tuple[Floats, Floats, Floats]:
+    """Log-probabilities at each state of [tokens, hidden size]: of the token that follows, of a token among `blanks` (of any, where there are
+    none), of one among `ends`. Logits exist for a chunk of tokens at a time."""
+    import torch
+
+    device = head.weight.device
+    groups = [torch.tensor(list(ids), device=device, dtype=torch.long) for ids in (blanks, ends)]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(tokens), _CHUNK_TOKENS):
+            logits = head.logits(hidden[start : start + _CHUNK_TOKENS]).float()
+            total = logits.logsumexp(-1)
+            label = torch.tensor(tokens[start : start + _CHUNK_TOKENS], device=device)
+            columns = [logits.gather(-1, label[:, None])[:, 0] - total]
+            columns += [logits[:, ids].logsumexp(-1) - total if len(ids) else torch.zeros_like(total) for ids in groups]
+            parts.append(torch.stack(columns).double().cpu())
+    if not parts:
+        import numpy
+
+        return numpy.zeros(0), numpy.zeros(0), numpy.zeros(0)
+    whole = torch.cat(parts, 1).numpy()
+    return whole[0], whole[1], whole[2]

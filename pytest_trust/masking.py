@@ -1,0 +1,75 @@
+"""Which tokens of a response are its template's and not its own: think markers, and special tokens that frame a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.reasoning import split_reasoning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """A model's tokenizer, and the ids that end its texts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: frozenset[int]
+
+
+def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
+    """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each.
+
+    The beginning of a tag at the very end is left alone: it may as well be a word.
+    """
+    spans, at = [], 0
+    names = [tag.lower() for pair in tags for tag in pair]
+    for part in split_reasoning(text, tags, opened).parts:
+        said = part.text.strip().lower()
+        begun = at + len(part.text) == len(text) and said not in names and any(name.startswith(said) for name in names)
+        if part.kind == "tag" and said and not begun:
+            blank = len(part.text) - len(part.text.lstrip())
+            spans.append((at + blank, at + len(part.text.rstrip())))
+        at += len(part.text)
+    return tuple(spans)
+
+
+def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_ends: Collection[int] | None) -> list[int]:
+    """Places of the tokens that are not counted: those with a character of a think marker, and special ones.
+
+    The token that ends the response counts, since a model chooses where it stops; not so where the other model's template ends its turns by
+    other tokens (`other_ends`, in this model's ids; None where they are not known).
+    """
+    found: set[int] = set()
+    for start, stop in spans:
+        first = token_behind(loaded, tokens, start)
+        last = token_behind(loaded, tokens, stop - 1)
+        found.update(range(first, min(last + 1, len(tokens))))
+    added: dict[int, Any] = getattr(loaded.tokenizer, "added_tokens_decoder", {})
+    special = {*loaded.tokenizer.all_special_ids, *loaded.eos_ids, *(token for token, one in added.items() if one.special)}
+    for place, token in enumerate(tokens):
+        chosen = place == len(tokens) - 1 and token in loaded.eos_ids and (other_ends is None or token in other_ends)
+        if token in special and not chosen:
+            found.add(place)
+    return sorted(found)
+
+
+def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
+    """Index of the token that holds the character at this place of the response's text; the number of tokens where none does."""
+    from pytest_trust.generation import decode
+
+    return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
+
+
+def least(count: int, holds: Callable[[int], bool]) -> int:
+    """The first of 0, 1, ... below `count` for which `holds`, which stays true once it is; `count` for none."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,115 @@
+"""From both sides' states on the same texts to token drifts, all texts of a call in one reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.drift_plan import Side, Text, Unit
+from pytest_trust.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_trust.divergence import TokenDivergences
+    from pytest_trust.heads import Head
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A text that both sides have read, and the key that its drift is stored under."""
+
+    key: str
+    unit: Unit
+    p: Any
+    """States that predict its tokens, [tokens, hidden size], or the `TopK` of a recording."""
+    q: Any
+    text: Text
+    answer: int
+    """Index of its answer's first token."""
+    masked: Sequence[int]
+    """Indices of tokens that are the template's."""
+
+
+def divergences(
+    work: Sequence[Read], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
+) -> dict[str, bytes]:
+    """Encoded token drifts by key, of p against q; `shared` leading numbers are compared, -1 for all.
+
+    Raises:
+        InvalidInput: a logit is NaN or infinite (which model, probe and token).
+    """
+    import torch
+
+    from pytest_trust.drift import TokenDrift
+    from pytest_trust.heads import divergences_from_hidden
+    from pytest_trust.reduction import OddLogits
+    from pytest_trust.topk import TopK, divergences_from_top_k, swapped
+
+    if not work:
+        return {}
+    limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
+    labels = [torch.tensor([token for row in one.text for token in row]) for one in work]
+    kept = []
+    for one, row in zip(work, labels, strict=True):
+        counted = row < limit  # ids that only one side has cannot be compared
+        counted[list(one.masked)] = False
+        kept.append(counted.nonzero().view(-1))
+    try:
+        targets = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
+        ours, theirs = _joined([one.p for one in work], kept), _joined([one.q for one in work], kept)
+        if isinstance(ours, TopK):
+            assert q_head is not None
+            found = divergences_from_top_k(ours, theirs, q_head, targets)
+        elif isinstance(theirs, TopK):
+            assert p_head is not None
+            found = swapped(divergences_from_top_k(theirs, ours, p_head, targets))
+        else:
+            assert p_head is not None
+            assert q_head is not None
+            found = divergences_from_hidden(
+                ours, p_head, theirs, q_head, labels=targets, shared_vocabulary=None if shared < 0 else shared
+            )
+    except OddLogits as odd:
+        index, place = odd.place([len(keep) for keep in kept])
+        unit, whose = work[index].unit, p if odd.side == "p" else q
+        label = (unit.candidate if whose == "candidate" else unit.baseline).reference.label
+        raise InvalidInput(
+            f"{label} ({whose}): {odd.what} in its logits for token {int(kept[index][place])} of the {p}'s text on probe "
+            f"{unit.probe.id}; expected finite logits: check the model's weights and dtype"
+        ) from odd
+    values, start = {}, 0
+    for one, keep, row in zip(work, kept, labels, strict=True):
+        unit = one.unit
+        drift = TokenDrift.of(
+            _rows(found, start, start + len(keep)),
+            probe=unit.probe.id,
+            cluster=unit.probe.cluster,
+            suite=unit.job.suite,
+            p=p,
+            q=q,
+            answer_start=int((keep < one.answer).sum()),
+            masked_tokens=len(row) - len(keep),
+            windowed=any(unit.side(side).beyond(unit.probe.id, one.text) for side in ("baseline", "candidate")),
+        )
+        values[one.key] = drift.to_bytes()
+        start += len(keep)
+    return values
+
+
+def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
+    """The counted tokens of all texts, one after the other: states, or what a top-k recording has in their place."""
+    import torch
+
+    from pytest_trust.topk import TopK
+
+    if isinstance(states[0], TopK):
+        return TopK.joined([state.at(keep) for state, keep in zip(states, kept, strict=True)])
+    return torch.cat([state[keep.to(state.device)] for state, keep in zip(states, kept, strict=True)])
+
+
+def _rows(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
+    whole = {column.name: getattr(found, column.name) for column in fields(found)}
+    part: dict[str, Any] = {name: None if value is None else value[start:stop] for name, value in whole.items()}
+    return type(found)(**part)

@@ -1,0 +1,241 @@
+"""A pair with different tokenizers, on the texts of both models' responses: bits per byte, and the chunk-level bound of `pytest_trust.chunks`.
+
+There is no KL for such a pair. Each model reads the text behind its own prompt, in its own tokens; what it gives them is kept by text, so
+that one model at a time is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_trust.errors import InvalidInput
+from pytest_trust.jobs import Job, digest
+from pytest_trust.references import Reference
+from pytest_trust.windowing import in_windows
+
+if TYPE_CHECKING:
+    from pytest_trust.acquisition import Engine
+    from pytest_trust.chunks import Chances
+    from pytest_trust.probes import Probe
+
+Side = Literal["baseline", "candidate"]
+SIDES: tuple[Side, Side] = ("baseline", "candidate")
+WRITERS = ("candidate", "baseline", "options")
+_KEYS = 1
+_CHUNK = 16  # texts of one forward at most
+
+
+@dataclass(frozen=True, slots=True)
+class TextDrift:
+    """What both models give one response's text. `chunks`: the binarised divergence of each chunk, nats, from the model that wrote it."""
+
+    probe: str
+    cluster: str
+    size: int
+    """UTF-8 bytes."""
+    nats: Mapping[str, float]
+    """Minus the log-probability of the text, by side; empty where one side's tokenizer does not know all of it."""
+    chunks: tuple[float, ...]
+
+    def to_bytes(self) -> bytes:
+        # an infinite divergence is no JSON number
+        chunks = [value if math.isfinite(value) else None for value in self.chunks]
+        return json.dumps({"bytes": self.size, "nats": dict(self.nats), "chunks": chunks}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, probe: Probe) -> TextDrift:
+        value = json.loads(data)
+        chunks = tuple(math.inf if one is None else float(one) for one in value["chunks"])
+        return cls(probe.id, probe.cluster, int(value["bytes"]), value["nats"], chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    key: str
+    writer: Side
+    probe: Probe
+    text: str
+    ended: bool
+    prompts: Mapping[Side, tuple[int, ...]]
+
+
+def acquire_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
+    """Measure and store what is missing of both models on both models' responses to the jobs' drift probes."""
+    from pytest_trust.chunks import chunk_divergences, ends_of_tokens
+
+    units = [unit for job in jobs for unit in _texts(engine, job, baseline, candidate)]
+    have = engine.store.get("drifts", [unit.key for unit in units])
+    left = list({unit.key: unit for unit in units if unit.key not in have}.values())
+    if not left:
+        return
+    found: dict[Side, dict[str, tuple[list[int], Chances]]] = {}
+    pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
+    for side, reference in pair.items():
+        tokenizer = engine.subject(reference).tokenizer
+        given = _chances(engine, reference, left, side)
+        if given is None:
+            return
+        found[side] = {
+            unit.key: (ends_of_tokens(tokenizer, unit.text, reference.label), given[unit.key]) for unit in left if unit.key in given
+        }
+        engine.tell(reference, "drift", "", len(left), len(left), 0)
+    values = {}
+    for unit in left:
+        size = len(unit.text.encode("utf-8", "surrogatepass"))
+        if not all(unit.key in found[side] for side in SIDES):
+            values[unit.key] = TextDrift(unit.probe.id, unit.probe.cluster, size, {}, ()).to_bytes()
+            continue
+        other: Side = "baseline" if unit.writer == "candidate" else "candidate"
+        chunks, _ = chunk_divergences(unit.text, *found[unit.writer][unit.key], *found[other][unit.key], ended=unit.ended)
+        nats: dict[str, float] = {side: -float(found[side][unit.key][1].tokens.sum()) for side in SIDES}
+        values[unit.key] = TextDrift(unit.probe.id, unit.probe.cluster, size, nats, tuple(chunks.tolist())).to_bytes()
+    engine.store.put("drifts", values)
+
+
+def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> dict[str, list[TextDrift]]:
+    """What the store holds of the pair on this job, in order of the probes' ids, by the texts that it is on: a side's responses, or the options."""
+    if job.task == "choose":
+        return {"options": _of_options(engine, job, baseline, candidate)}
+    units = sorted(_texts(engine, job, baseline, candidate), key=lambda unit: unit.probe.id)
+    stored = engine.store.get("drifts", [unit.key for unit in units])
+    return {
+        side: [TextDrift.from_bytes(stored[unit.key], unit.probe) for unit in units if unit.writer == side and unit.key in stored]
+        for side in SIDES
+    }
+
+
+def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[TextDrift]:
+    """The options' likelihoods are known already, under tokens that each model has cut by itself."""
+    scored = {"baseline": engine.options(baseline, job), "candidate": engine.options(candidate, job)}
+    both = sorted(
+        (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())), key=lambda probe: probe.id
+    )
+    return [
+        TextDrift(
+            probe.id,
+            probe.cluster,
+            sum(scored["baseline"][probe.id].bytes),
+            {name: -sum(side[probe.id].log_likelihoods) for name, side in scored.items()},
+            (),
+        )
+        for probe in both
+    ]
+
+
+def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 0.05) -> dict[str, Any]:
+    """Bits per byte of the texts of `writer` (a side, or ``options``) under each model and their difference, and the chunk-level bound, as built-in types.
+
+    ``bits_per_byte``: ``baseline``, ``candidate``, ``difference`` (candidate minus baseline: above 0 where it predicts them worse) and its
+    clustered ``error``. ``chunk_bound``: ``per_chunk`` and its clustered ``error`` in nats, ``per_response`` in nats, ``chunks``, and the
+    divergence ``of`` which it is a lower bound; null where no chunk could be had. ``left_out``: texts that one of the tokenizers does not know
+    all of. Nothing at all where that is so of every text.
+    """
+    import numpy
+
+    from pytest_trust.estimates import Sample
+
+    known = [one for one in drifts if one.nats]
+    if not known:
+        return {}
+    left_out, drifts = len(drifts) - len(known), known
+    other = "baseline" if writer == "candidate" else "candidate"
+    sample = Sample([one.cluster for one in drifts], alpha)
+    sizes = numpy.array([one.size for one in drifts], dtype=float)
+    bits = {side: numpy.array([one.nats[side] for one in drifts]) / math.log(2.0) for side in SIDES}
+    difference = sample.ratio(bits["candidate"] - bits["baseline"], sizes, "bits per byte")
+    chunks = [numpy.array(one.chunks, dtype=float) for one in drifts]
+    bound = None
+    if any(map(len, chunks)):
+        each = sample.mean(chunks, "nats per chunk", least=0.0)
+        sums = sample.ratio(numpy.array([one.sum() for one in chunks]), numpy.ones(len(chunks)), "nats per response", least=0.0)
+        bound = {
+            "of": f"the divergence of the {writer} from the {other}",
+            "per_chunk": _number(each),
+            "error": _number(each.error),
+            "per_response": _number(sums),
+            "chunks": sum(map(len, chunks)),
+        }
+    return {
+        "on": writer if writer == "options" else f"{writer} responses",
+        "responses": len(drifts),
+        "bytes": int(sizes.sum()),
+        "bits_per_byte": {
+            **{side: _number(sample.ratio(bits[side], sizes, "bits per byte")) for side in SIDES},
+            "difference": _number(difference),
+            "error": _number(difference.error),
+        },
+        "chunk_bound": bound,
+        "left_out": left_out,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(f"{float(value):.9g}") if math.isfinite(value) else None
+
+
+def _texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[_Text]:
+    """Both models' responses to a job's drift probes that have a text, with the prompts of both."""
+    probes = tuple(probe for probe in job.probes if probe.id in job.drift)
+    pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
+    if not probes or job.task != "generate" or any(reference.kind == "recording" for reference in pair.values()):
+        return []
+    asked = replace(job, probes=probes, samples=1)
+    prompts = {side: engine.subject(reference).prompts(probes) for side, reference in pair.items()}
+    fingerprints = [engine.identify(pair[side]).fingerprint for side in SIDES]
+    units = []
+    for writer, reference in pair.items():
+        answered = engine.responses(reference, asked)
+        for probe in probes:
+            one = answered.get(probe.id, (None,))[0]
+            if one is None or not one.text.strip():
+                continue
+            read: dict[Side, tuple[int, ...]] = {side: prompts[side][probe.id].ids for side in SIDES}
+            ended = one.finish_reason == "stop"
+            key = digest("texts", _KEYS, fingerprints, writer, [read[side] for side in SIDES], one.text, ended)
+            units.append(_Text(key, writer, probe, one.text, ended, read))
+    return units
+
+
+def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side: Side) -> dict[str, Chances] | None:
+    """What one model gives each text, by key; texts with tokens that its tokenizer does not know are left out. None without a head."""
+    from pytest_trust.chunks import Chances, blank_tokens, chances
+    from pytest_trust.inference import Group
+    from pytest_trust.pair import has_head
+
+    if not has_head(engine, reference):
+        return None
+    import torch
+
+    runner = engine.runner(reference)
+    head, tokenizer = runner.head, runner.loaded.tokenizer
+    assert head is not None
+    blanks, ends = blank_tokens(tokenizer, head.vocabulary), sorted(runner.loaded.eos_ids)
+    rows = {unit.key: [int(i) for i in tokenizer(unit.text, add_special_tokens=False, verbose=False)["input_ids"]] for unit in units}
+    known = [unit for unit in units if rows[unit.key] and tokenizer.unk_token_id not in rows[unit.key]]
+    known.sort(key=lambda unit: -len(rows[unit.key]) - len(unit.prompts[side]))
+    found = {}
+    for start in range(0, len(known), _CHUNK):
+        part = known[start : start + _CHUNK]
+        # The last id is not read: the state before it says what follows the text.
+        labels = [[*rows[unit.key], runner.pad_id] for unit in part]
+        groups = [
+            Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),)) for unit, row in zip(part, labels, strict=True)
+        ]
+        states = [rows[0] for rows in engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context()))]
+        tokens, word, end = chances(head, torch.cat(states), [token for row in labels for token in row], blanks, ends)
+        at = 0
+        for unit, row in zip(part, labels, strict=True):
+            stop = at + len(row)
+            one = Chances(tokens[at : stop - 1], word[at:stop], float(end[stop - 1]))
+            if not math.isfinite(float(one.tokens.sum())):
+                raise InvalidInput(
+                    f"{reference.label} ({side}): the probability of the {unit.writer}'s text on probe {unit.probe.id} is not a number above 0; "
+                    "check the model's weights and dtype"
+                )
+            found[unit.key] = one
+            at = stop
+    return found
