@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
-from pytest_trust.files import is_converted
+from pytest_trust.files import is_converted, read_ahead
 from pytest_trust.identity import ModelIdentity, choose_device
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
@@ -185,6 +185,8 @@ class Engine:
             recording = self.recording(reference)
             if recording:
                 recording.require(planned)
+        if left and len(models) == 2 and models[1].has_weights and self.at_hand(models[1]):
+            read_ahead(self.subject(models[1]).files)  # while the first one works
         # What other processes are at is not waited for before there is nothing else to do.
         others = [reference for reference in models if not self.acquire_side(planned, reference, wait=False)]
         for reference in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,14 @@ class ModelFiles:
     gguf: Path | None = None
     commit: str = ""
     base: Reference | None = None
+
+
+def read_ahead(files: ModelFiles) -> None:
+    """Have the operating system read the weight files into its cache, without waiting for it."""
+    for path in (*files.weights, *files.adapter_weights, *([files.gguf] if files.gguf else [])):
+        if hasattr(os, "posix_fadvise"):
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False) -> ModelFiles:
