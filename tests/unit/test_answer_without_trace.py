@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Models that say what is asked of them here; their weights are their own."""
-    importlib.import_module("pytest_trust.budget")
     opened = {"on": False}
 
     def answer(runner: Any, rows: Sequence[Any], generation: Generation) -> list[Any]:
@@ -56,7 +54,7 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(finish(runner.loaded, [*ids, runner.loaded.tokenizer.eos_token_id], row.plain))
         return found
 
-    monkeypatch.setattr("pytest_trust.generation.generate", answer)
+    monkeypatch.setattr("pytest_trust.budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
     return opened
 
 
@@ -109,7 +107,8 @@ def test_it_is_what_two_plain_forwards_give(
     assert whole.kl_pq[whole.answer_start :] == pytest.approx(
         (p.exp() * (p - both)).sum(-1).numpy(), rel=1e-4, abs=1e-6
     )
-    assert whole.answer_start == len(trace)
+    assert whole.masked_tokens > 0  # the trace's tags
+    assert whole.answer_start == len(trace) - whole.masked_tokens
     summary = summarise(found.candidate_baseline.values())
     assert float(summary.per_sequence) == pytest.approx(
         summary.reasoning_per_sequence + summary.answer_per_sequence, rel=1e-9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -211,8 +210,7 @@ def test_it_is_stored_and_recorded_with_the_response(tmp_path: Path, monkeypatch
             for row in rows
         ]
 
-    importlib.import_module("pytest_trust.budget")  # or it would take the function below for its own, for good
-    monkeypatch.setattr("pytest_trust.generation.generate", answer)
+    monkeypatch.setattr("pytest_trust.budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
     reference, job = parse_reference(str(directory)), Job("dim/ask", "generate", (PROBE,), Generation(20))
     with Engine(store=tmp_path / "store") as engine:
         engine.acquire_side([job], reference)

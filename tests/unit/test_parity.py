@@ -19,7 +19,9 @@ def parity() -> ModuleType:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))  # for the script that stands beside it
+        specification.loader.exec_module(module)
     return module
 
 
