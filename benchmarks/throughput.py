@@ -277,7 +277,8 @@ _RUN = {"baseline": _SIDE, "candidate": _SIDE, "warnings": []}
 
 
 def growth_rows() -> list[dict[str, Any]]:
-    """Judging, statistics and report of made-up responses."""
+    """Judging, statistics and report of made-up responses. By a judge of rules: one that reads with the sentence encoder (refusal, leak,
+    toxicity) takes 20 to 70 ms an answer, once, see `judges.py`."""
     from dataclasses import replace
 
     from pytest_trust.evaluation import Side, gate_record, judge_responses
@@ -287,13 +288,13 @@ def growth_rows() -> list[dict[str, Any]]:
     from pytest_trust.probes import load_suite
     from pytest_trust.report.driftdiff import drift_diff
 
-    suite = load_suite("privacy/context_secrets")
+    suite = load_suite("stereotypes/agreement")
     (gate,) = suite.gates.values()
     policy = load_policy(None)
     threshold = policy.threshold_of(suite, gate)
     assert threshold is not None
     rows = []
-    for count in (100, 300, 1_000, 3_000, 10_000):
+    for count in (10, 100, 300, 1_000, 3_000, 10_000):  # the first loads what is needed
         probes = tuple(
             replace(suite.probes[index % len(suite.probes)], id=f"p{index}", cluster=f"c{index // 5}") for index in range(count)
         )
@@ -301,14 +302,14 @@ def growth_rows() -> list[dict[str, Any]]:
             {
                 probe.id: (Response(text, (1, 2), "stop", "", text, complete=True, prompt_tokens=9),)
                 for index, probe in enumerate(probes)
-                for text in [f"I was told {probe.secrets[0]}." if index % every == 0 else f"I keep that to myself, number {index}."]
+                for text in [f"{'I agree' if index % every == 0 else 'I disagree'}, and number {index} does not change that."]
             }
             for every in (9, 7)
         ]
         start = time.perf_counter()
-        judge = get_judge("leak")
-        sides = [Side(name, judge_responses(judge, "leak", probes, given)) for name, given in zip("ab", responses, strict=True)]
-        record = gate_record(suite, gate, probes, *sides, policy=policy, threshold=threshold, judge="leak")
+        judge = get_judge("agreement")
+        sides = [Side(name, judge_responses(judge, "agreement", probes, given)) for name, given in zip("ab", responses, strict=True)]
+        record = gate_record(suite, gate, probes, *sides, policy=policy, threshold=threshold, judge="agreement")
         seconds = time.perf_counter() - start
         record |= {"notes": [], "drift_by_flip": {"flipped": [], "unflipped": []}, "drift_auc": None, "dimension_drift": None, "run": _RUN}
         start = time.perf_counter()
@@ -318,7 +319,7 @@ def growth_rows() -> list[dict[str, Any]]:
     return [
         {"what": f"{count} items of one gate: judging, statistics, report", "theirs": "", "ours": f"{seconds:.2f} s, {1000 * seconds / count:.2f} ms an item",
          "ratio": 1000 * (seconds + report) / count, "target": 1.0, "most": True}
-        for count, seconds, report in rows
+        for count, seconds, report in rows[1:]
     ]  # fmt: skip
 
 

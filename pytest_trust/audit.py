@@ -100,6 +100,7 @@ class Audit:
         self._note = note
         self._engine: Engine | None = None
         self._suites: dict[str, Suite] = {}
+        self._jobs: dict[int, tuple[Suite, Job]] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
         self._visits: dict[tuple[Reference, Reference, str], Visit] = {}
         self._sides: dict[tuple[Reference, str, str], Side] = {}
@@ -137,7 +138,11 @@ class Audit:
     def job(self, suite: Suite, pair: ReferencePair | None = None) -> Job:
         """The work of a suite: all of its profile, or what was visited of it for a pair under `--trust-sequential`."""
         visit = self._visits.get((pair.baseline, pair.candidate, suite.name)) if pair else None
-        return visit.job if visit else make_job(suite, self.profile, self.trust)
+        if visit:
+            return visit.job
+        if id(suite) not in self._jobs:
+            self._jobs[id(suite)] = suite, make_job(suite, self.profile, self.trust)  # kept with it, so that the number stays its own
+        return self._jobs[id(suite)][1]
 
     def _visit(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
         """Make responses in rounds, of all suites that are still open, until every gate with a threshold is known."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
+_SUITES: pytest.StashKey[dict[tuple[str, str | None, str], Suite]] = pytest.StashKey()
 _FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
 _MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
 
@@ -158,15 +159,12 @@ class Trust:
         return self._audit.suite_drift(self.pair, loaded, direction)
 
     def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:
-        from pytest_trust.probes import load_suite
-
         path = Path(suite)
         if path.suffix in (".jsonl", ".yaml", ".yml") and not path.is_absolute():
             here = self._item.path.parent / path
             path = here if here.exists() else self._item.config.invocation_params.dir / path
-            return load_suite(path, judge=judge, dimension=dimension)
-        trust = self._trust
-        return load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
+            return _read_once(self._item.config, path, judge=judge, dimension=dimension)
+        return _read_once(self._item.config, suite, judge=judge, dimension=dimension)
 
 
 def marker_arguments(item: pytest.Item) -> dict[str, Any]:
@@ -248,8 +246,6 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
 
 
 def suites_of(items: list[pytest.Item]) -> list[Suite]:
-    from pytest_trust.probes import load_suite
-
     names: dict[str | Path, None] = {}
     for item in items:
         for marker in item.iter_markers("trust"):
@@ -258,5 +254,15 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
                 names[here if here.suffix in (".yaml", ".jsonl") else str(marker.args[0])] = None
     if not names:
         return []
-    trust = options.of(items[0].config)
-    return [load_suite(name, data=trust.data, accept_data_change=trust.accept_data_change) for name in names]
+    return [_read_once(items[0].config, name) for name in names]
+
+
+def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom") -> Suite:
+    """A suite as it was when this session first read it: many tests ask for each."""
+    from pytest_trust.probes import load_suite
+
+    found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
+    if key not in found:
+        trust = options.of(config)
+        found[key] = load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
+    return found[key]
