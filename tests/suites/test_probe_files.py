@@ -234,7 +234,7 @@ def test_every_gate_has_enough_probes_and_clusters(path: Path, name: str) -> Non
 @pytest.mark.parametrize(("path", "name"), GATES)
 def test_standard_takes_150_probes_for_every_gate_and_smoke_40_for_every_suite(path: Path, name: str) -> None:
     policy, suite = load_policy(), load_suite(f"{path.parent.name}/{path.stem}")
-    nothing_asked = SimpleNamespace(limit=None, max_new_tokens=None, reasoning_budget=None, seed=0)
+    nothing_asked = SimpleNamespace(limit=None, max_new_tokens=None, reasoning_budget=None, max_reasoning_tokens=None, seed=0)
     standard, smoke = (make_job(suite, policy.profile(profile), nothing_asked).probes for profile in ("standard", "smoke"))
     gate = suite.gates[name]
     assert sum(probe.matches(gate.where) for probe in standard) >= 150
