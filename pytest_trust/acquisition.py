@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -345,7 +346,8 @@ class Engine:
         while waiting:
             asked = list(waiting.values())
             try:
-                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], asked[0].generation, self._tags, limits):
+                generation = replace(asked[0].way, max_new_tokens=max(one.generation.max_new_tokens for one in asked))
+                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], generation, self._tags, limits):
                     for index, _ in made:
                         del waiting[asked[index].key]
                     if made:

@@ -45,6 +45,7 @@ class Row:
 
     `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
     `forced`: token ids that the response begins with; they count as its own. `drawn`: how many of the seed's numbers are used up.
+    `most`: tokens that the response may have, where that is fewer than `max_new_tokens`.
     """
 
     prompt: tuple[int, ...]
@@ -52,6 +53,7 @@ class Row:
     plain: bool = False
     forced: tuple[int, ...] = ()
     drawn: int = 0
+    most: int | None = None
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -120,11 +122,12 @@ class _Course:
         self.said = [list(row.forced) for row in rows]
         self.made_to_say: dict[int, list[int]] = {}
         self._further = further
-        self._most = [generation.max_new_tokens] * len(rows)
+        self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
 
     def room(self, number: int) -> int:
         """Tokens that a row may say at most from here on."""
-        return max(1, self.longest - len(self.said[number]))
+        most = self.longest if self._further else self._most[number]
+        return max(1, most - len(self.said[number]))
 
     def say(self, number: int, token: int) -> tuple[int, bool]:
         """Add the token that a row has chosen, or the one that it is made to say; which one it was, and whether the row is over."""
@@ -161,9 +164,13 @@ class _Course:
     def fitting(self, waiting: Sequence[int], running: Sequence[int], limits: Limits) -> list[int]:
         """Those of the waiting rows that fit beside the running ones; one always fits an empty batch."""
         taken: list[int] = []
-        longest = max((len(self.rows[number].prompt) + self.longest for number in running), default=0)
+
+        def columns(number: int) -> int:
+            return len(self.rows[number].prompt) + len(self.said[number]) + self.room(number)
+
+        longest = max(map(columns, running), default=0)
         for number in waiting:
-            longest = max(longest, len(self.rows[number].prompt) + self.longest)
+            longest = max(longest, columns(number))
             count = len(running) + len(taken)
             if count and (count >= limits.rows or (count + 1) * longest > limits.tokens):
                 break

@@ -7,7 +7,7 @@ interrupted goes on in the batches in which it began: in 16 bits a row's result 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from pytest_trust.jobs import Generation, Job, Limits, row_seed
 if TYPE_CHECKING:
     from pytest_trust.subject import Subject
 
-# Responses of a part of the plan: enough for full batches to the end, few enough for several processes to share a plan.
-_ANSWERS = 256
+# Responses of a part of the plan: enough for full batches to the end, few enough for another process to have a part.
+_ANSWERS = 1024
 _PARTS_EACH = 4
 
 # Tokens of a batch of options: some seconds on two cores, so that little is lost when a run is killed.
@@ -34,6 +34,11 @@ class Answer:
     row: Row
     tail: str
     generation: Generation
+
+    @property
+    def way(self) -> Generation:
+        """How it is answered: equal for those that can run together, whose limits may differ where a trace has none of its own."""
+        return self.generation if self.generation.reasoning_budget is not None else replace(self.generation, max_new_tokens=1)
 
     @property
     def columns(self) -> int:
@@ -57,7 +62,7 @@ class Choice:
 
 def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
     """Every response that the jobs ask of a model, equal ones once: those settings first under which the longest may come, within
-    them the longest prompts first, so that what does not fit shows at once."""
+    them the longest first, so that what does not fit shows at once."""
     found: dict[str, Answer] = {}
     plain, forced = subject.identity.chat_format == "plain", subject.forced()
     for job in jobs:
@@ -69,14 +74,13 @@ def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
             if key not in found:
                 # `User:` ends a response only where the prompt has such lines.
                 seed = row_seed(generation.seed, name, repeat)
-                row = Row(prompts[name].ids, seed, plain=plain and name in talks, forced=forced)
+                row = Row(prompts[name].ids, seed, plain=plain and name in talks, forced=forced, most=generation.max_new_tokens)
                 found[key] = Answer(key, row, prompts[name].tail, generation)
     longest: dict[Generation, int] = {}
     for one in found.values():
-        longest[one.generation] = max(longest.get(one.generation, 0), one.columns)
+        longest[one.way] = max(longest.get(one.way, 0), one.columns)
     return sorted(
-        found.values(),
-        key=lambda one: (-longest[one.generation], repr(one.generation), -len(one.row.prompt), one.row.prompt, one.key),
+        found.values(), key=lambda one: (-longest[one.way], repr(one.way), -one.columns, one.row.prompt, one.key)
     )
 
 
@@ -98,8 +102,8 @@ def plan_choices(subject: Subject, jobs: Iterable[Job]) -> list[Choice]:
 def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[Answer]]:
     """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones. Of several workers each
     may take a few parts, so that none waits long for another's last."""
-    size = min(_ANSWERS, -(-len(plan) // (_PARTS_EACH * workers))) if workers > 1 else _ANSWERS
-    for _, same in groupby(plan, key=lambda one: one.generation):
+    size = min(_ANSWERS, max(1, -(-len(plan) // (_PARTS_EACH * workers)))) if workers > 1 else _ANSWERS
+    for _, same in groupby(plan, key=lambda one: one.way):
         answers = list(same)
         yield from (answers[start : start + size] for start in range(0, len(answers), size))
 
