@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Limits
-from pytest_trust.packing import Pack, packs, tree_inputs
+from pytest_trust.packing import Ids, Pack, packs, tree_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from pytest_trust.heads import Head
     from pytest_trust.models import LoadedModel
-
-Ids = tuple[int, ...]
 
 # Tokens of a row of trees, at least and at most where one sequence is not longer: longer rows share more and have less padding, and
 # attend to more that their mask hides. Measured with prompts of 95 tokens: 512 twice as fast as 128.
@@ -258,14 +256,6 @@ def _alike(found: torch.Tensor, plain: torch.Tensor) -> bool:
 
 def pairs(group: Group) -> list[tuple[tuple[int, ...], int]]:
     return list(zip(group.rows, group.starts, strict=True))
-
-
-def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """Number of leading ids that all rows share."""
-    low, high = min(rows), max(rows)  # in lexicographic order, what the extremes share all share
-    return next(
-        (index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
-    )
 
 
 def free_bytes(device: str) -> int:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_trust.errors import TrustError
 from pytest_trust.files import ModelFiles
-from pytest_trust.inference import Group, Ids, Predictions, Runner, pairs
+from pytest_trust.inference import Group, Predictions, Runner, pairs
+from pytest_trust.packing import Ids
 from pytest_trust.references import Reference
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pa
     width, last, path = columns, (), []  # type: int, Ids, list[int]
     for index in sorted(range(len(sequences)), key=lambda index: sequences[index]):
         sequence = sequences[index]
-        shared = _shared(last, sequence) if rows else 0
+        shared = common_prefix([last, sequence]) if rows else 0
         if not rows or len(rows[-1].ids) + len(sequence) - shared > columns:
             wider = max(width, len(sequence))
             if rows and (len(rows) + 1) * wider > tokens:
@@ -65,8 +65,12 @@ def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pa
         yield Pack(tuple(rows), paths)
 
 
-def _shared(a: Ids, b: Ids) -> int:
-    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def common_prefix(rows: Sequence[Ids]) -> int:
+    """Number of leading ids that all rows share."""
+    low, high = min(rows), max(rows)  # in lexicographic order, what the extremes share all share
+    return next(
+        (index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
 
 
 def tree_inputs(

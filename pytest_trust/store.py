@@ -60,26 +60,20 @@ class Store:
 
     def get(self, table: Table, keys: Iterable[str]) -> dict[str, bytes]:
         """The stored values among `keys`."""
-        wanted = list(dict.fromkeys(keys))
-        found: dict[str, bytes] = {}
-        with self._open() as connection:
-            for start in range(0, len(wanted), _IN):
-                part = wanted[start : start + _IN]
-                marks = ",".join("?" * len(part))
-                found.update(
-                    connection.execute(f"SELECT key, value FROM {table} WHERE key IN ({marks})", part).fetchall()
-                )
-        return found
+        return dict(self._select("key, value", table, keys))
 
     def has(self, table: Table, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that are stored; reads no values."""
+        return {key for (key,) in self._select("key", table, keys)}
+
+    def _select(self, columns: str, table: Table, keys: Iterable[str]) -> list[Any]:
         wanted = list(dict.fromkeys(keys))
-        found: set[str] = set()
+        found: list[Any] = []
         with self._open() as connection:
             for start in range(0, len(wanted), _IN):
                 part = wanted[start : start + _IN]
                 marks = ",".join("?" * len(part))
-                found.update(key for (key,) in connection.execute(f"SELECT key FROM {table} WHERE key IN ({marks})", part))
+                found += connection.execute(f"SELECT {columns} FROM {table} WHERE key IN ({marks})", part).fetchall()
         return found
 
     def put(

@@ -12,8 +12,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pytest_trust.generation import Row
-from pytest_trust.inference import Group, common_prefix
+from pytest_trust.inference import Group
 from pytest_trust.jobs import Generation, Job, Limits, row_seed
+from pytest_trust.packing import common_prefix
 
 if TYPE_CHECKING:
     from pytest_trust.subject import Subject
