@@ -13,9 +13,19 @@ from typing import Any
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.cluster_actors import Actors, Connection, connect, share
-from pytest_trust.cluster_chunks import Chunk, Done, Piece, Shipped, cut, missing_of_drift, missing_of_side, shipped
+from pytest_trust.cluster_chunks import (
+    Chunk,
+    Done,
+    Piece,
+    Shipped,
+    cut,
+    missing_of_drift,
+    missing_of_side,
+    missing_of_texts,
+    shipped,
+)
 from pytest_trust.cluster_worker import Settings, Worker
-from pytest_trust.drift_plan import impossible
+from pytest_trust.drift_plan import OTHER_TOKENS, impossible
 from pytest_trust.errors import TrustError
 from pytest_trust.files import converted_directory
 from pytest_trust.jobs import Job, Phase
@@ -75,9 +85,11 @@ class ClusterEngine(Engine):
             super().acquire(planned, baseline, candidate)
             return
         self._acquire_sides(planned, models)
-        if any(job.drift for job in planned) and not impossible(self, baseline, candidate):
-            pieces = missing_of_drift(self, planned, baseline, candidate)
-            self._run(planned, [(None, pieces)], pair)
+        if any(job.drift for job in planned):
+            reason = impossible(self, baseline, candidate)
+            missing = {"": missing_of_drift, OTHER_TOKENS: missing_of_texts}.get(reason)
+            if missing:
+                self._run(planned, [(None, missing(self, planned, baseline, candidate))], pair)
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
         """As `Engine.acquire_side`, on the cluster: all of it is there at the end."""
@@ -147,6 +159,8 @@ class ClusterEngine(Engine):
                 batch_size=self._batch_size,
                 trust_remote_code=self._settings["trust_remote_code"],
                 reasoning_tags=self.tags,
+                template="shared" if self.shares_template else "own",
+                offload=self.offloads,
                 models=str(converted_directory(self.store.directory.resolve()).parent),
             )
             self._actors = Actors(settings, needs, worker=self.worker)
@@ -157,7 +171,8 @@ class ClusterEngine(Engine):
         identities = [self.identify(model) for model in models if model.kind != "recording"]
         if any(identity.device != "cpu" for identity in identities):
             return {"CPU": 1, "GPU": 1}
-        wanted = int(_BESIDE + _HEADROOM * sum(identity.parameter_bytes for identity in identities))
+        weights = 0 if self.offloads else sum(identity.parameter_bytes for identity in identities)
+        wanted = int(_BESIDE + _HEADROOM * weights)
         # Where both models do not fit on any node, an actor holds one at a time.
         memory = min(wanted, self._joined().memory)
         return {"CPU": 1, "memory": memory} if memory else {"CPU": 1}

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pytest_trust.drift_plan import Unit, missing_parts, unit_length, units_of
+from pytest_trust.drift_plan import Unit, keys_of, missing_parts, parts_of, unit_length, units_of
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Job, digest, probe_input, sampling
 from pytest_trust.pair import DRIFT_BATCH
@@ -21,6 +21,7 @@ from pytest_trust.planning import planned_tokens
 from pytest_trust.references import Kind, Reference, adapter_base
 from pytest_trust.store import Table
 from pytest_trust.subject import as_prompts
+from pytest_trust.text_pair import missing_texts
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
@@ -149,32 +150,28 @@ def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, c
     pieces = []
     for index, job in enumerate(jobs):
         for unit in missing_parts(engine, units_of(engine, job, baseline, candidate)):
-            keys = _keys(unit) - planned
+            keys = set(keys_of([unit])) - planned
             if keys:
                 planned |= keys
                 pieces.append(Piece(index, unit.probe, 1, unit_length(unit), frozenset(keys)))
     return pieces
 
 
+def missing_of_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
+    """What the store lacks of a pair with different tokenizers."""
+    found = {
+        one.key: Piece(index, one.probe, 1, one.length, frozenset({one.key}))
+        for index, job in enumerate(jobs)
+        for one in missing_texts(engine, [job], baseline, candidate)
+    }
+    return list(found.values())
+
+
 def wanted_units(
     engine: Engine, jobs: Iterable[Job], baseline: Reference, candidate: Reference, wanted: frozenset[str]
 ) -> list[Unit]:
-    """The jobs' missing drifts, of which only the keys in `wanted` are left."""
-
-    def kept(key: str) -> str:
-        return key if key in wanted else ""
-
-    units = [
-        replace(
-            unit,
-            candidate_baseline=kept(unit.candidate_baseline),
-            baseline_candidate=kept(unit.baseline_candidate),
-            floor=kept(unit.floor),
-        )
-        for job in jobs
-        for unit in missing_parts(engine, units_of(engine, job, baseline, candidate))
-    ]
-    return [unit for unit in units if _keys(unit)]
+    """The jobs' drifts, of which only the keys in `wanted` are left."""
+    return parts_of([unit for job in jobs for unit in units_of(engine, job, baseline, candidate)], wanted)
 
 
 def cut(
@@ -270,7 +267,3 @@ def check_here(reference: Reference, sent: Shipped, where: str) -> None:
             raise TrustError(
                 f"{sent.text}: {place} does not exist on the cluster's node {where}: put it on a path that every node sees, or give a model of the hub"
             )
-
-
-def _keys(unit: Unit) -> set[str]:
-    return {unit.candidate_baseline, unit.baseline_candidate, unit.floor} - {""}

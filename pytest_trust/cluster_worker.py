@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest_trust
 from pytest_trust.acquisition import Engine
 from pytest_trust.cluster_chunks import Chunk, Done, Shipped, check_here, wanted_units
+from pytest_trust.drift_plan import vocabulary_of
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Progress
+from pytest_trust.sharing import with_keys
 from pytest_trust.store import Store, Table
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Settings:
     batch_size: int | None
     trust_remote_code: bool
     reasoning_tags: tuple[tuple[str, str], ...]
+    template: Literal["own", "shared"]
+    offload: bool
     models: str
     version: str = pytest_trust.__version__
 
@@ -92,15 +96,22 @@ class Worker:
         models = [self._model(engine, sent) for sent in chunk.models]
         engine.release_others(*models)
         if chunk.side is None:
-            from pytest_trust.pair import measure_units
+            self._measure(engine, chunk, models[0], models[-1])
+        else:
+            engine.acquire_side(chunk.jobs, models[chunk.side])
+        return Done(store.take(), sum(self._tokens.values()))
 
-            baseline, candidate = models[0], models[-1]
+    def _measure(self, engine: Engine, chunk: Chunk, baseline: Reference, candidate: Reference) -> None:
+        from pytest_trust.pair import measure_units
+        from pytest_trust.text_pair import measure_texts, missing_texts
+
+        if vocabulary_of(engine, baseline, candidate).shared:
             units = wanted_units(engine, chunk.jobs, baseline, candidate, chunk.drifts)
             if units:
                 measure_units(engine, units, baseline, candidate)
         else:
-            engine.acquire_side(chunk.jobs, models[chunk.side])
-        return Done(store.take(), sum(self._tokens.values()))
+            texts = missing_texts(engine, chunk.jobs, baseline, candidate)
+            measure_texts(engine, with_keys(texts, chunk.drifts), baseline, candidate)
 
     def close(self) -> None:
         """Let go of models and files."""
@@ -125,6 +136,8 @@ class Worker:
                 batch_size=settings.batch_size,
                 trust_remote_code=settings.trust_remote_code,
                 reasoning_tags=settings.reasoning_tags,
+                template=settings.template,
+                offload=settings.offload,
                 progress=self._told,
             )
             self._engine.store = NewRows(directory)

@@ -39,7 +39,7 @@ from pytest_trust.references import Reference
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
-from pytest_trust.text_pair import acquire_texts, stored_texts
+from pytest_trust.text_pair import measure_texts, missing_texts, stored_texts
 from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
         return
     reason = impossible(engine, baseline, candidate)
     if reason == OTHER_TOKENS:
-        acquire_texts(engine, jobs, baseline, candidate)
+        measure_texts(engine, missing_texts(engine, jobs, baseline, candidate), baseline, candidate)
     if reason:
         return
     units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
@@ -86,7 +86,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
             return
     # Where layers come and go, all texts pass a layer while it is there; if only one model fits, each part costs two loads: one part for
     # each process that may take one.
-    fit = not engine.offloads and _all_fit(engine, live)
+    fit = not engine.offloads and all_fit(engine, live)
     size = DRIFT_BATCH if fit else -(-len(units) // engine.workers)
     if not fit and not engine.offloads:
         engine.store.put_json("notes", {_apart_key(engine, baseline, candidate): True})
@@ -185,7 +185,8 @@ def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str
     return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
 
 
-def _all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
+def all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
+    """Whether the models are in memory together; loads them."""
     for reference in references:
         engine.runner(reference)
     return all(engine.subject(reference).loaded for reference in references)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Job, digest
 from pytest_trust.references import Reference
+from pytest_trust.sharing import keys_of, share, with_keys
 from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SIDES: tuple[Side, Side] = ("baseline", "candidate")
 WRITERS = ("candidate", "baseline", "options")
 _KEYS = 1
 _CHUNK = 16  # texts of one forward at most
+_PART = 64  # texts that are stored together while both models are in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,38 +64,57 @@ class _Text:
     ended: bool
     prompts: Mapping[Side, tuple[int, ...]]
 
+    @property
+    def length(self) -> int:
+        """About as many tokens as are read, at four characters a token."""
+        return max(map(len, self.prompts.values())) + len(self.text) // 4
 
-def acquire_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
-    """Measure and store what is missing of both models on both models' responses to the jobs' drift probes."""
+
+def missing_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[_Text]:
+    """What the store lacks of both models on both models' responses to the jobs' drift probes, longest first."""
+    found = {one.key: one for job in jobs for one in _texts(engine, job, baseline, candidate)}
+    have = engine.store.has("drifts", found)
+    return sorted((one for one in found.values() if one.key not in have), key=lambda one: (-one.length, one.key))
+
+
+def measure_texts(engine: Engine, texts: Sequence[_Text], baseline: Reference, candidate: Reference) -> None:
+    """Measure and store these texts; nothing where a head is not at hand, which is then noted."""
+    from pytest_trust.pair import all_fit, has_head
+
+    pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
+    if not texts or not all(has_head(engine, reference) for reference in pair.values()):
+        return
+    # If only one model fits, each part costs two loads: one part for each process that may take one.
+    size = _PART if all_fit(engine, list(pair.values())) else -(-len(texts) // engine.workers)
+    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+
+    def make(part: list[_Text]) -> Iterator[tuple[int, int]]:
+        values = _measured(engine, part, pair)
+        engine.store.put("drifts", values, {"chunk": len(part), "process": engine.claims.name})
+        yield len(part), sum(one.length for one in part)
+
+    share(engine, candidate, "drift", "drifts", parts, make, missing=len(texts), keys=keys_of, part=with_keys)
+
+
+def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Reference]) -> dict[str, bytes]:
+    """Encoded text drifts by key."""
     from pytest_trust.chunks import chunk_divergences, ends_of_tokens
 
-    units = [unit for job in jobs for unit in _texts(engine, job, baseline, candidate)]
-    have = engine.store.get("drifts", [unit.key for unit in units])
-    left = list({unit.key: unit for unit in units if unit.key not in have}.values())
-    if not left:
-        return
     found: dict[Side, dict[str, tuple[list[int], Chances]]] = {}
-    pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
     for side, reference in pair.items():
-        tokenizer = engine.subject(reference).tokenizer
-        given = _chances(engine, reference, left, side)
-        if given is None:
-            return
-        found[side] = {
-            unit.key: (ends_of_tokens(tokenizer, unit.text, reference.label), given[unit.key]) for unit in left if unit.key in given
-        }
-        engine.tell(reference, "drift", "", len(left), len(left), 0)
+        given, tokenizer = _chances(engine, reference, texts, side), engine.subject(reference).tokenizer
+        found[side] = {one.key: (ends_of_tokens(tokenizer, one.text, reference.label), given[one.key]) for one in texts if one.key in given}
     values = {}
-    for unit in left:
-        size = len(unit.text.encode("utf-8", "surrogatepass"))
-        if not all(unit.key in found[side] for side in SIDES):
-            values[unit.key] = TextDrift(unit.probe.id, unit.probe.cluster, size, {}, ()).to_bytes()
+    for one in texts:
+        size = len(one.text.encode("utf-8", "surrogatepass"))
+        if not all(one.key in found[side] for side in SIDES):
+            values[one.key] = TextDrift(one.probe.id, one.probe.cluster, size, {}, ()).to_bytes()
             continue
-        other: Side = "baseline" if unit.writer == "candidate" else "candidate"
-        chunks, _ = chunk_divergences(unit.text, *found[unit.writer][unit.key], *found[other][unit.key], ended=unit.ended)
-        nats: dict[str, float] = {side: -float(found[side][unit.key][1].tokens.sum()) for side in SIDES}
-        values[unit.key] = TextDrift(unit.probe.id, unit.probe.cluster, size, nats, tuple(chunks.tolist())).to_bytes()
-    engine.store.put("drifts", values)
+        other: Side = "baseline" if one.writer == "candidate" else "candidate"
+        chunks, _ = chunk_divergences(one.text, *found[one.writer][one.key], *found[other][one.key], ended=one.ended)
+        nats: dict[str, float] = {side: -float(found[side][one.key][1].tokens.sum()) for side in SIDES}
+        values[one.key] = TextDrift(one.probe.id, one.probe.cluster, size, nats, tuple(chunks.tolist())).to_bytes()
+    return values
 
 
 def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> dict[str, list[TextDrift]]:
@@ -200,15 +221,12 @@ def _texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) 
     return units
 
 
-def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side: Side) -> dict[str, Chances] | None:
-    """What one model gives each text, by key; texts with tokens that its tokenizer does not know are left out. None without a head."""
+def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side: Side) -> dict[str, Chances]:
+    """What one model gives each text, by key; texts with tokens that its tokenizer does not know are left out."""
+    import torch
+
     from pytest_trust.chunks import Chances, blank_tokens, chances
     from pytest_trust.inference import Group
-    from pytest_trust.pair import has_head
-
-    if not has_head(engine, reference):
-        return None
-    import torch
 
     runner = engine.runner(reference)
     head, tokenizer = runner.head, runner.loaded.tokenizer

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
-from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.jobs import Generation, Job, OptionScores, Progress
 from pytest_trust.pair import one_at_a_time
 from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
@@ -64,6 +64,22 @@ def everything(found: Engine, references: tuple[Reference, Reference]) -> Any:
         for part in (drift.candidate_baseline, drift.baseline_candidate, drift.floor)
     ]
     return sides, columns
+
+
+def check_alike(found: Any, expected: Any) -> None:
+    """Equal, numbers up to what another number of threads and another batch do to float32 sums."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            check_alike(found[key], value)
+    elif isinstance(expected, OptionScores):
+        check_alike(astuple(found), astuple(expected))
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            check_alike(one, other)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-5, abs=1e-6) if isinstance(expected, float) else expected)
 
 
 @pytest.fixture(scope="module")

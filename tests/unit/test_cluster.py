@@ -25,7 +25,7 @@ from pytest_trust.probes import Message, Probe
 from pytest_trust.recording import write_recording
 from pytest_trust.references import Reference, parse_reference
 from pytest_trust.store import Store
-from tests.tiny_models import save_adapter, save_model
+from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 
 TABLES = ("responses", "options", "drifts")
 
@@ -241,6 +241,47 @@ def test_a_recording_is_sent_along(
     assert {chunk.models[0].content is None for chunk in here[0].chunks if chunk.side is None} == {False}
 
 
+@pytest.mark.parametrize("named", [{"template": "shared"}, {"offload": True}], ids=["template", "offload"])
+def test_what_was_asked_of_drift_reaches_the_actors(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, named: dict[str, Any]
+) -> None:
+    """The candidate has a template of its own."""
+    other = Path(shutil.copytree(pair[0].path, tmp_path / "other"))
+    save_tokenizer(other, template=CHATML.replace("assistant", "model"))
+    candidate = parse_reference(str(other))
+    with Engine(store=tmp_path / "local", batch_size=4, **named) as first:
+        first.acquire([GREEDY], pair[0], candidate)
+    with engine(tmp_path / "cluster", **named) as found:
+        found.acquire([GREEDY], pair[0], candidate)
+    expected = content(tmp_path / "local")
+    assert expected["drifts"]
+    ours = content(tmp_path / "cluster")
+    if "template" in named:
+        assert ours == expected
+    else:  # a chunk's texts pass a layer together, the whole run's do in a local run
+        assert {table: rows.keys() for table, rows in ours.items()} == {table: rows.keys() for table, rows in expected.items()}
+
+
+def test_a_pair_with_different_tokenizers_is_measured_on_its_texts(here: list[Here], models: Path, pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", scale=1.0)
+    save_tokenizer(other, vocabulary=330)
+    candidate = parse_reference(str(other))
+    with Engine(store=tmp_path / "local", batch_size=4) as first:
+        first.acquire([GREEDY], pair[0], candidate)
+        expected = first.drift(GREEDY, pair[0], candidate).texts
+    with engine(tmp_path / "cluster") as found:
+        found.acquire([GREEDY], pair[0], candidate)
+        assert not found._subjects[pair[0]].loaded
+        measured = found.drift(GREEDY, pair[0], candidate).texts
+    assert sum(map(len, expected.values())) > len(GREEDY.drift)
+    for side, texts in expected.items():
+        assert [one.probe for one in measured[side]] == [one.probe for one in texts]
+        for ours, theirs in zip(measured[side], texts, strict=True):
+            assert ours.nats == pytest.approx(theirs.nats, rel=1e-4)
+            assert ours.chunks == pytest.approx(theirs.chunks, abs=1e-4)
+    assert set(here[0].rows.values()) == {1}
+
+
 def test_a_head_that_is_no_head_is_noted_here(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +319,7 @@ def sent_chunk(store: Path, reference: Reference) -> tuple[Worker, Chunk]:
         sent = (shipped(found, reference),)
         pieces = missing_of_side(found, [SHARED], reference)
         (chunk,) = cut(found, [SHARED], pieces, [reference], sent, 0, 1)
-    return Worker(Settings("cpu", None, None, False, (), "/absent/models")), chunk
+    return Worker(Settings("cpu", None, None, False, (), "own", False, "/absent/models")), chunk
 
 
 def test_a_model_that_the_node_does_not_have(models: Path, tmp_path: Path) -> None:
@@ -317,7 +358,7 @@ def test_another_model_under_the_same_name(models: Path, tmp_path: Path) -> None
 
 
 def test_a_node_with_another_version() -> None:
-    worker = Worker(Settings("cpu", None, None, False, (), "/absent/models", version="0.0.1"))
+    worker = Worker(Settings("cpu", None, None, False, (), "own", False, "/absent/models", version="0.0.1"))
     with pytest.raises(TrustError, match=r"expected 0\.0\.1: install the same version on every node"):
         worker.ready()
 
