@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 CHOICES = {
     "crows": ("parity of both sentences", 2.0, "doc_to_text: ''\ndoc_to_choice: '{{[sent_more, sent_less]}}'\n"),
     "bbq": ("three options after one context", 3.0, 'doc_to_text: "{{context}}\\n\\nQ: {{question}}\\nA:"\ndoc_to_choice: \'{{[ans0, ans1, ans2]}}\'\n'),
-    "ethics": ("yes or no after a question", 1.5, 'doc_to_text: "{{input}}\\nQuestion: Is this wrong?\\nAnswer:"\ndoc_to_choice: [no, yes]\n'),
+    "ethics": ("yes or no after a question", 1.5, 'doc_to_text: "{{input}}\\nQuestion: Is this wrong?\\nAnswer:"\ndoc_to_choice: ["no", "yes"]\n'),
 }  # fmt: skip
 
 
@@ -78,10 +78,12 @@ def theirs(name: str, data: Path, work: Path, batch: str) -> tuple[list[Item], f
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(name, data)), encoding="utf-8")
-    python = harness(work)
+    python, process = harness(work), folder / "process.json"
     start = time.perf_counter()
     logged, _, seconds = run_tasks(python, arguments_of(MODEL), {f"throughput_{name}": task_of(name, path)}, folder, batch=batch)
-    return logged[f"throughput_{name}"], sum(seconds.values()), time.perf_counter() - start
+    if not process.exists():  # what was run before is not run again
+        process.write_text(json.dumps(time.perf_counter() - start))
+    return logged[f"throughput_{name}"], sum(seconds.values()), json.loads(process.read_text())
 
 
 def run_ours(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tuple[dict[str, Any], float]:
@@ -114,10 +116,13 @@ def engine(given: str, answer: str, store: str) -> None:
         start = time.perf_counter()
         found.acquire_side([job], reference)
         seconds = time.perf_counter() - start
+        values: list[Any]
         if task == "choose":
-            values = [found.options(reference, job)[probe.id].log_likelihoods for probe in probes]
+            scores = found.options(reference, job)
+            values = [scores[probe.id].log_likelihoods for probe in probes]
         else:
-            values = [found.responses(reference, job)[probe.id][0].token_ids for probe in probes]
+            responses = found.responses(reference, job)
+            values = [responses[probe.id][0].token_ids for probe in probes]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     Path(answer).write_text(json.dumps({"seconds": seconds, "values": values, "peak_kib": peak, "device": runner.device}))
 
@@ -164,13 +169,15 @@ from transformers import pipeline
 cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pytest-trust" / "demo-instruct"
 pipe = pipeline("text-generation", model=str(cache), dtype=torch.float32, device="cpu")
 pipe.tokenizer.padding_side = "left"
+pipe.tokenizer.pad_token = pipe.tokenizer.pad_token or pipe.tokenizer.eos_token
 prompts = json.load(open(sys.argv[1]))
 start = time.perf_counter()
-made = pipe(prompts, batch_size=16, max_new_tokens=64, do_sample=False, return_full_text=False, return_tensors=True)
+made = pipe(prompts, batch_size=16, max_new_tokens=64, do_sample=False, return_tensors=True)
 seconds = time.perf_counter() - start
-lengths = []
-for one in made:
-    ids = one[0]["generated_token_ids"][-64:]
+given, lengths = [len(ids) for ids in pipe.tokenizer(prompts)["input_ids"]], []
+for number, one in enumerate(made):
+    first = number // 16 * 16
+    ids = one[0]["generated_token_ids"][max(given[first : first + 16]) :]
     ends = [i for i, token in enumerate(ids) if token == pipe.tokenizer.eos_token_id]
     lengths.append(ends[0] + 1 if ends else len(ids))
 print(json.dumps({"seconds": seconds, "lengths": lengths}))
@@ -294,7 +301,7 @@ def growth_rows() -> list[dict[str, Any]]:
     threshold = policy.threshold_of(suite, gate)
     assert threshold is not None
     rows = []
-    for count in (10, 100, 300, 1_000, 3_000, 10_000):  # the first loads what is needed
+    for count in (100, 100, 300, 1_000, 3_000, 10_000):  # the first loads what is needed
         probes = tuple(
             replace(suite.probes[index % len(suite.probes)], id=f"p{index}", cluster=f"c{index // 5}") for index in range(count)
         )
@@ -363,7 +370,8 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     asked: dict[str, Callable[[], Any]] = {
         **{name: (lambda name=name: choice_row(name, options.data, work, batches)) for name in CHOICES},
-        "generation": lambda: generation_row(options.data, work, batches),
+        # `auto` looks for a batch by prompts as long as the model's context: on a CPU it does not end within ten minutes
+        "generation": lambda: generation_row(options.data, work, [batch for batch in batches if batch != "auto"]),
         "start": start_row, "growth": growth_rows, "workers": lambda: workers_row(work), "audit": lambda: audit_rows(work, options.profile, options.candidates.split(",")),
     }  # fmt: skip
     for name in options.rows.split(","):

@@ -377,7 +377,10 @@ class Engine:
             self.store.put_json("options", values, self._context(runner, len(part)))
             yield len(part), sum(sum(one.tokens) for one in made)
 
-        batches = choice_batches(plan, self._limits(reference, runner))
+        limits = self._limits(reference, runner)
+        if self._batch_size is None:
+            limits = replace(limits, rows=sys.maxsize)  # trees have no row for each option
+        batches = choice_batches(plan, limits)
         return share(
             self, reference, "score", "options", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
         )

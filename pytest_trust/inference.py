@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Limits
-from pytest_trust.packing import Ids, Pack, packs, tree_inputs
+from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -169,8 +170,13 @@ class Runner:
         import torch
 
         rows = [row for group in groups for row in pairs(group)]
-        tokens, longest = _CPU_FORWARD if self.device == "cpu" else _GPU_FORWARD, max(len(row) for row, _ in rows)
-        for pack in packs([row[:-1] for row, _ in rows], columns=_tree_columns(longest), tokens=tokens):
+        sequences = [row[:-1] for row, _ in rows]
+        longest = max(map(len, sequences))
+        tokens, columns = _GPU_FORWARD, _tree_columns(longest)
+        if self.device == "cpu":  # forwards of about equal size: a small one would stream the weights for a few tokens
+            lines = tree_tokens(sequences) / (columns - longest / 2)
+            tokens = columns * math.ceil(lines / max(1, round(lines * columns / _CPU_FORWARD)))
+        for pack in packs(sequences, columns=columns, tokens=tokens):
             hidden = self._forward_tree(pack)
             wanted: dict[int, int] = {}  # place in the forward -> place among the states that are kept
             places = {

@@ -65,6 +65,15 @@ def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pa
         yield Pack(tuple(rows), paths)
 
 
+def tree_tokens(sequences: Sequence[Ids]) -> int:
+    """Distinct beginnings of the sequences: the tokens of one tree over all of them."""
+    last: Ids = ()
+    total = 0
+    for sequence in sorted(sequences):
+        total, last = total + len(sequence) - common_prefix([last, sequence]), sequence
+    return total
+
+
 def common_prefix(rows: Sequence[Ids]) -> int:
     """Number of leading ids that all rows share."""
     low, high = min(rows), max(rows)  # in lexicographic order, what the extremes share all share
