@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -232,10 +233,11 @@ def run_audit(work: Path, *more: str, profile: str, candidates: Sequence[str] = 
 
 
 def audit_rows(work: Path, profile: str, candidates: Sequence[str]) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as store:
-        first, inside = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/first.json", profile=profile, candidates=candidates)
-        (work / "audit.txt").rename(work / "audit-first.txt")
-        again, _ = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/again.json", profile=profile, candidates=candidates)
+    store = work / "audit-store"  # stays, for a look at what a second run does
+    shutil.rmtree(store, ignore_errors=True)
+    first, inside = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/first.json", profile=profile, candidates=candidates)
+    (work / "audit.txt").rename(work / "audit-first.txt")
+    again, _ = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/again.json", profile=profile, candidates=candidates)
     empty = min(_seconds([sys.executable, "-m", "pytest", "-q", "--co", "-p", "no:cacheprovider", str(HERE / "nothing.py")]) for _ in range(3))
     alone = json.loads(subprocess.run([sys.executable, __file__, "--alone"], check=True, capture_output=True, text=True).stdout)
     same = _report(work / "first.json") == _report(work / "again.json")

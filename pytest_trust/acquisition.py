@@ -43,12 +43,13 @@ Item = TypeVar("Item")
 
 
 class Engine:
-    """One run's access to models and store. Models stay loaded between calls as long as they fit together; `close` lets them go.
+    """One run's access to models and store. `close` lets models go.
 
     `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `identity`). `batch_size` None is automatic.
     `reasoning_tags` are what `split_reasoning` takes. `progress` is called after every batch, in this process. `workers`: how many
     processes of this run do the same work together, each a part (see `claims`). `template`: behind whose prompts drift is measured, each
-    model's `own` or the baseline's, `shared` by both. `offload`: of each model one decoder layer is in memory at a time.
+    model's `own` or the baseline's, `shared` by both. `offload`: of each model one decoder layer is in memory at a time. `keep`: a model
+    stays loaded while the other answers, as far as both fit; else it is let go, and loaded again for the drift of the pair.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Engine:
         workers: int = 1,
         template: Literal["own", "shared"] = "own",
         offload: bool = False,
+        keep: bool = False,
     ) -> None:
         if device is not None:
             check_device(device)
@@ -74,6 +76,7 @@ class Engine:
         self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
         self._batch_size = batch_size
+        self._keep = keep
         self._progress = progress
         self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
         self._tags = tuple((opening, closing) for opening, closing in reasoning_tags)
@@ -82,6 +85,7 @@ class Engine:
         self._served: dict[Reference, Served] = {}
         self.shares_template = template == "shared"
         self.offloads = offload
+        self.checked_heads: set[Reference] = set()  # of models whose heads have been compared with their own logits
         self.vocabularies: dict[tuple[Reference, Reference], Vocabulary] = {}
 
     def __enter__(self) -> Self:
@@ -140,11 +144,13 @@ class Engine:
             self._served[reference] = Served(reference, store=self.store, trace=self._tags[0])
         return self._served[reference]
 
-    def runner(self, reference: Reference) -> Runner:
-        """The loaded model of a reference; others are released first when both do not fit."""
+    def runner(self, reference: Reference, *, alone: bool = False) -> Runner:
+        """The loaded model of a reference; others are released first when both do not fit, and in any case where it works `alone`."""
         from pytest_trust.inference import free_bytes
 
         subject = self.subject(reference)
+        if alone and not self._keep:
+            self.release_others(reference)
         if not subject.loaded:
             identity = subject.identity
             others = [other for other in self._subjects.values() if other.loaded]
@@ -158,7 +164,7 @@ class Engine:
         return subject.runner()
 
     def release_others(self, *kept: Reference) -> None:
-        """Let go of the weights of every other model: of several candidates one is in memory beside the baseline."""
+        """Let go of the weights of every other model."""
         for reference, subject in self._subjects.items():
             if reference not in kept:
                 subject.release()
@@ -309,7 +315,7 @@ class Engine:
         missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
             return self.told_all(reference, "generate")
-        runner = self.runner(reference)
+        runner = self.runner(reference, alone=True)
 
         def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
             for made in self._answered(part, runner, reference):
@@ -363,7 +369,7 @@ class Engine:
             return self.told_all(reference, "score")
         from pytest_trust.scoring import score_options
 
-        runner = self.runner(reference)
+        runner = self.runner(reference, alone=True)
 
         def score(part: Sequence[Choice]) -> list[OptionScores]:
             return score_options(runner, [one.group for one in part], [one.options for one in part])

@@ -127,6 +127,7 @@ class Audit:
                 reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
                 template="shared" if self.trust.template == "shared" else "own",
                 offload=self.trust.offload == "layers",
+                keep=self.trust.sequential,  # the sides take turns
             )
         return self._engine
 

@@ -138,6 +138,7 @@ class Worker:
                 reasoning_tags=settings.reasoning_tags,
                 template=settings.template,
                 offload=settings.offload,
+                keep=True,  # chunks of both sides may come in turns
                 progress=self._told,
             )
             self._engine.store = NewRows(directory)

@@ -190,6 +190,7 @@ class _Batch:
         self._cache: Any = None
         self._lengths: Any = None  # [rows]: tokens of each row that are in the cache
         self._columns = 0
+        self._logits: Any = None  # [rows, vocabulary]: a buffer that every step uses again
         self._next: Any = None  # [rows]: the last token of each row, which the model has not read yet
 
     @property
@@ -248,7 +249,11 @@ class _Batch:
         for number in numbers:
             if number not in self._draws:
                 self._draws[number] = _Draws(self.course.rows[number].seed, generation, self.course.rows[number].drawn)
-        chosen = choose_tokens(self.runner.head.logits(state), [self._draws[number] for number in numbers], generation)
+        head = self.runner.head
+        if self._logits is None or len(self._logits) < len(state):
+            self._logits = head.weight.new_empty(len(state), head.vocabulary)
+        logits = head.logits(state, self._logits[: len(state)])
+        chosen = choose_tokens(logits, [self._draws[number] for number in numbers], generation)
         tokens = chosen.tolist()
         for line, number in enumerate(numbers):
             if number not in self.over:

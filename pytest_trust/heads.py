@@ -80,12 +80,12 @@ class Head:
                 return torch.mm(rows, self.weight.t(), out=out)
             return torch.addmm(self.bias.to(self.weight.dtype), rows, self.weight.t(), out=out)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [..., vocabulary] of post-norm hidden states [..., hidden size].
 
-        In the weights' dtype where the product is all there is, else in float32. Raises as `product`.
+        In the weights' dtype where the product is all there is, else in float32. `out` and what it raises as of `product`.
         """
-        product = self.product(hidden.reshape(-1, hidden.shape[-1]))
+        product = self.product(hidden.reshape(-1, hidden.shape[-1]), out)
         return self.logit_map(product).view(*hidden.shape[:-1], self.vocabulary)
 
     def bytes_per_token(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.allocator import return_large_blocks
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Limits
 from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
@@ -32,14 +33,13 @@ _TREE_COLUMNS = (128, 512)
 LONGEST_TREE = 2048
 # Tokens of a forward over trees: enough for the products to be at full speed, few enough for a small memory.
 _CPU_FORWARD = 512
-_CPU_PREFILL = 4096
 _GPU_FORWARD = 16_384
 
 # Rows of a batch on a CPU: at 96 a product takes 1.1 ms a row there where it took 2.2 ms at 19, and at 256 no less than 0.95.
 _CPU_ROWS = 96
 
 # Bytes of keys and values of a batch on a CPU, were all its rows to come to their limits: few do, and what is not reached takes no memory.
-_CPU_STATES = 2 * 2**30
+_CPU_STATES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Runner:
         self.model: Any = loaded.model
         self.body: Any = getattr(self.model, self.model.base_model_prefix, None)
         self.device = loaded.device
+        if self.device == "cpu":
+            return_large_blocks()
         pad = loaded.tokenizer.pad_token_id
         # Any id will do: padding is masked, and many models pad with their end token.
         self.pad_id = pad if isinstance(pad, int) else min(loaded.eos_ids, default=0)
@@ -89,7 +91,7 @@ class Runner:
 
     def limits(self) -> Limits:
         """What a batch may hold: as many rows as help (96 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
-        memory, and on a CPU two gigabytes."""
+        memory, and on a CPU one gigabyte."""
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -113,7 +115,7 @@ class Runner:
         longest = max(map(len, prompts))
         cache = _buffer_cache(self.model, longest + reserve)
         last: dict[int, torch.Tensor] = {}
-        for pack in packs(prompts, columns=_tree_columns(longest), tokens=_CPU_PREFILL if self.device == "cpu" else _GPU_FORWARD):
+        for pack in self._packs(prompts):
             tree = _buffer_cache(self.model, max(len(row.ids) for row in pack.rows))
             hidden = self._forward_tree(pack, tree)
             picked = torch.zeros(len(pack.paths), longest, dtype=torch.long)
@@ -170,13 +172,7 @@ class Runner:
         import torch
 
         rows = [row for group in groups for row in pairs(group)]
-        sequences = [row[:-1] for row, _ in rows]
-        longest = max(map(len, sequences))
-        tokens, columns = _GPU_FORWARD, _tree_columns(longest)
-        if self.device == "cpu":  # forwards of about equal size: a small one would stream the weights for a few tokens
-            lines = tree_tokens(sequences) / (columns - longest / 2)
-            tokens = columns * math.ceil(lines / max(1, round(lines * columns / _CPU_FORWARD)))
-        for pack in packs(sequences, columns=columns, tokens=tokens):
+        for pack in self._packs([row[:-1] for row, _ in rows]):
             hidden = self._forward_tree(pack)
             wanted: dict[int, int] = {}  # place in the forward -> place among the states that are kept
             places = {
@@ -185,6 +181,15 @@ class Runner:
             }
             kept = torch.tensor(list(wanted), device=hidden.device)
             yield Predictions(hidden.flatten(0, 1)[kept], places)
+
+    def _packs(self, sequences: Sequence[Ids]) -> Iterator[Pack]:
+        longest = max(map(len, sequences))
+        least, most = _TREE_COLUMNS
+        tokens, columns = _GPU_FORWARD, max(longest, min(most, max(least, 5 * longest)))
+        if self.device == "cpu":  # forwards of about equal size: a small one would stream the weights for a few tokens
+            lines = tree_tokens(sequences) / (columns - longest / 2)
+            tokens = columns * math.ceil(lines / max(1, round(lines * columns / _CPU_FORWARD)))
+        return packs(sequences, columns=columns, tokens=tokens)
 
     def _forward_tree(self, pack: Pack, cache: Cache | None = None) -> torch.Tensor:
         """Post-norm states [rows, columns, hidden size]."""
@@ -248,11 +253,6 @@ class Runner:
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
             return False
         return True
-
-
-def _tree_columns(longest: int) -> int:
-    least, most = _TREE_COLUMNS
-    return max(longest, min(most, max(least, 5 * longest)))
 
 
 def _alike(found: torch.Tensor, plain: torch.Tensor) -> bool:

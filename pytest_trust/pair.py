@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from pytest_trust.drift_plan import (
     OTHER_TOKENS,
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
 _head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
-_checked: WeakSet[Runner] = WeakSet()  # loaded models whose heads have been compared with their own logits
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
@@ -160,13 +159,13 @@ def has_head(engine: Engine, reference: Reference) -> bool:
     if runner.head is None:
         engine.store.put_json("notes", {headless_key(engine, reference): True})
         return False
-    if runner not in _checked:
+    if reference not in engine.checked_heads:
         try:
             check_head(runner.model, runner.head)
         except InvalidInput as error:
             engine.store.put_json("notes", {headless_key(engine, reference): f"{reference.label}: {error}"})
             return False
-        _checked.add(runner)
+        engine.checked_heads.add(reference)
     return True
 
 

@@ -471,3 +471,16 @@ def test_the_engine_remembers_how_long_a_pair_took(pair: tuple[Reference, Refere
         remember_rate(found.store, fingerprints[::-1], 40_000, 1.0)
         assert rate_of(found.store, fingerprints[::-1]) == 2000.0
         assert rate_of(found.store, fingerprints[:1]) is None
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_model_is_let_go_while_the_other_answers(pair: tuple[Reference, Reference], tmp_path: Path, keep: bool) -> None:
+    at_work: dict[str, set[int]] = {}
+
+    def told(progress: Progress) -> None:
+        if progress.phase != "load":
+            at_work.setdefault(progress.phase, set()).add(sum(subject.loaded for subject in found._subjects.values()))
+
+    with Engine(store=tmp_path, batch_size=2, progress=told, keep=keep) as found:
+        found.acquire(JOBS, *pair)
+    assert at_work == {"generate": {1, 2} if keep else {1}, "score": {1, 2} if keep else {1}, "drift": {2}}

@@ -71,7 +71,7 @@ def test_the_same_pieces_under_other_ids_give_the_same_drift(made: dict[str, Ref
 
 def test_a_token_that_only_one_side_has_is_spelled_for_the_other_and_not_counted(made: dict[str, Reference], tmp_path: Path) -> None:
     base, longer = made["base"], made["longer"]
-    with engine(tmp_path) as found:
+    with engine(tmp_path, keep=True) as found:  # its weights are changed below
         runner = found.runner(longer)
         new = runner.loaded.tokenizer.convert_tokens_to_ids("<think>")
         assert new == len(runner.loaded.tokenizer) - 1
