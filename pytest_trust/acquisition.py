@@ -311,7 +311,7 @@ class Engine:
         )
 
     def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
-        plan = plan_answers(self.subject(reference), jobs)
+        plan = plan_answers(self.subject(reference), jobs, self._tags)
         missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
             return self.told_all(reference, "generate")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.judges import get_judge
 from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
@@ -73,6 +74,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
             seed=trust.seed,
             reasoning_budget=budget,
             closes=trust.reasoning_budget is not None or budget is None,
+            until=get_judge(suite.judge).identity if suite.stop else "",
         ),
         samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),

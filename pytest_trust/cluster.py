@@ -28,6 +28,7 @@ from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.drift_plan import OTHER_TOKENS, impossible
 from pytest_trust.errors import TrustError
 from pytest_trust.files import converted_directory
+from pytest_trust.identity import BALANCED
 from pytest_trust.jobs import Job, Phase
 from pytest_trust.references import Reference
 from pytest_trust.store import Table
@@ -62,9 +63,10 @@ class ClusterEngine(Engine):
         wanted = reference.options.get("device") or self._settings["device"] or "auto"
         if wanted == "auto":
             return self._usual_device()
-        if ":" in wanted:
+        if ":" in wanted or wanted == BALANCED:
+            expected = "cuda" if wanted == BALANCED else wanted.partition(":")[0]
             raise TrustError(
-                f"{reference.text}: device {wanted} with --trust-engine=ray: an actor has one GPU of its own, expected {wanted.partition(':')[0]}"
+                f"{reference.text}: device {wanted} with --trust-engine=ray: an actor has one GPU of its own, expected {expected}"
             )
         return str(wanted)
 

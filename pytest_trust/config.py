@@ -77,6 +77,12 @@ class TrustConfig:
         return self.candidates[0] if self.candidates else None
 
     @property
+    def spread(self) -> bool:
+        """Whether a model is to lie over all GPUs."""
+        given = (self.device, *(model.options.get("device") for model in (self.baseline, *self.candidates) if model))
+        return "balanced" in given
+
+    @property
     def compares(self) -> bool:
         """Whether this run compares a pair; otherwise it records one model or prints a plan."""
         return self.candidate is not None and self.record is None and not self.plan
@@ -96,7 +102,7 @@ def add_options(parser: pytest.Parser) -> None:
         ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest), or hub"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
-        ("device", "DEVICE", "cpu, cuda, cuda:1, mps (default: a GPU where there is one)"),
+        ("device", "DEVICE", "cpu, cuda, cuda:1, mps, balanced: layers spread over all GPUs (default: a GPU where there is one)"),
         (
             "dtype",
             "DTYPE",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches
@@ -45,7 +45,8 @@ class Row:
 
     `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
     `forced`: token ids that the response begins with; they count as its own. `drawn`: how many of the seed's numbers are used up.
-    `most`: tokens that the response may have, where that is fewer than `max_new_tokens`.
+    `most`: tokens that the response may have, where that is fewer than `max_new_tokens`. `answered`: whether a response, given its text so
+    far, has its answer, and ends.
     """
 
     prompt: tuple[int, ...]
@@ -54,6 +55,7 @@ class Row:
     forced: tuple[int, ...] = ()
     drawn: int = 0
     most: int | None = None
+    answered: Callable[[str], bool] | None = field(default=None, compare=False)
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -74,7 +76,7 @@ class Generated:
 
     token_ids: tuple[int, ...]
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "answered"]
 
 
 def generate(
@@ -108,7 +110,7 @@ def stream(
     shared = runner.shares and max((len(row.read) for row in rows), default=0) <= LONGEST_TREE
     with torch.inference_mode():
         for part in (_stream_shared if shared else _stream_general)(course, limits):
-            yield [(number, finish(runner.loaded, said, rows[number].plain)) for number, said in part]
+            yield [(number, course.finished(number, said)) for number, said in part]
 
 
 class _Course:
@@ -121,6 +123,7 @@ class _Course:
         self.longest = longest
         self.said = [list(row.forced) for row in rows]
         self.made_to_say: dict[int, list[int]] = {}
+        self._answered: set[int] = set()
         self._further = further
         self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
 
@@ -140,7 +143,10 @@ class _Course:
             return token, False
         if token in loaded.eos_ids:
             return token, True
-        plain = self.rows[number].plain
+        answered, plain = self.rows[number].answered, self.rows[number].plain
+        if answered and answered(decode(loaded, said)):
+            self._answered.add(number)
+            return token, True
         if len(said) < self._most[number]:
             looks = plain and len(said) % _LOOK_EVERY == 0
             return token, looks and PLAIN_STOP in decode(loaded, said[-4 * _LOOK_EVERY :])
@@ -152,6 +158,11 @@ class _Course:
         self.made_to_say[number] = list(more[0])
         self._most[number] = len(said) + len(more[0]) + more[1]
         return token, False
+
+    def finished(self, number: int, said: list[int]) -> Generated:
+        """The response of a row that is over."""
+        made = finish(self.runner.loaded, said, self.rows[number].plain)
+        return replace(made, finish_reason="answered") if number in self._answered else made
 
     def left_to(self, number: int) -> int:
         """Tokens up to the limit that stands."""
@@ -260,7 +271,7 @@ class _Batch:
                 tokens[line], over = self.course.say(number, tokens[line])
                 if over:
                     self.over.add(number)
-        return torch.tensor(tokens, device=chosen.device)
+        return torch.tensor(tokens, device=self.runner.device)
 
 
 Spoken = Iterator[list[tuple[int, list[int]]]]

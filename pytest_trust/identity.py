@@ -22,6 +22,9 @@ from pytest_trust.store import Store
 
 Lineage = Literal["same", "weights", "parent", "child", "sibling", "unrelated", "unknown"]
 # `base_model_relation` of a model card, as it is said
+BALANCED = "balanced"
+"""The device that is all GPUs together: a model's layers lie spread over them."""
+
 _RELATIONS = {"finetune": "fine-tuned", "adapter": "an adapter", "quantized": "quantised", "merge": "merged"}
 
 # Parts of config.json that say nothing about what the model computes.
@@ -164,7 +167,7 @@ def identify_model(
 def choose_device(reference: Reference, device: str | None) -> str:
     """The device by name. Imports torch only where a GPU might be."""
     wanted = reference.options.get("device") or device or "auto"
-    if wanted.startswith("cuda") and not _gpu_nodes():
+    if (wanted.startswith("cuda") or wanted == BALANCED) and not _gpu_nodes():
         raise TrustError(
             f"{reference.text}: the device {wanted} was asked for and is not available here: use device=cpu or leave it out"
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.allocator import return_large_blocks
 from pytest_trust.errors import InvalidInput
+from pytest_trust.identity import BALANCED
 from pytest_trust.jobs import Limits
 from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
 
@@ -126,9 +127,9 @@ class Runner:
             targets: Sequence[Any] = cache.layers
             for layer, source in zip(targets, tree.layers, strict=True):
                 layer.take(len(prompts), rows, source, picked)
-            last |= dict(zip(pack.paths, hidden.flatten(0, 1)[picked[:, -1]], strict=True))
+            last |= dict(zip(pack.paths, hidden.flatten(0, 1)[picked[:, -1].to(hidden.device)], strict=True))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        return Prefilled(cache, torch.stack([last[index] for index in range(len(prompts))]), lengths)
+        return Prefilled(cache, torch.stack([last[index] for index in range(len(prompts))]).to(self.device), lengths)
 
     def step(self, ids: torch.Tensor, seen: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Post-norm states [rows, hidden size] of one more token a row, whose states are added to the cache.
@@ -266,10 +267,11 @@ def pairs(group: Group) -> list[tuple[tuple[int, ...], int]]:
 
 def free_bytes(device: str) -> int:
     """Memory that a batch may use: free on a GPU, available (without swapping) otherwise."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") or device == BALANCED:
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        devices: list[int | str] = [*range(torch.cuda.device_count())] if device == BALANCED else [device]
+        return sum(int(torch.cuda.mem_get_info(one)[0]) for one in devices)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -312,6 +314,7 @@ def _buffer_class() -> Any:
         def take(self, count: int, rows: torch.Tensor, source: Any, places: torch.Tensor) -> None:
             """Fill these of `count` rows from places [rows, columns] of another layer, counted over all its rows and columns."""
             keys, values = source._expose()
+            rows, places = rows.to(keys.device), places.to(keys.device)  # layers may lie on several devices
             if not self.is_initialized:
                 self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
                 self._allocate(keys, values, count)
@@ -329,7 +332,7 @@ def _buffer_class() -> Any:
             self._allocate(parts[0][0], parts[0][1], sum(len(chosen) for *_, chosen in parts))
             start = 0
             for keys, values, chosen in parts:
-                there = min(columns, keys.shape[2])
+                there, chosen = min(columns, keys.shape[2]), chosen.to(keys.device)
                 for buffer, states in ((self.key_buffer, keys), (self.value_buffer, values)):
                     part = buffer[start : start + len(chosen)]
                     # not left as it was allocated: a masked NaN is still a NaN

@@ -22,7 +22,8 @@ class Generation:
     """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
 
     With a `reasoning_budget` a trace may have so many tokens, and `max_new_tokens` limits the answer alone. A trace that is longer is closed, and
-    the model answers (budget forcing); unless it `closes` none: then the response ends there, without an answer.
+    the model answers (budget forcing); unless it `closes` none: then the response ends there, without an answer. `until` is the identity of the
+    judge by which a response ends where its answer is stated (`Stating`), or empty.
     """
 
     max_new_tokens: int
@@ -32,6 +33,7 @@ class Generation:
     seed: int = 0
     reasoning_budget: int | None = None
     closes: bool = True
+    until: str = ""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -85,14 +87,14 @@ class Job:
 class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
 
-    `finish_reason` is `stop` (an end token) or `length` (the token limit). `complete` is false when a reasoning trace was opened
+    `finish_reason` is `stop` (an end token), `length` (the token limit) or `answered` (its answer was stated, and nothing more was asked for). `complete` is false when a reasoning trace was opened
     and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
     `answer_at`: characters of `text` before the answer, 0 without a trace. A server keeps its token ids to itself and gives their number, `tokens`.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "answered"]
     reasoning: str
     answer: str
     complete: bool
@@ -164,7 +166,9 @@ def probe_input(probe: Probe) -> list[object]:
 
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
     """The generation part of a response's key: greedy answers depend on nothing random."""
-    budget = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
+    budget: list[object] = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
+    if generation.until:
+        budget += ["until", generation.until]
     if generation.greedy:
         return [generation.max_new_tokens, "greedy", *budget]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]

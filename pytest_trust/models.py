@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
 from pytest_trust.files import ModelFiles, first_line, locate
-from pytest_trust.identity import ModelIdentity, choose_device, identify_model
+from pytest_trust.identity import BALANCED, ModelIdentity, choose_device, identify_model
 from pytest_trust.references import Reference, check_device
 from pytest_trust.store import Store
 
@@ -77,6 +77,8 @@ def load_model(
         with Store(cache) as store:
             identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
+    if offload and chosen == BALANCED:
+        raise CannotLoad(f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out")
     if offload:
         from pytest_trust.offload import offloaded
 
@@ -85,7 +87,8 @@ def load_model(
         return LoadedModel(split.eval(), tokenizer, identity, chosen, _end_ids(split, tokenizer), layers)
     with _in_words(reference), quiet():
         model: Any = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
-        model = model.to(chosen).eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        model, chosen = spread(model) if chosen == BALANCED else (model.to(chosen), chosen)
         if reference.mutant is not None:
             from pytest_trust.mutation import apply_mutant
 
@@ -119,7 +122,9 @@ def available_device(device: str, given: str) -> str:
         return device
     import torch
 
-    if kind == "mps":
+    if kind == BALANCED:
+        there = torch.cuda.is_available()
+    elif kind == "mps":
         there = torch.backends.mps.is_available()
     else:
         module = getattr(torch, kind, None)
@@ -176,7 +181,7 @@ def _in_words(reference: Reference) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             text = "it needs its own code: read that code, then allow it with trust_remote_code"
         elif "out of memory" in text.lower() or isinstance(error, MemoryError):
-            text = "not enough memory: use a smaller dtype or another device"
+            text = "not enough memory: use a smaller dtype, another device, or device=balanced over several GPUs"
         elif "Unrecognized configuration class" in str(error):
             text = "not a causal language model"
         raise CannotLoad(f"{reference.text}: cannot be loaded: {text}") from error
@@ -212,6 +217,23 @@ def _load_weights(
         model = _merge(model, files.adapter, reference, len(tokenizer)).to(wanted)
     result: PreTrainedModel = model
     return result
+
+
+def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[Any, str]:
+    """The model with its layers spread evenly over the GPUs that this process sees, by accelerate; and the device of its inputs.
+
+    `memory`: bytes by device, in place of what the devices have.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = list(model._no_split_modules or ())
+    limits = get_balanced_memory(model, max_memory=None if memory is None else dict(memory), no_split_module_classes=whole)
+    places = infer_auto_device_map(model, max_memory=limits, no_split_module_classes=whole)
+    if "disk" in places.values():
+        raise MemoryError("out of memory")
+    model = dispatch_model(model, places, skip_keys=model._skip_keys_device_placement, force_hooks=True)
+    return model, str(model.get_input_embeddings().weight.device)
 
 
 def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:

@@ -42,7 +42,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
         return None
     from pytest_trust.workers import visible_gpus
 
-    return visible_gpus()
+    return 1 if options.of(config).spread else visible_gpus()
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.judges import STATING_NAMES
 
 OUTCOMES = ("ok", "bad", "refused", "unparsable", "truncated", "error")
 SUITES_DIRECTORY = "data"
@@ -85,7 +86,7 @@ class Suite:
     """The probes, judge and gates of one measured behaviour. `name` is `<dimension>/<suite>`.
 
     `family`: how many gates share the error rate with those of this suite that the policy does not name; None means the policy's own number.
-    `notes`: what a report has to say about the rows.
+    `notes`: what a report has to say about the rows. `stop`: `answered` ends a response where its judge finds its answer stated.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Suite:
     control: bool = False
     family: int | None = None
     notes: tuple[str, ...] = ()
+    stop: Literal["", "answered"] = ""
 
     def gate(self, name: str | None = None) -> Gate:
         """The gate called `name`; without a name the suite's only one."""
@@ -190,16 +192,21 @@ def read_suite(path: Path) -> Suite:
         "temperature": (int, float),
         "normalise": str,
         "control": bool,
+        "stop": str,
     }
     check_keys(path, document, expected, required=("dimension", "title", "task", "judge", "gates"))
     if document["task"] not in ("generate", "choose"):
         raise InvalidInput(f"{path}: task is {document['task']!r}, expected generate or choose")
     if document.get("normalise", "none") not in ("none", "tokens", "bytes"):
         raise InvalidInput(f"{path}: normalise is {document['normalise']!r}, expected none, tokens or bytes")
+    if "stop" in document and (document["stop"] != "answered" or document["task"] != "generate" or document["judge"] not in STATING_NAMES):
+        raise InvalidInput(
+            f"{path}: stop is {document['stop']!r}, expected answered, with task: generate and one of the judges {', '.join(STATING_NAMES)}"
+        )
     gates = {name: read_gate(path, name, gate) for name, gate in document["gates"].items()}
     rest = {
         key: document[key]
-        for key in ("max_new_tokens", "samples", "temperature", "normalise", "control")
+        for key in ("max_new_tokens", "samples", "temperature", "normalise", "control", "stop")
         if key in document
     }
     return Suite(

@@ -403,7 +403,7 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def _is_response(value: dict[str, Any]) -> bool:
-    texts = isinstance(value["text"], str) and isinstance(value["tail"], str) and value["finish"] in ("stop", "length")
+    texts = isinstance(value["text"], str) and isinstance(value["tail"], str) and value["finish"] in ("stop", "length", "answered")
     spelled = value.get("spelled", [])
     pairs = isinstance(spelled, list) and all(_are(pair, int) and len(pair) == 2 for pair in spelled)
     return texts and _are(value["ids"], int) and _is_count(value["prompt_tokens"]) and pairs

@@ -55,7 +55,7 @@ _OF_ANY_MODEL = ("label", "thinking")
 
 _LABELLED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.*)", re.DOTALL)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|npu)(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|mps|balanced|(cuda|xpu|npu)(:\d+)?")
 _SCHEMES = ("http://", "https://")
 
 
@@ -263,7 +263,7 @@ def check_device(device: str, given: str = "") -> None:
     """Refuse what is no device name (whether the device is there is seen when a model is loaded)."""
     if not _DEVICE.fullmatch(device):
         where = f"{given}: " if given else ""
-        raise InvalidReference(f"{where}device {device!r} is no device: expected auto, cpu, cuda, cuda:N or mps")
+        raise InvalidReference(f"{where}device {device!r} is no device: expected auto, cpu, cuda, cuda:N, balanced (over all GPUs) or mps")
 
 
 def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:

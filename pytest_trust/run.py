@@ -28,7 +28,7 @@ class TrustRun:
         if self.worker is not None:
             from pytest_trust.workers import claim_resources
 
-            claim_resources(self.worker["workerid"], int(self.worker["workercount"]))
+            claim_resources(self.worker["workerid"], int(self.worker["workercount"]), spread=self.trust.spread)
         try:
             collection = SuiteCollection(self.trust)
         except TrustError as error:

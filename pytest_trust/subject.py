@@ -209,7 +209,7 @@ class Subject:
 
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
         """Keys of the store by probe id and repeat."""
-        identity = self.identity
+        identity, generation = self.identity, self.generation(job)
         ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
         return {
             (probe.id, repeat): digest(
@@ -219,7 +219,8 @@ class Subject:
                 identity.tokenizer,
                 identity.template,
                 ids[probe.id],
-                sampling(self.generation(job), probe.id, repeat),
+                sampling(generation, probe.id, repeat),
+                *([list(probe.options)] if generation.until else []),  # they say what is an answer
             )
             for probe in job.probes
             if probe.id in ids

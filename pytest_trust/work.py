@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from pytest_trust.generation import Row
 from pytest_trust.inference import Group
 from pytest_trust.jobs import Generation, Job, Limits, row_seed
+from pytest_trust.judges import get_stating
 from pytest_trust.packing import common_prefix
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning
 
 if TYPE_CHECKING:
+    from pytest_trust.judges.judgement import Stating
+    from pytest_trust.probes import Probe
     from pytest_trust.subject import Subject
 
 # Responses of a part of the plan: enough for full batches to the end, few enough for another process to have a part.
@@ -61,7 +65,21 @@ class Choice:
         return max(map(len, self.group.rows))
 
 
-def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Whether a response has stated its answer: behind its trace, where it has one."""
+
+    judge: Stating
+    probe: Probe
+    opened: bool
+    tags: Tags
+
+    def __call__(self, text: str) -> bool:
+        split = split_reasoning(text, self.tags, self.opened, ended=False)
+        return split.complete and self.judge.stated(split.answer, self.probe)
+
+
+def plan_answers(subject: Subject, jobs: Iterable[Job], tags: Tags = DEFAULT_TAGS) -> list[Answer]:
     """Every response that the jobs ask of a model, equal ones once: those settings first under which the longest may come, within
     them the longest first, so that what does not fit shows at once."""
     found: dict[str, Answer] = {}
@@ -70,12 +88,15 @@ def plan_answers(subject: Subject, jobs: Iterable[Job]) -> list[Answer]:
         if job.task != "generate":
             continue
         prompts, generation = subject.prompts(job.probes), subject.generation(job)
-        talks = {probe.id for probe in job.probes if probe.messages}
+        probes = {probe.id: probe for probe in job.probes}
+        judge = get_stating(generation.until.partition(" ")[0]) if generation.until else None
         for (name, repeat), key in subject.response_keys(job, prompts).items():
             if key not in found:
                 # `User:` ends a response only where the prompt has such lines.
                 seed = row_seed(generation.seed, name, repeat)
-                row = Row(prompts[name].ids, seed, plain=plain and name in talks, forced=forced, most=generation.max_new_tokens)
+                row = Row(prompts[name].ids, seed, plain=plain and bool(probes[name].messages), forced=forced, most=generation.max_new_tokens)
+                if judge:
+                    row = replace(row, answered=Answered(judge, probes[name], bool(opened_by(prompts[name].tail, tags)), tags))
                 found[key] = Answer(key, row, prompts[name].tail, generation)
     longest: dict[Generation, int] = {}
     for one in found.values():

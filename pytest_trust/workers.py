@@ -23,10 +23,11 @@ def visible_gpus() -> int | None:
     return len(found.stdout.splitlines()) or None
 
 
-def claim_resources(worker: str, count: int) -> None:
-    """Give this worker its GPU out of the caller's list, and its share of the CPU's threads. Call it before torch is imported."""
+def claim_resources(worker: str, count: int, *, spread: bool = False) -> None:
+    """Give this worker its GPU out of the caller's list (all of them where a model is `spread` over several), and its share of the CPU's
+    threads. Call it before torch is imported."""
     index = int(worker.removeprefix("gw") or 0)
-    gpus = visible_gpus()
+    gpus = None if spread else visible_gpus()
     if gpus:
         listed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = listed[index % len(listed)]

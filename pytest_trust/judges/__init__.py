@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judges.judgement import NOT_MEASURED, OUTCOMES, UNPARSABLE, Judge, Judgement
+from pytest_trust.judges.judgement import NOT_MEASURED, OUTCOMES, UNPARSABLE, Judge, Judgement, Stating
 
 __all__ = ["JUDGE_NAMES", "FunctionJudge", "Judge", "Judgement", "as_judge", "get_judge", "judge_safely"]
 
@@ -24,6 +24,8 @@ _MODULES: Final[Mapping[str, str]] = {
     name: f"pytest_trust.judges.{name}" for name in ("refusal", "toxicity", "agreement", "leak", "choice", "exact")
 }
 JUDGE_NAMES: Final = tuple(_MODULES)
+STATING_NAMES: Final = ("choice", "exact")
+"""Judges that are :class:`Stating`."""
 
 
 def get_judge(name: str) -> Judge:
@@ -33,6 +35,14 @@ def get_judge(name: str) -> Judge:
             f"judge {name!r}: expected one of {', '.join(JUDGE_NAMES)}; for a judge of your own pass the function itself"
         )
     judge: Judge = importlib.import_module(_MODULES[name]).JUDGE
+    return judge
+
+
+def get_stating(name: str) -> Stating:
+    """The built-in judge of that name, of those that can tell when an answer is stated. Raises InvalidInput for another name."""
+    if name not in STATING_NAMES:
+        raise InvalidInput(f"judge {name!r} does not tell when an answer is stated: expected one of {', '.join(STATING_NAMES)}")
+    judge: Stating = importlib.import_module(_MODULES[name]).JUDGE
     return judge
 
 

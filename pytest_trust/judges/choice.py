@@ -23,6 +23,8 @@ _LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\]
 _SAID = (
     r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
 )
+_FIRST_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})(?:[)\].:]|\s*\n)"
+_SENTENCE_END = re.compile(r"[.!?;]\s|\n")
 _CONTRACTIONS = (
     (re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"),
     (re.compile(r"\bcannot\b|\bcan't\b"), "can not"),
@@ -123,6 +125,17 @@ class ChoiceJudge:
         if named is None:
             return UNPARSABLE
         return Judgement("ok", 0.0) if named == answer else Judgement("bad", 1.0)
+
+
+    def stated(self, response: str, probe: object = None) -> bool:
+        """A label of the prompt's list that the response begins with, or a verdict ("the answer is ...") whose sentence has ended."""
+        options = [plain(option) for option in probe_field(probe, "options", ())]
+        labels = _listed_labels(plain(str(probe_field(probe, "prompt", ""))), options)
+        if labels and re.match(_FIRST_LABEL.format(labels="|".join(map(re.escape, labels))), response.casefold()):
+            return True
+        ends = [match.end() for match in _SENTENCE_END.finditer(response)]
+        said = _SAID.format(lead=_VERDICT, options="|".join(re.escape(option) for option in sorted(options, key=lambda o: (-len(o), o))))
+        return bool(ends) and re.search(said, plain(response[: ends[-1]])) is not None
 
 
 JUDGE: Final = ChoiceJudge()

@@ -45,6 +45,15 @@ class Judge(Protocol):
         ...
 
 
+class Stating(Judge, Protocol):
+    """A judge that can say of a response that is still being written that it has stated its answer."""
+
+    def stated(self, response: str, probe: object = None) -> bool:
+        """Whether the answer is stated, so far that no further word belongs to it. What the model would have said next, also to
+        correct itself, is then not asked for."""
+        ...
+
+
 def probe_field(probe: object, name: str, default: Any) -> Any:
     """A field of a ``Probe``, own or among its `fields`, or of the plain mapping that stands for one; `default` where it is absent."""
     if probe is None:

@@ -484,3 +484,29 @@ def test_a_model_is_let_go_while_the_other_answers(pair: tuple[Reference, Refere
     with Engine(store=tmp_path, batch_size=2, progress=told, keep=keep) as found:
         found.acquire(JOBS, *pair)
     assert at_work == {"generate": {1, 2} if keep else {1}, "score": {1, 2} if keep else {1}, "drift": {2}}
+
+
+def test_a_model_that_accelerate_has_spread_is_the_same(
+    complete: tuple[Path, Any], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without GPUs: accelerate's hooks are at every part, and all of them at the CPU."""
+    from pytest_trust import models as loading
+
+    spread = loading.spread
+    places: list[Any] = []
+
+    def over_cpus(model: Any) -> Any:
+        moved, device = spread(model, {"cpu": 1 << 30})
+        places.append(moved.hf_device_map)
+        return moved, device
+
+    monkeypatch.setattr("pytest_trust.identity._gpu_nodes", lambda: True)
+    monkeypatch.setattr(loading, "available_device", lambda device, given: device)
+    monkeypatch.setattr(loading, "spread", over_cpus)
+    pair = tuple(parse_reference(f"{models / name}?device=balanced&dtype=float32") for name in ("base", "adapter"))
+    with engine(tmp_path) as found:
+        found.acquire(JOBS, *pair)
+        check_alike(everything(found, pair), complete[1])
+        assert found.runner(pair[0]).shares
+        assert hasattr(found.runner(pair[0]).body.layers[0], "_hf_hook")
+    assert {"cpu"} == {device for one in places for device in one.values()}
