@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.jobs import Generation, Job, Progress
+from pytest_trust.jobs import Generation, Job, PairDrift, Progress, Response
 from pytest_trust.judges import get_judge
 from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
@@ -106,6 +106,9 @@ class Audit:
         self._acquired: set[tuple[Reference, Reference, str]] = set()
         self._visits: dict[tuple[Reference, Reference, str], Visit] = {}
         self._sides: dict[tuple[Reference, str, str], Side] = {}
+        # by the job's number, and with the job, so that it stays its own
+        self._responses: dict[tuple[Reference, int], tuple[Job, Mapping[str, tuple[Response, ...]]]] = {}
+        self._pair_drifts: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
         self._drifts: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
 
     @property
@@ -241,7 +244,22 @@ class Audit:
                 judge_options(job.probes, self.engine.options(reference, job), suite.normalise),
                 self.engine.unscored(reference, job),
             )
-        return self.judged_responses(reference, job, judge, judge_name, self.engine.responses(reference, job))
+        return self.judged_responses(reference, job, judge, judge_name, self._responses_of(reference, job))
+
+    def _responses_of(self, reference: Reference, job: Job) -> Mapping[str, tuple[Response, ...]]:
+        """What `Engine.responses` gives, read once: of a job that has been acquired."""
+        key = (reference, id(job))
+        if key not in self._responses:
+            self._responses[key] = job, self.engine.responses(reference, job)
+        return self._responses[key][1]
+
+    def _pair_drift(self, pair: ReferencePair, suite: Suite) -> PairDrift:
+        """What `Engine.drift` gives of a suite that has been acquired, read once."""
+        job = self.job(suite, pair)
+        key = (pair.baseline, pair.candidate, id(job))
+        if key not in self._pair_drifts:
+            self._pair_drifts[key] = job, self.engine.drift(job, pair.baseline, pair.candidate)
+        return self._pair_drifts[key][1]
 
     def judged_responses(
         self, reference: Reference, job: Job, judge: Any, judge_name: str, responses: Mapping[str, tuple[Any, ...]]
@@ -346,7 +364,7 @@ class Audit:
         """Responses whose answer is their reasoning."""
         return {
             name: tuple(replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop") for one in responses)
-            for name, responses in self.engine.responses(reference, job).items()
+            for name, responses in self._responses_of(reference, job).items()
         }
 
     def _tokens(self, pair: ReferencePair, visit: Visit) -> dict[str, int]:
@@ -406,7 +424,7 @@ class Audit:
         drifts: list[TokenDrift] = []
         reasons = []
         for suite in sorted(suites, key=lambda suite: suite.name):
-            found = self.engine.drift(self.job(suite, pair), pair.baseline, pair.candidate)
+            found = self._pair_drift(pair, suite)
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
             reasons.append(getattr(found, f"{direction}_reason"))
@@ -458,7 +476,7 @@ class Audit:
         from pytest_trust.text_pair import WRITERS, summarise_texts
 
         ordered = sorted(suites, key=lambda suite: suite.name)
-        measured = [self.engine.drift(self.job(suite, pair), pair.baseline, pair.candidate).texts for suite in ordered]
+        measured = [self._pair_drift(pair, suite).texts for suite in ordered]
         by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
         summaries = {writer: summarise_texts(drifts, writer, alpha=self.policy.alpha) for writer, drifts in by_writer.items()}
         return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
