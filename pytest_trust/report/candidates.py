@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +86,8 @@ def matrix(
     else:
         return _by_rows(rows, shown, candidates, width), _LEGEND
     lines = [("head", "", False, form.header())]
-    group: tuple[bool, str] | None = None
-    for key, found in rows.items():
-        record = next(iter(found.values()))
-        control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
-        if group != (control, dimension):
-            group = (control, dimension)
+    for key, found, dimension, control, first in _grouped(rows):
+        if first:
             lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
             for _, title in _DRIFT:
                 drift = drifts[dimension, title]
@@ -104,6 +100,16 @@ def matrix(
             lines.append((kind or worst, dimension, control, text))
     keys = ", ".join(f"[{place}] {visible(label)}" for place, label in enumerate(labels, 1))
     return lines, (f"{keys}. " if how.numbered else "") + (_MARKED if how.marked else "") + _LEGEND
+
+
+def _grouped(rows: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[str, Mapping[str, Record], str, bool, bool]]:
+    """Each gate's key and records, its dimension, whether that is a control, and whether it is the first of them."""
+    before: tuple[bool, str] | None = None
+    for key, found in rows.items():
+        record = next(iter(found.values()))
+        group = bool(record.get("control")), str(record.get("dimension") or "")
+        yield key, found, group[1], group[0], group != before
+        before = group
 
 
 def _by_rows(
@@ -133,12 +139,8 @@ def _by_rows(
         head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP
     )
     lines = [("head", "", False, form.header())]
-    group: tuple[bool, str] | None = None
-    for key, found in rows.items():
-        record = next(iter(found.values()))
-        control, dimension = bool(record.get("control")), str(record.get("dimension") or "")
-        if group != (control, dimension):
-            group = (control, dimension)
+    for key, found, dimension, control, first in _grouped(rows):
+        if first:
             lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
             for candidate in candidates:
                 token, response = (_drift(candidate, dimension, measure) for measure, _ in _DRIFT)
