@@ -139,7 +139,7 @@ def _by_rows(
         head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP
     )
     lines = [("head", "", False, form.header())]
-    for key, found, dimension, control, first in _grouped(rows):
+    for key, _, dimension, control, first in _grouped(rows):
         if first:
             lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
             for candidate in candidates:
