@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class Sample:
 
     def reach(self, share: float) -> float:
         """That quantile of Student's t with a degree of freedom less than clusters; NaN for one cluster."""
-        from scipy.stats import t
-
-        return float(t.ppf(share, self.groups - 1)) if self.groups > 1 else math.nan
+        return _student(share, self.groups - 1) if self.groups > 1 else math.nan
 
     def mean(
         self, columns: Sequence[NDArray[Any]], unit: str, *, least: float = -math.inf, most: float = math.inf
@@ -156,6 +155,13 @@ class Sample:
         residuals = numpy.bincount(self._index, weights=sums - mean * counts)
         variance = self.groups / (self.groups - 1) * float((residuals**2).sum()) / float(counts.sum()) ** 2
         return math.sqrt(variance)
+
+
+@cache
+def _student(share: float, degrees: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(share, degrees))
 
 
 def quantile(ordered: NDArray[Any], share: float) -> float:

@@ -40,7 +40,7 @@ _GPU_FORWARD = 16_384
 _CPU_ROWS = 96
 
 # Bytes of keys and values of a batch on a CPU, were all its rows to come to their limits: few do, and what is not reached takes no memory.
-_CPU_STATES = 2**30
+_CPU_STATES = 3 * 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Runner:
 
     def limits(self) -> Limits:
         """What a batch may hold: as many rows as help (96 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
-        memory, and on a CPU one gigabyte."""
+        memory, and on a CPU three quarters of a gigabyte."""
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1

@@ -151,11 +151,12 @@ class Progress:
     made: int = 0
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def digest(*parts: object) -> str:
     """sha256 of the parts as canonical JSON: the one way keys are made."""
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    ).hexdigest()
+    return hashlib.sha256(_canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def probe_input(probe: Probe) -> list[object]:

@@ -234,15 +234,18 @@ class _Reader:
                 return header.group(0), (header.group(0),)
         lowered = tail.casefold()
         shortest = 1 if self.state == "reasoning" or not tail.strip()[1:] else 2
+        folded = [(tag, tag.casefold()) for tag in expected]
+        first = {tag[0] for _, tag in folded}
         for length in range(min(len(tail), max(map(len, expected), default=0)), shortest - 1, -1):
+            if lowered[-length] not in first:
+                continue
             end = lowered[-length:]
             if tail[-length - 1 : -length] == "`" or end.isspace():
                 continue
-            becoming = tuple(tag for tag in expected if tag.casefold().startswith(end) and self._may_begin(tag, tail, end))
+            becoming = tuple(tag for tag, low in folded if low.startswith(end) and self._may_begin(tag, tail, end))
             if becoming:
                 return tail[-length:], becoming
         return "", ()
-
 
     def _may_begin(self, tag: str, tail: str, end: str) -> bool:
         """A tag in words ("Here is my thought process:") begins like any sentence: nothing of an answer is given up for it."""
