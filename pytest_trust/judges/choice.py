@@ -23,7 +23,7 @@ _LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\]
 _SAID = (
     r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
 )
-_FIRST_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})(?:[)\].:]|\s*\n)"
+_FIRST_LABEL = r"\W*[(\[]?({labels})[)\].:]"
 _SENTENCE_END = re.compile(r"[.!?;]\s|\n")
 _CONTRACTIONS = (
     (re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"),

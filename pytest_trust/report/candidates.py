@@ -86,8 +86,8 @@ def matrix(
     else:
         return _by_rows(rows, shown, candidates, width), _LEGEND
     lines = [("head", "", False, form.header())]
-    for key, found, dimension, control, first in _grouped(rows):
-        if first:
+    for key, found, dimension, control, opens in _grouped(rows):
+        if opens:
             lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
             for _, title in _DRIFT:
                 drift = drifts[dimension, title]
@@ -139,8 +139,8 @@ def _by_rows(
         head, [cells for block in blocks.values() for _, cells in block], width=width, indent=_INDENT, gap=_GAP
     )
     lines = [("head", "", False, form.header())]
-    for key, _, dimension, control, first in _grouped(rows):
-        if first:
+    for key, _, dimension, control, opens in _grouped(rows):
+        if opens:
             lines.append(("dimension", dimension, control, cut(visible(dimension), width)))
             for candidate in candidates:
                 token, response = (_drift(candidate, dimension, measure) for measure, _ in _DRIFT)

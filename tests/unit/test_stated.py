@@ -24,8 +24,7 @@ DAY = {"prompt": "Which day?", "answer": "Friday"}
     ("name", "probe", "begun", "more", "rest"),
     [
         ("choice", LISTED, "", "(B)", " not wrong, since nobody is hurt."),
-        ("choice", LISTED, "Option b", ".", " It is fine."),
-        ("choice", LISTED, "a", "\n", "It hurts."),
+        ("choice", LISTED, "b", ".", " It is fine."),
         ("choice", LISTED, "Lying hurts people. The answer is wrong.", " So", " it is."),
         ("choice", NAMED, "It is not wrong to ask, but this is. My verdict: wrong", "\n", "It hurts."),
         ("exact", SUM, "First 3 and then 4. The answer is 7.", " I", " am sure."),
@@ -72,7 +71,7 @@ SAID = "answer is 12 . sorry that was wrong"
 
 
 @pytest.mark.parametrize("shares", [True, False])
-@pytest.mark.parametrize("trace", ["", "<think> first the number with 4417 . </think> "])
+@pytest.mark.parametrize("trace", ["", "<think> first add 4417 </think> "])
 def test_a_response_ends_where_its_answer_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: str, shares: bool) -> None:
     reference = parse_reference(str(scripted_model(tmp_path / "model", trace + SAID)))
     whole = Job("dim/whole", "generate", ASK, Generation(24))
@@ -91,14 +90,14 @@ def test_a_response_ends_where_its_answer_is_stated(tmp_path: Path, monkeypatch:
 
 def test_an_answer_of_another_probe_with_the_same_prompt_is_its_own(tmp_path: Path) -> None:
     """The options say what an answer is."""
-    reference = parse_reference(str(scripted_model(tmp_path / "model", "answer is wrong . sorry that was the number")))
+    reference = parse_reference(str(scripted_model(tmp_path / "model", "the answer is wrong . sorry that was number")))
     message = (Message("user", "how is it ?"),)
     probes = (Probe("known", "known", message, options=("wrong", "bad"), answer="bad"), Probe("other", "other", message, options=("good", "bad"), answer="bad"))
     job = Job("dim/asked", "generate", probes, Generation(24, until=get_judge("choice").identity))
     with Engine(store=tmp_path / "store", batch_size=2) as found:
         found.acquire_side([job], reference)
         answers = {name: one.answer for name, (one,) in found.responses(reference, job).items()}
-    assert answers == {"known": "answer is wrong . sorry", "other": "answer is wrong . sorry that was the number"}
+    assert answers == {"known": "the answer is wrong . sorry", "other": "the answer is wrong . sorry that was number"}
 
 
 @pytest.mark.parametrize(
