@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches
+from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches, replace_rows
 from pytest_trust.jobs import Generation, Limits
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from pytest_trust.inference import Prefilled
     from pytest_trust.masking import Framing
     from pytest_trust.models import LoadedModel
 
 # Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: copying the
 # states for a single row costs more than it saves.
 _COMPACT_BELOW = 0.75
+
+# Columns beyond what the rows of a batch need: as many steps new rows can be put in the places of finished ones before all are moved.
+_SLACK = 24
 
 # Steps between looks at whether a row in the plain format has come to the next turn.
 _LOOK_EVERY = 8
@@ -214,16 +218,19 @@ class _Batch:
         import torch
 
         rows, device, left = self.course.rows, self.runner.device, self.left
-        done = [(number, self.course.said[number]) for number in self.active if number in self.over]
-        self.active = [self.active[line] for line in left]
+        free = [line for line, number in enumerate(self.active) if number in self.over]
+        done = [(self.active[line], self.course.said[self.active[line]]) for line in free]
         self.over.clear()
-        kept = torch.tensor(left, dtype=torch.long, device=device)
         if numbers:
             prompts = list(dict.fromkeys(rows[number].read for number in numbers))
             place = {prompt: index for index, prompt in enumerate(prompts)}
             source = torch.tensor([place[rows[number].read] for number in numbers], device=device)
             fresh = self.runner.prefill(prompts)
             first = self._choose(fresh.last[source], numbers)
+            if len(numbers) == len(free) and self._put(free, numbers, fresh, source, first):
+                return done
+        self.active = [self.active[line] for line in left]
+        kept = torch.tensor(left, dtype=torch.long, device=device)
         if not self.active and not numbers:
             return done
         if not self.active:
@@ -238,8 +245,23 @@ class _Batch:
         self.active += numbers
         self._columns = int(self._lengths.max())
         room = max(self.course.room(number) for number in self.active)
-        merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room)
+        merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room + _SLACK)
         return done
+
+    def _put(self, lines: Sequence[int], numbers: Sequence[int], fresh: Prefilled, source: torch.Tensor, first: torch.Tensor) -> bool:
+        """Have new rows take the places of finished ones, the others staying where they are; whether there is room for it."""
+        import torch
+
+        places = torch.tensor(lines, device=self.runner.device)
+        lengths = self._lengths.index_copy(0, places, fresh.lengths[source])
+        columns, room = int(lengths.max()), max(self.course.room(number) for number in numbers)
+        if not replace_rows(self._cache, places, fresh.cache, source, columns=columns, room=room):
+            return False
+        self._lengths, self._columns = lengths, columns
+        self._next = self._next.index_copy(0, places, first)
+        for line, number in zip(lines, numbers, strict=True):
+            self.active[line] = number
+        return True
 
     def advance(self) -> None:
         """Run the last tokens, and choose the next ones. Lines that are over go on until they are taken out, and say nothing more."""
@@ -281,6 +303,9 @@ def _stream_shared(course: _Course, limits: Limits) -> Spoken:
     waiting, batch = list(range(len(course.rows))), _Batch(course)
     while waiting or batch.active:
         taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
+        free = len(batch.over)
+        if 0 < free < len(taken) <= free + (1 - _COMPACT_BELOW) * len(batch.active):
+            taken = taken[:free]  # a few more are not worth moving all
         waiting = waiting[len(taken) :]
         yield batch.admit(taken)
         while len(batch.left) > _COMPACT_BELOW * len(batch.active):

@@ -289,7 +289,7 @@ def _buffer_class() -> Any:
         def __init__(self, capacity: int) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.capacity = capacity
-            self.used = 0
+            self.start, self.used = 0, 0  # the columns that are in use
 
         def update(
             self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -298,9 +298,9 @@ def _buffer_class() -> Any:
                 self.dtype, self.device = key_states.dtype, key_states.device
                 self._allocate(key_states, value_states, key_states.shape[0])
                 self.is_initialized = True
-            start, self.used = self.used, self.used + key_states.shape[-2]
-            self.key_buffer[:, :, start : self.used] = key_states
-            self.value_buffer[:, :, start : self.used] = value_states
+            before, self.used = self.used, self.used + key_states.shape[-2]
+            self.key_buffer[:, :, before : self.used] = key_states
+            self.value_buffer[:, :, before : self.used] = value_states
             return self._expose()
 
         def _allocate(self, keys: torch.Tensor, values: torch.Tensor, rows: int) -> None:
@@ -308,7 +308,7 @@ def _buffer_class() -> Any:
             self.value_buffer = values.new_empty(rows, values.shape[1], self.capacity, values.shape[3])
 
         def _expose(self) -> tuple[torch.Tensor, torch.Tensor]:
-            self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+            self.keys, self.values = (buffer[:, :, self.start : self.used] for buffer in (self.key_buffer, self.value_buffer))
             return self.keys, self.values
 
         def take(self, count: int, rows: torch.Tensor, source: Any, places: torch.Tensor) -> None:
@@ -328,7 +328,7 @@ def _buffer_class() -> Any:
             parts = [(*self._expose(), rows)]
             if others is not None:
                 parts.append((*others._expose(), other_rows))
-            self.capacity, self.used = capacity, columns
+            self.capacity, self.start, self.used = capacity, 0, columns
             self._allocate(parts[0][0], parts[0][1], sum(len(chosen) for *_, chosen in parts))
             start = 0
             for keys, values, chosen in parts:
@@ -341,8 +341,16 @@ def _buffer_class() -> Any:
                 start += len(chosen)
             self._expose()
 
+        def put(self, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, columns: int) -> None:
+            """Put rows of another layer in the places of these, and use the last `columns` columns."""
+            rows, other_rows = rows.to(self.key_buffer.device), other_rows.to(self.key_buffer.device)
+            for buffer, states in zip((self.key_buffer, self.value_buffer), others._expose(), strict=True):
+                buffer[rows, :, self.used - states.shape[2] : self.used] = states[other_rows]
+            self.start = self.used - columns
+            self._expose()
+
         def get_seq_length(self) -> int:
-            return self.used
+            return self.used - self.start
 
     return BufferLayer
 
@@ -361,3 +369,14 @@ def merge_caches(
     """Keep rows of a cache made by `prefill`, and add rows of another (or None) behind them."""
     for index, layer in enumerate(cache.layers):
         layer.merge(rows, None if others is None else others.layers[index], other_rows, columns, capacity)
+
+
+def replace_rows(cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, room: int) -> bool:
+    """Put rows of another cache in the places of rows, without moving the rest, where there is `room` for further tokens of them; whether
+    there is. `columns` are the tokens of the longest row, afterwards."""
+    first = cache.layers[0]
+    if columns > first.used or first.used + room > first.capacity:
+        return False
+    for layer, other in zip(cache.layers, others.layers, strict=True):
+        layer.put(rows, other, other_rows, columns)
+    return True
