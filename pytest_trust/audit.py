@@ -374,7 +374,7 @@ class Audit:
         made = [
             response
             for reference in (pair.baseline, pair.candidate)
-            for samples in self.engine.responses(reference, visit.job).values()
+            for samples in self._responses_of(reference, visit.job).values()
             for response in samples[: visit.job.repeats()]
         ]
         tokens = sum(response.tokens for response in made)

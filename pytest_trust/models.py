@@ -77,9 +77,9 @@ def load_model(
         with Store(cache) as store:
             identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
-    if offload and chosen == BALANCED:
-        raise CannotLoad(f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out")
     if offload:
+        if chosen == BALANCED:
+            raise CannotLoad(f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out")
         from pytest_trust.offload import offloaded
 
         with _in_words(reference), quiet():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.judgement import NOT_MEASURED, OUTCOMES, UNPARSABLE, Judge, Judgement, Stating
@@ -42,8 +42,7 @@ def get_stating(name: str) -> Stating:
     """The built-in judge of that name, of those that can tell when an answer is stated. Raises InvalidInput for another name."""
     if name not in STATING_NAMES:
         raise InvalidInput(f"judge {name!r} does not tell when an answer is stated: expected one of {', '.join(STATING_NAMES)}")
-    judge: Stating = importlib.import_module(_MODULES[name]).JUDGE
-    return judge
+    return cast(Stating, get_judge(name))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judges.judgement import UNPARSABLE, Judgement, probe_field
+from pytest_trust.judges.judgement import STATED_END, UNPARSABLE, Judgement, probe_field
 
 _LABELS: Final = "abcdefghijklmnopqrstuvwxyz"
 _VERDICT = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|reaction)(?: (?:is|would be|should be))?|answer|verdict|final answer|i (?:would )?(?:choose|pick|select))"
@@ -24,7 +24,6 @@ _SAID = (
     r"\b{lead}\s*:?\s*(?:that of |definitely |clearly |probably |morally |option |choice )?[\"'(*]*\s*({options})(?!\w)"
 )
 _FIRST_LABEL = r"\W*[(\[]?({labels})[)\].:]"
-_SENTENCE_END = re.compile(r"[.!?;]\s|\n")
 _CONTRACTIONS = (
     (re.compile(r"\b(is|was|are|were|would|does|do|did|has|have|had)n't\b"), r"\1 not"),
     (re.compile(r"\bcannot\b|\bcan't\b"), "can not"),
@@ -47,6 +46,11 @@ def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
         found += [(match.start(), option) for match in pattern.finditer(text)]
         text = pattern.sub(lambda match: "\0" * len(match.group(0)), text)
     return sorted(found)
+
+
+def _longest_first(options: Sequence[str]) -> str:
+    """A pattern of any of the options, so that "wrong" is not found inside "not wrong"."""
+    return "|".join(re.escape(option) for option in sorted(options, key=lambda o: (-len(o), o)))
 
 
 def _negations_of(text: str, options: Sequence[str]) -> str:
@@ -92,7 +96,7 @@ def named_option(response: str, options: Sequence[str], prompt: str = "") -> str
     if len(named) == 1:
         return given[named.pop()]
     if named:
-        ordered = "|".join(re.escape(option) for option in sorted(keys, key=lambda o: (-len(o), o)))
+        ordered = _longest_first(keys)
         verdicts = re.findall(_SAID.format(lead=_VERDICT, options=ordered), text)
         if verdicts:
             return given[verdicts[-1]]
@@ -126,15 +130,14 @@ class ChoiceJudge:
             return UNPARSABLE
         return Judgement("ok", 0.0) if named == answer else Judgement("bad", 1.0)
 
-
     def stated(self, response: str, probe: object = None) -> bool:
         """A label of the prompt's list that the response begins with, or a verdict ("the answer is ...") whose sentence has ended."""
         options = [plain(option) for option in probe_field(probe, "options", ())]
         labels = _listed_labels(plain(str(probe_field(probe, "prompt", ""))), options)
         if labels and re.match(_FIRST_LABEL.format(labels="|".join(map(re.escape, labels))), response.casefold()):
             return True
-        ends = [match.end() for match in _SENTENCE_END.finditer(response)]
-        said = _SAID.format(lead=_VERDICT, options="|".join(re.escape(option) for option in sorted(options, key=lambda o: (-len(o), o))))
+        ends = [match.end() for match in STATED_END.finditer(response)]
+        said = _SAID.format(lead=_VERDICT, options=_longest_first(options))
         return bool(ends) and re.search(said, plain(response[: ends[-1]])) is not None
 
 

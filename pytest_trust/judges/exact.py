@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judges.judgement import UNPARSABLE, Judgement, probe_field
+from pytest_trust.judges.judgement import STATED_END, UNPARSABLE, Judgement, probe_field
 
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _MONTHS = (
@@ -70,7 +70,6 @@ _MARKED = re.compile(
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}|\\[dt]?frac\s*(\d)\s*(\d)")
 _DENIED = re.compile(r"\b(?:not|instead of|rather than) (?:on |at |an? |the )?[\w:$/-]+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n|;")
-_STATED_END = re.compile(r"[.!?;]\s|\n")  # at the end of what was said so far a full stop may be a decimal point
 _ARTICLES = re.compile(r"^(?:the|a|an|it is|it's|is|was|he is|she is|they are|on|at|in|about|exactly|approximately)\s+")
 
 Value = tuple[str, object]
@@ -292,7 +291,6 @@ class ExactJudge:
             return UNPARSABLE
         return Judgement("ok", 0.0) if right else Judgement("bad", 1.0)
 
-
     def stated(self, response: str, probe: object = None) -> bool:
         """A ``\\boxed{...}`` that is closed, or "the answer is ..." (``####``) with a value of the answer's kind, whose sentence has ended."""
         if _boxed(response) is not None:
@@ -301,7 +299,7 @@ class ExactJudge:
         if not marks:
             return False
         rest = response[marks[-1].end() :]
-        end = _STATED_END.search(rest)
+        end = STATED_END.search(rest)
         kind = _kind(_clean(str(probe_field(probe, "answer", ""))))
         said = _clean(rest[: end.start()]) if end else ""
         return bool(said) and (kind == "words" or bool(_values(kind, said)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -26,6 +27,8 @@ class Judgement:
     message: str = ""
 
 
+STATED_END: Final = re.compile(r"[.!?;]\s|\n")
+"""The end of a sentence in a response that is still being written: its last full stop may be a decimal point."""
 UNPARSABLE: Final = Judgement("unparsable", NOT_MEASURED)
 
 
