@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -226,15 +226,18 @@ class Engine:
         found = self.store.has("responses" if job.task == "generate" else "options", keys.values())
         return {name for name, key in keys.items() if key in found}
 
-    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
-        """Make what is missing of one model's responses and option scores, by one plan over all jobs; other processes that do the same
-        at this time have a part in it. Whether all of it is there at the end: without `wait` others may still be at theirs."""
+    def acquire_side(
+        self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True, keys: Set[str] | None = None
+    ) -> bool:
+        """Make what is missing of one model's responses and option scores, by one plan over all jobs (of it only `keys`, where they are
+        given); other processes that do the same at this time have a part in it. Whether all of it is there at the end: without `wait`
+        others may still be at theirs."""
         planned = list(jobs)
         served = self.served(reference)
         if served:
             ask(self, served, planned)
             return True
-        parts = [self._answer(planned, reference, wait), self._choose(planned, reference, wait)]
+        parts = [self._answer(planned, reference, wait, keys), self._choose(planned, reference, wait, keys)]
         return all(parts)
 
     def responses(self, reference: Reference, job: Job) -> dict[str, tuple[Response, ...]]:
@@ -310,8 +313,9 @@ class Engine:
             tokens=value.get("tokens", len(value["ids"])),
         )
 
-    def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+    def _answer(self, jobs: Sequence[Job], reference: Reference, wait: bool, keys: Set[str] | None) -> bool:
         plan = plan_answers(self.subject(reference), jobs, self._tags)
+        plan = plan if keys is None else with_keys(plan, keys)
         missing = len(plan) - len(self.store.has("responses", keys_of(plan)))
         if not missing:
             return self.told_all(reference, "generate")
@@ -362,8 +366,9 @@ class Engine:
                 self._ran_out(error, min(limits.rows, len(asked)))
                 limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
 
-    def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool) -> bool:
+    def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool, keys: Set[str] | None) -> bool:
         plan = plan_choices(self.subject(reference), jobs)
+        plan = plan if keys is None else with_keys(plan, keys)
         missing = len(plan) - len(self.store.has("options", keys_of(plan)))
         if not missing:
             return self.told_all(reference, "score")

@@ -7,8 +7,9 @@ a local run, so results are equal, a killed run resumes, and either engine goes 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from pytest_trust.acquisition import Engine
@@ -36,6 +37,11 @@ from pytest_trust.store import Table
 # What an actor on a CPU takes beside weights: the interpreter, torch and a batch.
 _BESIDE = 1 << 30
 _HEADROOM = 1.3
+
+# What is put into these tables is told as:
+_PHASES: Mapping[Table, Phase] = {"responses": "generate", "options": "score", "drifts": "drift"}
+
+Sided = tuple[int | None, Piece]  # the place of the model whose it is, None: of the pair
 
 
 class ClusterEngine(Engine):
@@ -91,32 +97,50 @@ class ClusterEngine(Engine):
             reason = impossible(self, baseline, candidate)
             missing = {"": missing_of_drift, OTHER_TOKENS: missing_of_texts}.get(reason)
             if missing:
-                self._run(planned, [(None, missing(self, planned, baseline, candidate))], pair)
+                self._run(planned, [(None, piece) for piece in missing(self, planned, baseline, candidate)], pair)
 
-    def acquire_side(self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True) -> bool:
+    def acquire_side(
+        self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True, keys: Set[str] | None = None
+    ) -> bool:
         """As `Engine.acquire_side`, on the cluster: all of it is there at the end."""
-        self._acquire_sides(list(jobs), [reference])
+        self._acquire_sides(list(jobs), [reference], keys)
         return True
 
-    def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference]) -> None:
+    def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference], keys: Set[str] | None = None) -> None:
         fingerprints = {self.identify(model).fingerprint for model in models}
         # Actors go from the first model's work to the second's without waiting for one another, unless the two may share responses.
         rounds = [models] if len(fingerprints) == len(models) else [[model] for model in models]
         for group in rounds:
-            self._run(jobs, [(place, missing_of_side(self, jobs, model)) for place, model in enumerate(group)], group)
+            pieces = [(place, piece) for place, model in enumerate(group) for piece in missing_of_side(self, jobs, model)]
+            self._run(jobs, pieces if keys is None else _asked(pieces, keys), group)
 
-    def _run(
-        self, jobs: Sequence[Job], parts: Sequence[tuple[int | None, list[Piece]]], models: Sequence[Reference]
-    ) -> None:
-        """Have the parts' pieces done on the cluster: each part is one side of `models`, or (None) their drift."""
-        if not any(pieces for _, pieces in parts):
+    def _run(self, jobs: Sequence[Job], pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
+        """Have the pieces of these models done: what another run on the store has claimed by that one, the rest on the cluster."""
+        keys: dict[Table, list[str]] = {}
+        for _, piece in pieces:
+            keys.setdefault(piece.table, []).extend(piece.keys)
+        told = _Told(self, pieces, models)
+        with self.claims:
+            ours = {key for table, wanted in keys.items() for key in self.claims.claim(table, wanted)[0]}
+            self._work(jobs, _asked(pieces, ours), models, told)
+            for table, wanted in keys.items():  # what others give up, or die over
+                left = [key for key in wanted if key not in ours]
+                for _, found in self.claims.shares(table, [left], waiting=lambda held: told.left(held[0])):
+                    self._work(jobs, _asked(pieces, set(found)), models, told)
+        told.end()
+
+    def _work(self, jobs: Sequence[Job], pieces: Sequence[Sided], models: Sequence[Reference], told: _Told) -> None:
+        """Have the pieces done on the cluster."""
+        if not pieces:
             return
         self._joined()
         actors = self._ready(models)
         room = actors.room()
         sent = tuple(self._shipped(model) for model in models)
-        chunks = [chunk for side, pieces in parts for chunk in cut(self, jobs, pieces, models, sent, side, room)]
-        told = _Told(self, chunks, models)
+        parts: dict[int | None, list[Piece]] = {}
+        for side, piece in pieces:
+            parts.setdefault(side, []).append(piece)
+        chunks = [chunk for side, part in parts.items() for chunk in cut(self, jobs, part, models, sent, side, room)]
         with closing(actors.run(chunks)) as results:  # what fails here ends the actors too
             for chunk, done in results:
                 self._commit(done)
@@ -188,27 +212,45 @@ class ClusterEngine(Engine):
         self._actors = self._connection = None
 
 
-class _Told:
-    """Progress of a run of chunks: per model and kind of work, after every chunk."""
+def _asked(pieces: Iterable[Sided], keys: Set[str]) -> list[Sided]:
+    """What of the pieces is asked for by these keys."""
+    return [(side, replace(piece, keys=found)) for side, piece in pieces if (found := piece.keys & keys)]
 
-    def __init__(self, engine: ClusterEngine, chunks: Sequence[Chunk], models: Sequence[Reference]) -> None:
-        self._engine, self._models = engine, models
+
+class _Told:
+    """Progress of a run of pieces: per model and kind of work, after every chunk and while another run is waited for."""
+
+    def __init__(self, engine: ClusterEngine, pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
+        self._engine, self._pieces, self._models = engine, pieces, models
         self._state: dict[tuple[Reference, Phase], list[int]] = {}
-        for chunk in chunks:
-            self._state.setdefault(self._of(chunk), [0, 0, 0])[1] += chunk.items
+        for side, piece in pieces:
+            self._state.setdefault(self._of(side, piece.table), [0, 0, 0])[1] += piece.items
         for model, phase in self._state:
             self._tell(model, phase)
 
     def __call__(self, chunk: Chunk, done: Done) -> None:
-        state = self._state[self._of(chunk)]
-        state[0] += chunk.items
-        state[2] += done.tokens
-        self._tell(*self._of(chunk))
+        of = self._of(chunk.side, chunk.table)
+        self._state[of][0] += chunk.items
+        self._state[of][2] += done.tokens
+        self._tell(*of)
 
-    def _of(self, chunk: Chunk) -> tuple[Reference, Phase]:
-        if chunk.side is None:
-            return self._models[-1], "drift"
-        return self._models[chunk.side], "generate" if chunk.jobs[0].task == "generate" else "score"
+    def left(self, keys: Sequence[str]) -> None:
+        """Only these are not there yet of their kind of work."""
+        waited: dict[tuple[Reference, Phase], int] = {}
+        for side, piece in _asked(self._pieces, set(keys)):
+            of = self._of(side, piece.table)
+            waited[of] = waited.get(of, 0) + piece.items
+        for of, items in waited.items():
+            self._state[of][0] = self._state[of][1] - items
+            self._tell(*of)
+
+    def end(self) -> None:
+        """All of it is there."""
+        for model, phase in self._state:
+            self._engine.told_all(model, phase)
+
+    def _of(self, side: int | None, table: Table) -> tuple[Reference, Phase]:
+        return self._models[-1 if side is None else side], _PHASES[table]
 
     def _tell(self, model: Reference, phase: Phase) -> None:
         done, total, tokens = self._state[model, phase]

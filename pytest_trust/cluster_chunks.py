@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from pytest_trust.drift_plan import Unit, keys_of, missing_parts, parts_of, unit_length, units_of
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Job, digest, probe_input, sampling
+from pytest_trust.jobs import Job, digest
 from pytest_trust.pair import DRIFT_BATCH
 from pytest_trust.planning import planned_tokens
 from pytest_trust.references import Kind, Reference, adapter_base
@@ -26,6 +26,7 @@ from pytest_trust.text_pair import missing_texts
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.probes import Probe
+    from pytest_trust.subject import Subject
 
 ON_DISK: tuple[Kind, ...] = ("directory", "adapter", "gguf")
 _PER_ACTOR = 4  # chunks, so that none waits long for the last one of another
@@ -64,17 +65,18 @@ class Shipped:
 class Chunk:
     """Work for one actor: the jobs hold its probes only, of `rows` the store knows already.
 
-    `side` is the place in `models` of the one whose responses and options are wanted; None: the drift of the two, and of that the
-    keys in `drifts`. `items` are responses, option scores or drift probes; `tokens` a plan of them.
+    `side` is the place in `models` of the one whose responses and options are wanted; None: the drift of the two. Of these, the `keys`, of `table`.
+    `items` are responses, option scores or drift probes; `tokens` a plan of them.
     """
 
     models: tuple[Shipped, ...]
     side: int | None
     jobs: tuple[Job, ...]
     rows: Rows
+    table: Table
+    keys: frozenset[str]
     items: int
     tokens: int
-    drifts: frozenset[str] = frozenset()
 
     @property
     def suites(self) -> str:
@@ -91,13 +93,18 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The smallest part of the work: one probe of one job."""
+    """The smallest part of the work: one probe of one job, of which `keys` are missing in `table`."""
 
     job: int
     probe: Probe
-    items: int
+    table: Table
+    keys: frozenset[str]
     tokens: int
-    drifts: frozenset[str] = frozenset()
+
+    @property
+    def items(self) -> int:
+        """Responses, option scores or drift probes."""
+        return 1 if self.table == "drifts" else len(self.keys)
 
 
 def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shipped:
@@ -130,18 +137,23 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
     pieces = []
     # Of two jobs that ask one probe for samples, the one that asks for more makes the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
-        stored, generation = engine.stored(reference, job), subject.generation(job)
+        table: Table = "responses" if job.task == "generate" else "options"
+        keys = asked_keys(subject, job)
+        planned |= engine.store.has(table, keys.values())
         for probe in job.probes:
-            left = {
-                digest(probe_input(probe), sampling(generation, probe.id, repeat) if job.task == "generate" else [])
-                for repeat in range(job.repeats())
-                if (probe.id, repeat) not in stored
-            } - planned
+            left = {keys[probe.id, repeat] for repeat in range(job.repeats())} - planned
             if left:
                 planned |= left
-                share = planned_tokens(job, probe) * len(left) // job.repeats()
-                pieces.append(Piece(index, probe, len(left), share))
+                tokens = planned_tokens(job, probe) * len(left) // job.repeats()
+                pieces.append(Piece(index, probe, table, frozenset(left), tokens))
     return pieces
+
+
+def asked_keys(subject: Subject, job: Job) -> dict[tuple[str, int], str]:
+    """Keys of the store of all that a job asks of a model, by probe id and repeat."""
+    if job.task == "generate":
+        return subject.response_keys(job, subject.prompts(job.probes))
+    return {(name, 0): key for name, key in subject.option_keys(subject.options(job.probes)).items()}
 
 
 def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
@@ -153,14 +165,14 @@ def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, c
             keys = set(keys_of([unit])) - planned
             if keys:
                 planned |= keys
-                pieces.append(Piece(index, unit.probe, 1, unit_length(unit), frozenset(keys)))
+                pieces.append(Piece(index, unit.probe, "drifts", frozenset(keys), unit_length(unit)))
     return pieces
 
 
 def missing_of_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
     """What the store lacks of a pair with different tokenizers."""
     found = {
-        one.key: Piece(index, one.probe, 1, one.length, frozenset({one.key}))
+        one.key: Piece(index, one.probe, "drifts", frozenset({one.key}), one.length)
         for index, job in enumerate(jobs)
         for one in missing_texts(engine, [job], baseline, candidate)
     }
@@ -229,9 +241,10 @@ def _chunk(
         side=side,
         jobs=tuple(cut_jobs),
         rows=known_rows(engine, cut_jobs, pair if side is None else (pair[side],)),
+        table=pieces[0].table,
+        keys=frozenset().union(*(piece.keys for piece in pieces)),
         items=sum(piece.items for piece in pieces),
         tokens=sum(piece.tokens for piece in pieces),
-        drifts=frozenset().union(*(piece.drifts for piece in pieces)),
     )
 
 

@@ -98,7 +98,7 @@ class Worker:
         if chunk.side is None:
             self._measure(engine, chunk, models[0], models[-1])
         else:
-            engine.acquire_side(chunk.jobs, models[chunk.side])
+            engine.acquire_side(chunk.jobs, models[chunk.side], keys=chunk.keys)
         return Done(store.take(), sum(self._tokens.values()))
 
     def _measure(self, engine: Engine, chunk: Chunk, baseline: Reference, candidate: Reference) -> None:
@@ -106,12 +106,12 @@ class Worker:
         from pytest_trust.text_pair import measure_texts, missing_texts
 
         if vocabulary_of(engine, baseline, candidate).shared:
-            units = wanted_units(engine, chunk.jobs, baseline, candidate, chunk.drifts)
+            units = wanted_units(engine, chunk.jobs, baseline, candidate, chunk.keys)
             if units:
                 measure_units(engine, units, baseline, candidate)
         else:
             texts = missing_texts(engine, chunk.jobs, baseline, candidate)
-            measure_texts(engine, with_keys(texts, chunk.drifts), baseline, candidate)
+            measure_texts(engine, with_keys(texts, chunk.keys), baseline, candidate)
 
     def close(self) -> None:
         """Let go of models and files."""

@@ -6,7 +6,8 @@ import json
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ import pytest
 
 from pytest_trust import cluster, cluster_chunks
 from pytest_trust.acquisition import Engine
+from pytest_trust.claims import Claims
 from pytest_trust.cluster import ClusterEngine
 from pytest_trust.cluster_actors import Connection, connect
-from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
+from pytest_trust.cluster_chunks import Chunk, Done, asked_keys, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Generation, Job, Progress
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording import write_recording
 from pytest_trust.references import Reference, parse_reference
-from pytest_trust.store import Store
+from pytest_trust.store import Store, Table
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 
 TABLES = ("responses", "options", "drifts")
@@ -153,6 +155,56 @@ def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Re
         with engine(tmp_path) as found:
             found.acquire(JOBS, *pair)
     assert len(here) == 1
+
+
+@pytest.mark.parametrize("other", [ClusterEngine, Engine], ids=["cluster", "local"])
+def test_runs_at_once_make_nothing_twice(
+    here: list[Here], pair: tuple[Reference, Reference], local: dict[str, dict[str, bytes]], tmp_path: Path, other: type[Engine]
+) -> None:
+    made: Counter[str] = Counter()
+
+    class Counting(Store):
+        def put(self, table: Table, values: Mapping[str, bytes], *arguments: Any, **named: Any) -> None:
+            made.update(list(values) if table in TABLES else ())
+            super().put(table, values, *arguments, **named)
+
+    def acquire(kind: type[Engine], jobs: Sequence[Job]) -> dict[tuple[str, str], Progress]:
+        last: dict[tuple[str, str], Progress] = {}
+        with kind(store=tmp_path, batch_size=4, progress=lambda told: last.update({(told.model, told.phase): told})) as found:
+            found.store = Counting(tmp_path)
+            found.claims = Claims(found.store)
+            found.acquire(jobs, *pair)
+        return last
+
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(acquire, ClusterEngine, JOBS), pool.submit(acquire, other, JOBS[::-1])]
+        told = [run.result() for run in runs]
+    assert set(made.values()) == {1}
+    assert {table: rows.keys() for table, rows in content(tmp_path).items()} == {
+        table: rows.keys() for table, rows in local.items()
+    }
+    assert all(one.done == one.total for last in told for one in last.values())
+
+
+def test_what_a_run_died_over_is_made_by_the_one_that_waits(
+    here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
+    with Engine(store=tmp_path, batch_size=4) as dying:
+        held = list(asked_keys(dying.subject(pair[0]), SHARED).values())[1:3]
+        assert dying.claims.claim("responses", held) == (held, [])
+        told: list[Progress] = []
+
+        def wait(progress: Progress) -> None:
+            told.append(progress)
+            if progress.phase == "generate" and progress.done == 2:  # the other two are made, and these are waited for
+                dying.claims.close()
+
+        with engine(tmp_path, progress=wait) as found:
+            found.acquire_side([SHARED], pair[0])
+            assert len(found.responses(pair[0], SHARED)) == 4
+    assert [len(chunk.keys) for chunk in here[0].chunks] == [2, 2]
+    assert set(here[0].rows.values()) == {1}
+    assert told[-1].done == told[-1].total == 4
 
 
 class Interrupted(KeyboardInterrupt):
