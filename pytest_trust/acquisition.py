@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted, read_ahead
-from pytest_trust.identity import ModelIdentity, choose_device
+from pytest_trust.identity import ModelIdentity, choose_device, on_cuda
 from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
@@ -400,14 +400,23 @@ class Engine:
         """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
         if self._batch_size is not None:
             return Limits(self._batch_size, sys.maxsize)
-        limits = runner.limits()
-        key = self._fits_key(reference)
-        seen = self.store.get_json("notes", [key]).get(key)
+        key, probed = self._fits_key(reference), self._probed_key(reference)
+        notes = self.store.get_json("notes", [key, probed])
+        if probed not in notes:
+            notes[probed] = runner.probe() if on_cuda(runner.device) else 0
+            self.store.put_json("notes", {probed: notes[probed]})
+        limits, seen = runner.limits(notes[probed]), notes.get(key)
         return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
 
     def _fits_key(self, reference: Reference) -> str:
+        """Of the tokens of a batch that were seen to fit."""
         identity = self.identify(reference)
         return digest("fits", 1, identity.fingerprint, identity.dtype, identity.device)
+
+    def _probed_key(self, reference: Reference) -> str:
+        """Of what a forward takes."""
+        identity = self.identify(reference)
+        return digest("probed", 1, identity.fingerprint, identity.dtype, identity.device)
 
     def halving(
         self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]], reference: Reference | None = None

@@ -167,7 +167,7 @@ def identify_model(
 def choose_device(reference: Reference, device: str | None) -> str:
     """The device by name. Imports torch only where a GPU might be."""
     wanted = reference.options.get("device") or device or "auto"
-    if (wanted.startswith("cuda") or wanted == BALANCED) and not _gpu_nodes():
+    if on_cuda(wanted) and not _gpu_nodes():
         raise TrustError(
             f"{reference.text}: the device {wanted} was asked for and is not available here: use device=cpu or leave it out"
         )
@@ -178,6 +178,11 @@ def choose_device(reference: Reference, device: str | None) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_cuda(device: str) -> bool:
+    """Whether a device by name is one of CUDA's (or ROCm's, which go by the same name), or several."""
+    return device.startswith("cuda") or device == BALANCED
 
 
 def _gpu_nodes() -> bool:

@@ -10,13 +10,13 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.allocator import return_large_blocks
 from pytest_trust.errors import InvalidInput
-from pytest_trust.identity import BALANCED
+from pytest_trust.identity import BALANCED, on_cuda
 from pytest_trust.jobs import Limits
 from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
 
@@ -36,6 +36,9 @@ LONGEST_TREE = 2048
 _CPU_FORWARD = 512
 _GPU_FORWARD = 16_384
 
+# Rows of a batch, and the share of a GPU's free memory that may be used: what is freed there is not all of one piece.
+_GPU_ROWS = 256
+_USED = 0.9
 # Rows of a batch on a CPU: at 96 a product takes 1.1 ms a row there where it took 2.2 ms at 19, and at 256 no less than 0.95.
 _CPU_ROWS = 96
 
@@ -90,9 +93,9 @@ class Runner:
         self.head = self._find_head()
         self.shares = self._can_share()
 
-    def limits(self) -> Limits:
+    def limits(self, probed: int = 0) -> Limits:
         """What a batch may hold: as many rows as help (96 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
-        memory, and on a CPU three quarters of a gigabyte."""
+        memory, and on a CPU three quarters of a gigabyte. Where the memory of a forward was `probed`: nearly all that it leaves."""
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -103,11 +106,40 @@ class Runner:
         )
         element = int(self.model.dtype.itemsize)
         states = 2 * int(config.num_hidden_layers) * heads * width * element
+        bytes_free = free_bytes(self.device)
+        if probed:
+            # Twice: rows that are joined by longer ones move into buffers of their length.
+            return Limits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
         activations = 8 * int(config.hidden_size) * element
         on_cpu = self.device == "cpu"
-        bytes_free = free_bytes(self.device) // 4
-        tokens = (min(bytes_free, _CPU_STATES) if on_cpu else bytes_free) // (states + activations)
-        return Limits(_CPU_ROWS if on_cpu else 256, max(1, tokens))
+        tokens = (min(bytes_free // 4, _CPU_STATES) if on_cpu else bytes_free // 4) // (states + activations)
+        return Limits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
+
+    def probe(self) -> int:
+        """Bytes that the largest forward and the logits of a step take on GPUs, beside the weights and the states of a batch; 0 where
+        that cannot be told: of a model that shares no beginnings, or where not even this fits."""
+        import torch
+
+        if not self.shares or self.head is None:
+            return 0
+        columns, vocabulary, head = _TREE_COLUMNS[1], self.head.vocabulary, self.head
+        # No two begin alike, so that nothing is shared.
+        prompts = [(row % vocabulary, row // vocabulary, *(0,) * (columns - 2)) for row in range(_GPU_FORWARD // columns)]
+
+        def run() -> None:
+            with torch.inference_mode():
+                last = self.prefill(prompts).last
+                logits = head.logits(last.repeat(-(-_GPU_ROWS // len(last)), 1)).float()
+                logits.sort(dim=-1)  # as where samples are drawn from the likeliest tokens
+
+        try:
+            return peak_bytes(run)
+        except (MemoryError, RuntimeError) as error:
+            from pytest_trust.heads import out_of_memory
+
+            if not out_of_memory(error):
+                raise
+            return 0
 
     def prefill(self, prompts: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
         """Run distinct prompts, leaving room for `reserve` further tokens of each."""
@@ -267,17 +299,31 @@ def pairs(group: Group) -> list[tuple[tuple[int, ...], int]]:
 
 def free_bytes(device: str) -> int:
     """Memory that a batch may use: free on a GPU, available (without swapping) otherwise."""
-    if device.startswith("cuda") or device == BALANCED:
+    if on_cuda(device):
         import torch
 
         devices: list[int | str] = [*range(torch.cuda.device_count())] if device == BALANCED else [device]
-        return sum(int(torch.cuda.mem_get_info(one)[0]) for one in devices)
+        # what this process has freed stays in its allocator's hands
+        kept = sum(torch.cuda.memory_reserved(one) - torch.cuda.memory_allocated(one) for one in devices)
+        return kept + sum(int(torch.cuda.mem_get_info(one)[0]) for one in devices)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if "SC_PHYS_PAGES" in names else 4 << 30
+
+
+def peak_bytes(run: Callable[[], None]) -> int:
+    """Bytes that `run` takes on all GPUs together at its peak, beside what is allocated before it."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    before = sum(torch.cuda.memory_allocated(device) for device in devices)
+    for device in devices:
+        torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return sum(torch.cuda.max_memory_allocated(device) for device in devices) - before
 
 
 @functools.cache

@@ -155,6 +155,8 @@ def test_an_interrupted_run_leaves_nothing_running(
     process = subprocess.Popen(
         command(tmp_path, pair, "ray", "--trust-engine=ray", "--trust-limit=300"), cwd=tmp_path,
         env=environment(RAY_TMPDIR=directory), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # in the background of a shell the signal is ignored, and what is started inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while stored(tmp_path / "ray") == 0 and process.poll() is None and time.monotonic() < deadline:

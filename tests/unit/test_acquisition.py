@@ -6,16 +6,22 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig
 
+from pytest_trust import acquisition, inference
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
-from pytest_trust.jobs import Generation, Job, OptionScores, Progress
+from pytest_trust.inference import Runner
+from pytest_trust.jobs import Generation, Job, Limits, OptionScores, Progress
+from pytest_trust.packing import Pack
 from pytest_trust.pair import one_at_a_time
 from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
@@ -214,6 +220,53 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line
     monkeypatch.setattr(budget, "stream", within(0))
     with Engine(store=tmp_path / "none", device="cpu") as engine, pytest.raises(TrustError, match="not enough memory for a single row"):
         engine.acquire_side([job], pair[0])
+
+
+def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
+    pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards: list[int] = []
+    forward = Runner._forward_tree
+
+    def counting(self: Runner, pack: Pack, *cache: Any) -> torch.Tensor:
+        forwards.append(sum(len(row.ids) for row in pack.rows))
+        return forward(self, pack, *cache)
+
+    def peak(run: Callable[[], None]) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "_forward_tree", counting)
+            run()
+        return 3_000_000
+
+    def limits_of(memory: int) -> Limits:
+        monkeypatch.setattr(inference, "free_bytes", lambda device: memory)
+        with Engine(store=tmp_path, device="cpu") as found:
+            return found._limits(pair[0], found.runner(pair[0]))
+
+    monkeypatch.setattr(inference, "peak_bytes", peak)
+    monkeypatch.setattr(acquisition, "on_cuda", lambda device: True)
+    monkeypatch.setattr(inference, "_CPU_FORWARD", inference._GPU_FORWARD)
+    small, large = limits_of(10_000_000), limits_of(20_000_000)
+    assert sum(forwards) == inference._GPU_FORWARD  # all of it, and once
+    config = AutoConfig.from_pretrained(pair[0].location)
+    states = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+    assert (small.rows, large.rows) == (256, 256)
+    assert small.tokens == (9_000_000 - 3_000_000) // (2 * states)
+    assert large.tokens == (18_000_000 - 3_000_000) // (2 * states)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_probe_that_does_not_fit_fails_no_run(
+    pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def peak(run: Callable[[], None]) -> int:
+        raise error
+
+    monkeypatch.setattr(inference, "peak_bytes", peak)
+    monkeypatch.setattr(acquisition, "on_cuda", lambda device: True)
+    with Engine(store=tmp_path, device="cpu") as found:
+        runner = found.runner(pair[0])
+        assert found._limits(pair[0], runner) == runner.limits()
 
 
 def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(

@@ -27,7 +27,7 @@ from pytest_trust.jobs import Progress
 from pytest_trust.references import Reference, parse_reference
 from tests.ray_clusters import NODE, ray_cluster
 from tests.tiny_models import save_adapter, save_model
-from tests.unit.test_cluster import CHOICE, GREEDY, JOBS, SHARED, TABLES, content, same
+from tests.unit.test_cluster import CHOICE, GREEDY, JOBS, SHARED, TABLES, check_same, content
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
@@ -155,7 +155,7 @@ def test_two_nodes_make_the_store_of_a_local_run(
     notes: list[str] = []
     with engine(tmp_path, FirstWaitsForAnother, note=notes.append) as found:
         found.acquire(JOBS, *pair)
-    assert same(tmp_path, local)
+    check_same(tmp_path, local)
     done = computed(tmp_path)
     assert len({one["node"] for one in done}) == 2
     assert Counter(key for one in done for key in one["keys"]) == {key: 1 for table in TABLES for key in local[table]}
@@ -179,7 +179,7 @@ def test_a_node_that_dies_loses_nothing_and_only_its_chunk_is_done_again(
 
     with engine(tmp_path, FirstHangs, progress=kill) as found:
         found.acquire(JOBS, *pair)
-    assert same(tmp_path, local)
+    check_same(tmp_path, local)
     done = computed(tmp_path)
     (lost,) = [one["keys"] for one in done if one["node"] == dead[0]]
     assert lost
@@ -215,7 +215,7 @@ def test_a_node_that_joins_is_given_work(
 
     with engine(tmp_path, SecondWaitsForAnother, progress=add) as found:
         found.acquire(JOBS, *pair)
-    assert same(tmp_path, local)
+    check_same(tmp_path, local)
     assert {one["node"] for one in computed(tmp_path)} > {joined[0].node_id}
 
 
@@ -262,7 +262,7 @@ def test_actors_of_a_cluster_with_gpus_ask_for_one_each(
 
 def test_a_cluster_that_has_nothing_to_give(nodes: Any) -> None:
     nodes()
-    actors = Actors(Settings("cuda", None, None, False, (), ""), {"CPU": 1, "GPU": 1}, patience=0)
-    chunk = Chunk((), 0, (), {}, 1, 1)
+    actors = Actors(Settings("cuda", None, None, False, (), "own", False, ""), {"CPU": 1, "GPU": 1}, patience=0)
+    chunk = Chunk((), 0, (), {}, "responses", frozenset(), 1, 1)
     with pytest.raises(TrustError, match="no node of the Ray cluster gave an actor 1 CPU and 1 GPU in 0 s"):
         list(actors.run([chunk]))
