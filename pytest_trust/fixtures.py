@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust import config as options
+from pytest_trust.config import TrustConfig, options_of
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
 from pytest_trust.references import Reference, parse_reference
@@ -90,7 +90,7 @@ def _line(verdict: str, record: Mapping[str, Any]) -> str:
 class Trust:
     """Compares the pair in one test. Every comparison becomes a record of the run's report."""
 
-    def __init__(self, audit: Audit, pair: Pair, item: pytest.Item, trust: options.TrustConfig) -> None:
+    def __init__(self, audit: Audit, pair: Pair, item: pytest.Item, trust: TrustConfig) -> None:
         self.pair = pair
         self._audit = audit
         self._item = item
@@ -211,7 +211,7 @@ def audit_of(config: pytest.Config) -> Audit:
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
-        audit = Audit(options.of(config), progress=progress, note=note_line(config), workers=workers)
+        audit = Audit(options_of(config), progress=progress, note=note_line(config), workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]
@@ -229,7 +229,7 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     failure = failures.get(pair)
     if failure is not None:
         pytest.skip(f"not measured, as in {failure[0]}: {failure[1]}")
-    trust = options.of(config)
+    trust = options_of(config)
     if trust.plan or trust.record:
         pytest.skip("this run compares nothing")
     try:
@@ -263,6 +263,6 @@ def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = 
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
     if key not in found:
-        trust = options.of(config)
+        trust = options_of(config)
         found[key] = load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
     return found[key]
