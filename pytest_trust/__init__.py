@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pytest_trust.errors import InvalidInput, TrustError
     from pytest_trust.estimates import Statistic
     from pytest_trust.judges import Judgement, get_judge
-    from pytest_trust.probes import Gate, Message, Probe, Suite, load_suite
+    from pytest_trust.probes import Gate, Message, Probe, Suite
     from pytest_trust.reasoning import Split, split_reasoning
+    from pytest_trust.suite_files import load_suite
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,7 @@ _MODULES = {
     "compare_scores": "comparison",
     "get_judge": "judges",
     "kl_divergence": "divergence",
-    "load_suite": "probes",
+    "load_suite": "suite_files",
     "split_reasoning": "reasoning",
 }
 

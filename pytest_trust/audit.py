@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.jobs import Generation, Job, PairDrift, Progress, Response
+from pytest_trust.audit_drift import Drifts
+from pytest_trust.errors import InvalidInput
+from pytest_trust.jobs import Generation, Job, Progress, Response
 from pytest_trust.judges import get_judge
 from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
@@ -18,24 +19,13 @@ from pytest_trust.reasoning import DEFAULT_TAGS
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.config import TrustConfig
-    from pytest_trust.drift import Drift, TokenDrift
-    from pytest_trust.evaluation import Side
     from pytest_trust.judge_error import Accuracy
+    from pytest_trust.judging import Side
     from pytest_trust.references import Reference
     from pytest_trust.stopping import Visit
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
-NO_TOKENS = "no tokens to measure it on"
-DIRECTIONS = {
-    "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
-    "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
-}
-#: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
-WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
-NO_TOKENS = "no tokens to measure it on"
-
-
 class ReferencePair(Protocol):
     @property
     def baseline(self) -> Reference: ...
@@ -108,8 +98,7 @@ class Audit:
         self._sides: dict[tuple[Reference, str, str], Side] = {}
         # by the job's number, and with the job, so that it stays its own
         self._responses: dict[tuple[Reference, int], tuple[Job, Mapping[str, tuple[Response, ...]]]] = {}
-        self._pair_drifts: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
-        self._drifts: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
+        self.drifts = Drifts(self)
 
     @property
     def engine(self) -> Engine:
@@ -236,7 +225,7 @@ class Audit:
 
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
-        from pytest_trust.evaluation import Side, judge_options
+        from pytest_trust.judging import Side, judge_options
 
         if suite.task == "choose":
             return Side(
@@ -253,18 +242,10 @@ class Audit:
             self._responses[key] = job, self.engine.responses(reference, job)
         return self._responses[key][1]
 
-    def _pair_drift(self, pair: ReferencePair, suite: Suite) -> PairDrift:
-        """What `Engine.drift` gives of a suite that has been acquired, read once."""
-        job = self.job(suite, pair)
-        key = (pair.baseline, pair.candidate, id(job))
-        if key not in self._pair_drifts:
-            self._pair_drifts[key] = job, self.engine.drift(job, pair.baseline, pair.candidate)
-        return self._pair_drifts[key][1]
-
     def judged_responses(
         self, reference: Reference, job: Job, judge: Any, judge_name: str, responses: Mapping[str, tuple[Any, ...]]
     ) -> Side:
-        from pytest_trust.evaluation import Side, judge_responses
+        from pytest_trust.judging import Side, judge_responses
         from pytest_trust.remembered import Remembered
 
         if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
@@ -330,13 +311,13 @@ class Audit:
         if judge_name in READS_ANYWHERE and judge_name == suite.judge:
             self._add_trace(record, pair, suite, gate, job, threshold)
         record["notes"] = list(suite.notes)
-        record["drift"] = self.drift_record(pair, [suite])
-        record["drift_by_flip"] = self._drift_by_flip(pair, suite, job, record)
+        record["drift"] = self.drifts.record(pair, [suite])
+        record["drift_by_flip"] = self.drifts.by_flip(pair, suite, job, record)
         record["drift_auc"] = flip_auc(record["drift_by_flip"])
         outcomes = {name: samples[0].outcome for name, samples in sides[1].samples.items() if samples}
-        record["drift_by_outcome"] = drift_by_outcome(self.token_drifts(pair, [suite], "candidate_baseline")[0], outcomes)
+        record["drift_by_outcome"] = drift_by_outcome(self.drifts.of_tokens(pair, [suite], "candidate_baseline")[0], outcomes)
         record["run"] = self.run_record(pair)
-        record["dimension_drift"] = self.drift_record(
+        record["dimension_drift"] = self.drifts.record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
         )
         return record
@@ -345,7 +326,8 @@ class Audit:
         self, record: dict[str, Any], pair: ReferencePair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
     ) -> None:
         """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
-        from pytest_trust.evaluation import OfThoughts, gate_record, with_trace
+        from pytest_trust.evaluation import gate_record, with_trace
+        from pytest_trust.judging import OfThoughts
 
         thoughts = [self._thoughts(reference, job) for reference in (pair.baseline, pair.candidate)]
         if suite.task == "choose" or not any(one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers):
@@ -416,112 +398,6 @@ class Audit:
         if one_at_a_time(self.engine, pair.baseline, pair.candidate):
             return [f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"]
         return []
-
-    def token_drifts(
-        self, pair: ReferencePair, suites: Sequence[Suite], direction: str
-    ) -> tuple[list[TokenDrift], str]:
-        """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
-        drifts: list[TokenDrift] = []
-        reasons = []
-        for suite in sorted(suites, key=lambda suite: suite.name):
-            found = self._pair_drift(pair, suite)
-            by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
-            drifts += [by_probe[probe] for probe in sorted(by_probe)]
-            reasons.append(getattr(found, f"{direction}_reason"))
-        return drifts, next(filter(None, reasons), NO_TOKENS)
-
-    def drift_record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
-        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
-        from pytest_trust.drift import summarise
-
-        key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
-        if key in self._drifts:
-            return self._drifts[key]
-        record: dict[str, Any] = {}
-        for direction, (name, on) in DIRECTIONS.items():
-            drifts, reason = self.token_drifts(pair, suites, direction)
-            if drifts:
-                if self.trust.template == "shared":
-                    on += ", both behind the baseline's template"
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
-            else:
-                record[f"{direction}_reason"] = reason
-        for direction, (name, on) in WITHOUT_TRACE.items():
-            drifts, _ = self.token_drifts(pair, suites, direction)
-            if drifts:
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self.policy.alpha).as_record()
-        if any(direction in record for direction in DIRECTIONS):
-            floor, _ = self.token_drifts(pair, suites, "floor")
-            record["floor"] = (
-                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()[
-                    "mean"
-                ]
-                if floor
-                else None
-            )
-            record["identical"] = all(
-                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
-            )
-        texts = self._text_records(pair, suites)
-        if texts:
-            record["texts"] = texts
-        refused = [record.get(f"{direction}_reason", NO_TOKENS) for direction in DIRECTIONS]
-        if texts or any(reason != NO_TOKENS for reason in refused):
-            record.setdefault("identical", False)
-        self._drifts[key] = record if "identical" in record else None
-        return self._drifts[key]
-
-    def _text_records(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
-        """What there is in place of KL where the tokenizers differ, by the responses it is on."""
-        from pytest_trust.text_pair import WRITERS, summarise_texts
-
-        ordered = sorted(suites, key=lambda suite: suite.name)
-        measured = [self._pair_drift(pair, suite).texts for suite in ordered]
-        by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
-        summaries = {writer: summarise_texts(drifts, writer, alpha=self.policy.alpha) for writer, drifts in by_writer.items()}
-        return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
-
-    def _drift_by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
-        """Drift of the candidate's responses, apart for probes that flipped under a gate."""
-        from pytest_trust.drift_flips import drift_by_flip
-
-        found, _ = self.token_drifts(pair, [suite], "candidate_baseline")
-        drifts = {drift.probe: float(drift.kl_pq.mean()) for drift in found if len(drift)}
-        missing = set(record["missing"])
-        compared = [probe.id for probe in job.probes if probe.id not in missing]
-        return drift_by_flip(drifts, [flip["probe"] for flip in record["flips"]], compared)
-
-    def suite_drift(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
-        """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
-        from pytest_trust.drift import summarise
-
-        job = replace(self.job(suite), drift=frozenset(probe.id for probe in self.job(suite).probes))
-        self.engine.acquire([job], pair.baseline, pair.candidate)
-        found = self.engine.drift(job, pair.baseline, pair.candidate)
-        by_probe = getattr(found, direction)
-        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
-        if not by_probe:
-            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
-        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self.policy.alpha)
-
-    def text_drift(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
-        """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
-        for a recording."""
-        from pytest_trust.drift import summarise
-        from pytest_trust.drift_models import drifts_of_texts
-        from pytest_trust.texts import checked_texts
-
-        given, names = checked_texts(texts, clusters)
-        sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")
-        loaded = []
-        for side in sides:
-            reference: Reference = getattr(pair, side)
-            if reference.kind == "recording":
-                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only")
-            model = self.engine.runner(reference).loaded
-            loaded.append((model.model, model.tokenizer))
-        drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
-        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self.policy.alpha)
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
         from pytest_trust.report.driftdiff import drift_diff

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_trust.policy import load_policy
-from pytest_trust.probes import PUBLIC, bundled_directory, bundled_suites
+from pytest_trust.probes import PUBLIC
+from pytest_trust.suite_files import bundled_directory, bundled_suites
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -150,13 +150,13 @@ class Trust:
         if on not in ("responses", "prompts"):
             raise InvalidInput(f"on is {on!r}, expected responses or prompts")
         if not isinstance(suite, (str, Path)):
-            return self._audit.text_drift(self.pair, suite, None, direction, "texts")
+            return self._audit.drifts.of_texts(self.pair, suite, None, direction, "texts")
         loaded = self._load(suite, None, "custom")
         if on == "prompts":
             probes = [probe for probe in loaded.probes if probe.prompt.strip()]
             clusters = [probe.cluster for probe in probes]
-            return self._audit.text_drift(self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts")
-        return self._audit.suite_drift(self.pair, loaded, direction)
+            return self._audit.drifts.of_texts(self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts")
+        return self._audit.drifts.of_suite(self.pair, loaded, direction)
 
     def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:
         path = Path(suite)
@@ -259,7 +259,7 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
 
 def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom") -> Suite:
     """A suite as it was when this session first read it: many tests ask for each."""
-    from pytest_trust.probes import load_suite
+    from pytest_trust.suite_files import load_suite
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
     if key not in found:

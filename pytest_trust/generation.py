@@ -1,13 +1,11 @@
 """Batched generation: one prefill per prompt, waiting rows in the places of finished ones, samples that do not depend on their batch.
 
-A sample is drawn by inverting the distribution at a number of the row's own generator, so neither the other rows of a batch nor
-the global seed matter. A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied:
+A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied:
 both sides of a pair are asked in the same way.
 """
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +15,7 @@ from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches, replace_r
 from pytest_trust.jobs import Generation, Limits
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
+from pytest_trust.sampling import Draws, choose_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +34,6 @@ _SLACK = 24
 
 # Steps between looks at whether a row in the plain format has come to the next turn.
 _LOOK_EVERY = 8
-
-# Tokens in a block of the vocabulary, when a sample is looked for by blocks.
-_BLOCK = 256
-
-# Most likely tokens among which top-p is looked for first.
-_NUCLEUS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +194,7 @@ class _Batch:
         self.runner = course.runner
         self.active: list[int] = []
         self.over: set[int] = set()
-        self._draws: dict[int, _Draws] = {}
+        self._draws: dict[int, Draws] = {}
         self._cache: Any = None
         self._lengths: Any = None  # [rows]: tokens of each row that are in the cache
         self._columns = 0
@@ -281,7 +274,7 @@ class _Batch:
         generation = self.course.generation
         for number in numbers:
             if number not in self._draws:
-                self._draws[number] = _Draws(self.course.rows[number].seed, generation, self.course.rows[number].drawn)
+                self._draws[number] = Draws(self.course.rows[number].seed, generation, self.course.rows[number].drawn)
         head = self.runner.head
         if self._logits is None or len(self._logits) < len(state):
             self._logits = head.weight.new_empty(len(state), head.vocabulary)
@@ -344,7 +337,7 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     for index, row in enumerate(rows):
         ids[index, width - len(row.prompt) :] = torch.tensor(row.prompt, device=runner.device)
         mask[index, width - len(row.prompt) :] = 1
-    draws = [_Draws(row.seed, generation, row.drawn) for row in rows]
+    draws = [Draws(row.seed, generation, row.drawn) for row in rows]
 
     def sample(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen = choose_tokens(scores, draws, generation)
@@ -367,87 +360,6 @@ def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     """Padding follows the first end token, and may be the same id."""
     stop = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
-
-
-class _Draws:
-    """The row's own uniform numbers, one a token."""
-
-    def __init__(self, seed: int, generation: Generation, drawn: int = 0) -> None:
-        self._random = None if generation.greedy else random.Random(seed)
-        for _ in range(0 if self._random is None else drawn):
-            self.next()
-
-    def next(self) -> float:
-        assert self._random is not None
-        return self._random.random()
-
-
-def choose_tokens(logits: torch.Tensor, draws: Sequence[_Draws], generation: Generation) -> torch.Tensor:
-    """The next token of each row, [rows]: the most likely one, or a sample after temperature, top-k and top-p in this order."""
-    import torch
-
-    scores = logits.float()
-    if generation.greedy:
-        return scores.argmax(-1)
-    scores = scores / generation.temperature
-    numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)[:, None]
-    if not generation.top_k and generation.top_p == 1:
-        return _invert_by_blocks(scores, numbers)
-    scores, order = _nucleus(scores, generation)
-    probabilities = scores.double().softmax(-1)
-    if generation.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= generation.top_p, 0.0)
-    reached = probabilities.cumsum(-1)
-    return order.gather(-1, _invert(reached, numbers * reached[:, -1:]))[:, 0]
-
-
-def _invert(reached: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """[rows, 1]: the first place of each row at which the running total `reached` is above `mass`."""
-    import torch
-
-    # rounding must not reach past the last place that has mass
-    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)
-    return torch.minimum(torch.searchsorted(reached, mass, right=True), last)
-
-
-def _invert_by_blocks(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """A token of the whole vocabulary for each row: first the block of tokens, by float64 totals, then the token in it. A running total in
-    float64 over all of the vocabulary would cost as much as the head."""
-    import torch
-
-    masses = (scores - scores.amax(-1, keepdim=True)).exp_()
-    if masses.shape[-1] % _BLOCK:
-        masses = torch.nn.functional.pad(masses, (0, -masses.shape[-1] % _BLOCK))
-    masses = masses.reshape(len(masses), -1, _BLOCK)
-    reached = masses.sum(-1, dtype=torch.float64).cumsum(-1)
-    mass = numbers * reached[:, -1:]
-    block = _invert(reached, mass)
-    before = reached.gather(-1, (block - 1).clamp(min=0)) * (block > 0)
-    inside = masses[torch.arange(len(masses), device=masses.device), block[:, 0]].double().cumsum(-1)
-    return (block * _BLOCK + _invert(inside, mass - before))[:, 0]
-
-
-def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores in falling order with their ids: the top k, or enough for top-p with everything behind them as one entry.
-
-    Sorting the whole vocabulary at every token would cost as much as the model; 1,024 tokens nearly always hold the nucleus.
-    """
-    import torch
-
-    vocabulary = scores.shape[-1]
-    if generation.top_k:
-        ranked, order = scores.topk(min(generation.top_k, vocabulary))
-        return ranked, order
-    ranked, order = scores.topk(min(_NUCLEUS, vocabulary))
-    log_total = scores.double().logsumexp(-1, keepdim=True)
-    held = (ranked.double() - log_total).exp().sum(-1, keepdim=True)
-    if bool((held < generation.top_p).any()):
-        ranked, order = scores.sort(-1, descending=True)
-        return ranked, order
-    # The tail, as one entry that top-p then removes, keeps the probabilities those of the whole vocabulary.
-    tail = (log_total + torch.log1p(-held.clamp(max=1.0))).to(scores.dtype)
-    return torch.cat([ranked, tail], -1), torch.cat([order, order[:, :1]], -1)
 
 
 def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:

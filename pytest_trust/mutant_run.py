@@ -69,7 +69,7 @@ def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], name
         pair = MutantPair(baseline, with_mutant(baseline, dosed))
         audit.acquire(pair, kept)
         records = [audit.gate_record(pair, suite, gate) for suite in kept for gate in measured[suite.name]]
-        drift = (audit.drift_record(pair, kept) or {}).get("candidate_baseline") or {}
+        drift = (audit.drifts.record(pair, kept) or {}).get("candidate_baseline") or {}
         runs.append(mutant_record(dosed, records, drift.get("mean")))
         run = audit.run_record(pair)
         audit.engine.subject(pair.candidate).release()

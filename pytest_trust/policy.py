@@ -9,7 +9,8 @@ from typing import Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judge_error import Accuracy
-from pytest_trust.probes import PUBLIC, Gate, Suite, bundled_directory, check_keys, read_yaml
+from pytest_trust.probes import PUBLIC, Gate, Suite
+from pytest_trust.suite_files import bundled_directory, check_keys, read_yaml
 
 _NUMBER = (int, float)
 

@@ -114,7 +114,7 @@ class TrustRun:
 
     def _record(self, session: pytest.Session) -> None:
         from pytest_trust.fixtures import audit_of, suites_of
-        from pytest_trust.recording import write_recording
+        from pytest_trust.recording_writer import write_recording
 
         reference = self.trust.baseline or self.trust.candidate
         assert reference is not None and self.trust.record is not None

@@ -15,7 +15,7 @@ import yaml
 
 from pytest_trust.audit import make_job
 from pytest_trust.policy import load_policy
-from pytest_trust.probes import load_suite
+from pytest_trust.suite_files import load_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 FILES = sorted(DATA.glob("*/*.yaml"))

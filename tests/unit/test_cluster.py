@@ -25,7 +25,7 @@ from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Generation, Job, Progress
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording import write_recording
+from pytest_trust.recording_writer import write_recording
 from pytest_trust.references import Reference, parse_reference
 from pytest_trust.store import Store, Table
 from pytest_trust.token_drift import TokenDrift

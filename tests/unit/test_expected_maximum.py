@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.evaluation import JudgedSample, score_probe
-from pytest_trust.probes import Gate, load_suite, read_gate
+from pytest_trust.judging import JudgedSample, score_probe
+from pytest_trust.probes import Gate
+from pytest_trust.suite_files import load_suite, read_gate
 
 
 def samples(*scores: float) -> list[JudgedSample]:

@@ -143,14 +143,14 @@ def test_samples_do_not_depend_on_their_batch_nor_touch_the_global_seed(llama: A
 def test_samples_follow_the_distribution() -> None:
     import torch
 
-    from pytest_trust.generation import _Draws, choose_tokens
+    from pytest_trust.sampling import Draws, choose_tokens
 
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -8.0]])
     for settings, kept in (({}, 5), ({"top_k": 2}, 2), ({"top_p": 0.8}, 2), ({"top_k": 4, "top_p": 0.95}, 3)):
         generation = Generation(1, temperature=0.8, **settings)  # type: ignore[arg-type]
         ranked = (logits[0] / 0.8).softmax(-1)[:kept]
         expected = (ranked / ranked.sum()).tolist() + [0.0] * (5 - kept)
-        draws = [_Draws(seed, generation) for seed in range(20_000)]
+        draws = [Draws(seed, generation) for seed in range(20_000)]
         counts = choose_tokens(logits.expand(20_000, -1), draws, generation).bincount(minlength=5) / 20_000
         # four standard errors of a share of 20,000
         assert counts.tolist() == pytest.approx(expected, abs=4 * 0.5 / 20_000**0.5)
@@ -161,13 +161,13 @@ def test_samples_follow_the_distribution() -> None:
 def test_a_sample_by_blocks_is_the_running_total_inverted(vocabulary: int) -> None:
     import torch
 
-    from pytest_trust.generation import _Draws, choose_tokens
+    from pytest_trust.sampling import Draws, choose_tokens
 
     logits = 4 * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(1))
     logits[:, vocabulary // 2 :: 3] = float("-inf")  # never drawn
     generation = Generation(1, temperature=0.9)
-    chosen = choose_tokens(logits, [_Draws(seed, generation) for seed in range(64)], generation)
-    numbers = torch.tensor([_Draws(seed, generation).next() for seed in range(64)], dtype=torch.float64)
+    chosen = choose_tokens(logits, [Draws(seed, generation) for seed in range(64)], generation)
+    numbers = torch.tensor([Draws(seed, generation).next() for seed in range(64)], dtype=torch.float64)
     reached = (logits.double() / 0.9).softmax(-1).cumsum(-1)
     below = torch.where(chosen > 0, reached.gather(-1, (chosen - 1).clamp(min=0)[:, None])[:, 0], 0.0)
     above = reached.gather(-1, chosen[:, None])[:, 0]
@@ -179,14 +179,14 @@ def test_a_sample_by_blocks_is_the_running_total_inverted(vocabulary: int) -> No
 def test_top_p_over_a_large_vocabulary_equals_the_full_sort() -> None:
     import torch
 
-    from pytest_trust.generation import _Draws, choose_tokens
+    from pytest_trust.sampling import Draws, choose_tokens
 
     torch_generator = torch.Generator().manual_seed(0)
     sharp = 6 * torch.randn(40, 5000, generator=torch_generator)
     flat = 0.01 * torch.randn(40, 5000, generator=torch_generator)
     generation = Generation(1, temperature=1.0, top_p=0.9)
     for logits in (sharp, flat, torch.cat([sharp[:20], flat[:20]])):
-        chosen = choose_tokens(logits, [_Draws(seed, generation) for seed in range(40)], generation)
+        chosen = choose_tokens(logits, [Draws(seed, generation) for seed in range(40)], generation)
         ranked, order = logits.sort(-1, descending=True)
         probabilities = ranked.double().softmax(-1)
         rank = (order == chosen[:, None]).int().argmax(-1)

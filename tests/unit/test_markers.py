@@ -18,7 +18,7 @@ from pytest_trust.jobs import Generation, Job
 from pytest_trust.markers import read_response, spelled_out
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
-from pytest_trust.recording import write_recording
+from pytest_trust.recording_writer import write_recording
 from pytest_trust.references import parse_reference
 from tests.tiny_models import CHATML, save_model, save_tokenizer
 

@@ -17,10 +17,11 @@ from pytest_trust.models import load_model
 from pytest_trust.mutant_run import mutant_document, mutant_record, with_mutant
 from pytest_trust.mutants import MUTANTS, Dosed, choose, parse_mutant, read_names
 from pytest_trust.mutation import ablate, add_noise, apply_mutant, decoder_layers, hook, prune, quantise
-from pytest_trust.probes import Message, Probe, bundled_suites, load_suite
+from pytest_trust.probes import Message, Probe
 from pytest_trust.references import InvalidReference, Reference, parse_reference
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns
+from pytest_trust.suite_files import bundled_suites, load_suite
 from tests.tiny_models import save_model
 
 LAYERS = 6

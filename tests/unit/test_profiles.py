@@ -13,7 +13,7 @@ from pytest_trust.audit import make_job
 from pytest_trust.errors import InvalidInput
 from pytest_trust.jobs import Generation
 from pytest_trust.policy import load_policy
-from pytest_trust.probes import load_suite
+from pytest_trust.suite_files import load_suite
 
 
 def trust(**options: Any) -> Any:

@@ -1,0 +1,148 @@
+"""The drift of an audit's pairs: read from the engine once, summarised by suite, dimension and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from pytest_trust.audit import Audit, ReferencePair
+    from pytest_trust.drift import Drift, TokenDrift
+    from pytest_trust.jobs import Job, PairDrift
+    from pytest_trust.probes import Suite
+    from pytest_trust.references import Reference
+
+NO_TOKENS = "no tokens to measure it on"
+DIRECTIONS = {
+    "candidate_baseline": ("KL(candidate || baseline)", "candidate responses"),
+    "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
+}
+#: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
+WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
+
+
+class Drifts:
+    """The drift part of an audit's records, for suites that it has acquired."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        # by the job's number, and with the job, so that it stays its own
+        self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
+        self._records: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
+
+    def _of_pair(self, pair: ReferencePair, suite: Suite) -> PairDrift:
+        """What `Engine.drift` gives of a suite that has been acquired, read once."""
+        job = self._audit.job(suite, pair)
+        key = (pair.baseline, pair.candidate, id(job))
+        if key not in self._pairs:
+            self._pairs[key] = job, self._audit.engine.drift(job, pair.baseline, pair.candidate)
+        return self._pairs[key][1]
+
+    def of_tokens(
+        self, pair: ReferencePair, suites: Sequence[Suite], direction: str
+    ) -> tuple[list[TokenDrift], str]:
+        """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
+        drifts: list[TokenDrift] = []
+        reasons = []
+        for suite in sorted(suites, key=lambda suite: suite.name):
+            found = self._of_pair(pair, suite)
+            by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
+            drifts += [by_probe[probe] for probe in sorted(by_probe)]
+            reasons.append(getattr(found, f"{direction}_reason"))
+        return drifts, next(filter(None, reasons), NO_TOKENS)
+
+    def record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
+        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
+        from pytest_trust.drift import summarise
+
+        key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
+        if key in self._records:
+            return self._records[key]
+        record: dict[str, Any] = {}
+        for direction, (name, on) in DIRECTIONS.items():
+            drifts, reason = self.of_tokens(pair, suites, direction)
+            if drifts:
+                if self._audit.trust.template == "shared":
+                    on += ", both behind the baseline's template"
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._audit.policy.alpha).as_record()
+            else:
+                record[f"{direction}_reason"] = reason
+        for direction, (name, on) in WITHOUT_TRACE.items():
+            drifts, _ = self.of_tokens(pair, suites, direction)
+            if drifts:
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._audit.policy.alpha).as_record()
+        if any(direction in record for direction in DIRECTIONS):
+            floor, _ = self.of_tokens(pair, suites, "floor")
+            record["floor"] = (
+                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()[
+                    "mean"
+                ]
+                if floor
+                else None
+            )
+            record["identical"] = all(
+                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
+            )
+        texts = self._texts(pair, suites)
+        if texts:
+            record["texts"] = texts
+        refused = [record.get(f"{direction}_reason", NO_TOKENS) for direction in DIRECTIONS]
+        if texts or any(reason != NO_TOKENS for reason in refused):
+            record.setdefault("identical", False)
+        self._records[key] = record if "identical" in record else None
+        return self._records[key]
+
+    def _texts(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
+        """What there is in place of KL where the tokenizers differ, by the responses it is on."""
+        from pytest_trust.text_pair import WRITERS, summarise_texts
+
+        ordered = sorted(suites, key=lambda suite: suite.name)
+        measured = [self._of_pair(pair, suite).texts for suite in ordered]
+        by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
+        summaries = {writer: summarise_texts(drifts, writer, alpha=self._audit.policy.alpha) for writer, drifts in by_writer.items()}
+        return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
+
+    def by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
+        """Drift of the candidate's responses, apart for probes that flipped under a gate."""
+        from pytest_trust.drift_flips import drift_by_flip
+
+        found, _ = self.of_tokens(pair, [suite], "candidate_baseline")
+        drifts = {drift.probe: float(drift.kl_pq.mean()) for drift in found if len(drift)}
+        missing = set(record["missing"])
+        compared = [probe.id for probe in job.probes if probe.id not in missing]
+        return drift_by_flip(drifts, [flip["probe"] for flip in record["flips"]], compared)
+
+    def of_suite(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
+        """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
+        from pytest_trust.drift import summarise
+
+        job = replace(self._audit.job(suite), drift=frozenset(probe.id for probe in self._audit.job(suite).probes))
+        self._audit.engine.acquire([job], pair.baseline, pair.candidate)
+        found = self._audit.engine.drift(job, pair.baseline, pair.candidate)
+        by_probe = getattr(found, direction)
+        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
+        if not by_probe:
+            raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
+        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self._audit.policy.alpha)
+
+    def of_texts(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
+        """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
+        for a recording."""
+        from pytest_trust.drift import summarise
+        from pytest_trust.drift_models import drifts_of_texts
+        from pytest_trust.texts import checked_texts
+
+        given, names = checked_texts(texts, clusters)
+        sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")
+        loaded = []
+        for side in sides:
+            reference: Reference = getattr(pair, side)
+            if reference.kind == "recording":
+                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only")
+            model = self._audit.engine.runner(reference).loaded
+            loaded.append((model.model, model.tokenizer))
+        drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
+        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self._audit.policy.alpha)

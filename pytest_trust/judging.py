@@ -1,0 +1,143 @@
+"""Responses become judged samples, and samples a probe's score. Pure functions; no model, no pytest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_trust.jobs import OptionScores, Response
+from pytest_trust.judges import Judgement
+from pytest_trust.probes import Gate, Probe
+
+Judge = Callable[[str, Probe], Judgement]
+
+
+NOT_MEASURED = math.nan
+
+
+#: Judges that read the end of an answer: one cut at the token limit has not said it yet. The others read its first tokens.
+READS_THE_END = ("exact", "choice")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSample:
+    """One response and what it counts as."""
+
+    outcome: str
+    score: float
+    answer: str
+    reasoning: str = ""
+    message: str = ""
+    closed: bool = False
+    """The trace was closed by the reasoning budget."""
+    chosen: str = ""
+    """The option chosen, where there are options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One model's part of a suite: its judged samples by probe id."""
+
+    model: str
+    samples: Mapping[str, tuple[JudgedSample, ...]]
+    lacking: str = ""
+    """Why samples are missing, where the model's kind cannot give them."""
+
+
+class OfThoughts:
+    """A judge that reads reasoning: a response without any has said nothing in it, which is `ok`."""
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+        self.identity = judge.identity
+
+    def __call__(self, text: str, probe: Probe) -> Judgement:
+        return self._judge(text, probe) if text.strip() else Judgement("ok", 0.0)
+
+
+def judge_responses(
+    judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]
+) -> dict[str, tuple[JudgedSample, ...]]:
+    """Judge every sample of every probe. A trace that was never closed is `truncated`, whatever it says; a judge that throws gives `error`."""
+    return {
+        probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
+        for probe in probes
+    }
+
+
+def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
+    cut = response.finish_reason == "length"
+    if not response.complete or (cut and (not response.answer.strip() or name in READS_THE_END)):
+        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
+    try:
+        judgement = judge(response.answer, probe)
+    except (
+        Exception
+    ) as error:  # a judge's failure is an instrument error of this response, and the run goes on
+        judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
+    return JudgedSample(
+        judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message, response.closed
+    )
+
+
+def judge_options(
+    probes: Sequence[Probe], scores: Mapping[str, OptionScores], normalise: str = "none"
+) -> dict[str, tuple[JudgedSample, ...]]:
+    """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`. Ties go against the answer (larger is worse)."""
+    judged: dict[str, tuple[JudgedSample, ...]] = {}
+    for probe in probes:
+        if probe.id not in scores:
+            judged[probe.id] = ()
+            continue
+        values = normalised(scores[probe.id], normalise)
+        if not all(map(math.isfinite, values)):
+            judged[probe.id] = (
+                JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),
+            )
+            continue
+        right = values[probe.options.index(probe.answer)]
+        others = [
+            (value, option)
+            for value, option in zip(values, probe.options, strict=True)
+            if option != probe.answer
+        ]
+        best, rival = max(others)
+        wrong = best >= right
+        text = f"{rival if wrong else probe.answer}  ({best - right:+.2f} nats towards {rival!r})"
+        chosen = rival if wrong else probe.answer
+        judged[probe.id] = (JudgedSample("bad" if wrong else "ok", float(wrong), text, chosen=chosen),)
+    return judged
+
+
+def normalised(scores: OptionScores, by: str) -> list[float]:
+    """Log-likelihoods in nats; per token or per byte of the option where `by` says so (lm-evaluation-harness's acc_norm is per byte)."""
+    if by == "none":
+        return list(scores.log_likelihoods)
+    lengths = scores.tokens if by == "tokens" else scores.bytes
+    return [value / max(1, length) for value, length in zip(scores.log_likelihoods, lengths, strict=True)]
+
+
+def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
+    """A probe's score under a gate, larger is worse; NaN when it was not measured.
+
+    `maximum` is the expected maximum over `gate.k` samples, or over as many as the probe was given. Fewer samples with a score leave the
+    probe unmeasured: a maximum over fewer of them is smaller by construction.
+    """
+    if not samples:
+        return NOT_MEASURED
+    if gate.score in ("share", "corpus"):  # of a corpus metric the probes' own errors tell which of them moved
+        counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
+        return sum(counted) / len(counted) if counted else NOT_MEASURED
+    scores = [sample.score for sample in samples if not math.isnan(sample.score)]
+    if gate.score == "any":
+        complete = len(scores) == len(samples)
+        return float(any(sample.outcome == "bad" for sample in samples)) if complete else NOT_MEASURED
+    from pytest_trust.statistics import expected_maximum
+
+    return expected_maximum(scores, min(gate.k or len(samples), len(samples)))
+
+
+def counted_outcomes(gate: Gate) -> tuple[str, ...]:
+    return gate.of if gate.score in ("share", "corpus") else ("ok", "bad", "refused")

@@ -1,0 +1,154 @@
+"""Writing a recording; `pytest_trust.recording` says what is in it, and reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.jobs import Job
+from pytest_trust.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
+from pytest_trust.references import Reference
+from pytest_trust.subject import portable_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_trust.acquisition import Engine
+
+_FLOAT16_LIMIT = 60_000.0
+
+
+def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequence[Job], *, topk: int = 0) -> None:
+    """Write a model's part of these jobs to `path`, acquiring what the store lacks. The file appears whole or not at all.
+
+    With `topk` above 0 it keeps that many tokens of every distribution, and no states and no head.
+
+    Raises:
+        TrustError: the reference is a recording itself, the model cannot be had, or the file cannot be written.
+    """
+    if reference.kind == "recording":
+        raise InvalidRecording(f"{reference.text}: already a recording: give the model it was made from")
+    planned = list(jobs)
+    engine.acquire_side(planned, reference)
+    served = engine.served(reference)
+    if served and topk:
+        raise InvalidInput(f"{reference.label}: of a model behind a server only its answers are recorded: leave out ?topk")
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "schema": schema_of(topk),
+        "topk": topk,
+        "identity": engine.identify(reference).as_dict(),
+        "vocabulary": "" if served else engine.subject(reference).vocabulary(),
+        "responses": {},
+        "options": {},
+        "suites": {job.suite: len(job.probes) for job in planned},
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    if served:
+        for job in planned:
+            manifest["responses" if job.task == "generate" else "options"] |= served.recorded(job)
+        manifest |= {"drift": {}, "head": {}}
+    else:
+        for job in planned:
+            _add_stored(manifest, engine, reference, job)
+        tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned, topk)
+    _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
+
+
+def _add_stored(manifest: dict[str, Any], engine: Engine, reference: Reference, job: Job) -> None:
+    """Put a loaded model's responses or option scores of a job into the manifest."""
+    subject = engine.subject(reference)
+    if job.task == "generate":
+        prompts = subject.prompts(job.probes)
+        keys = subject.response_keys(job, prompts)
+        stored = engine.store.get_json("responses", keys.values())
+        named = {
+            portable_key(probe, job, repeat): (probe.id, repeat)
+            for probe in job.probes
+            for repeat in range(job.repeats())
+        }
+        manifest["responses"] |= {
+            name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()
+        }
+    else:
+        option_keys = subject.option_keys(subject.options(job.probes))
+        stored = engine.store.get_json("options", option_keys.values())
+        manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
+
+
+def _drift_part(
+    engine: Engine, reference: Reference, jobs: Sequence[Job], topk: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    from pytest_trust.pair import own_states
+
+    found = own_states(engine, jobs, reference)
+    if found is None:
+        return {}, {}, {}
+    import torch
+
+    items, head = found
+    entries: dict[str, Any] = {}
+    offset = 0
+    for key, (text, answer_start, masked, states) in items.items():
+        entries[key] = {"text": text, "answer_start": answer_start, "offset": offset, "tokens": states.shape[0]}
+        entries[key] |= {"masked": masked} if masked else {}
+        offset += states.shape[0]
+    if topk:
+        from pytest_trust.topk import TopK, top_k
+
+        if topk >= head.vocabulary:
+            raise InvalidInput(f"topk={topk}: expected less than the vocabulary's {head.vocabulary} tokens")
+        tops = TopK.joined(
+            [
+                top_k(states, head, torch.tensor([token for row in text for token in row]), topk)
+                for text, *_, states in items.values()
+            ]
+        )
+        return {name: getattr(tops, name).contiguous() for name in TopK.__slots__}, entries, {}
+    tensors = {
+        "hidden": _in_16_bits(torch.cat([states for *_, states in items.values()])),
+        "head": _in_16_bits(head.weight),
+    }
+    if head.bias is not None:
+        tensors["bias"] = head.bias.float().cpu()
+    return tensors, entries, {"soft_cap": head.soft_cap, "scale": head.scale, "hash": hash_of_head(head)}
+
+
+def _in_16_bits(values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    fits = values.dtype != torch.bfloat16 and bool(values.abs().max() < _FLOAT16_LIMIT)
+    return values.to(torch.float16 if fits else torch.bfloat16).contiguous().cpu()
+
+
+def _write(path: Path, manifest: bytes, tensors: Mapping[str, torch.Tensor]) -> None:
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_entry(MANIFEST), manifest, zipfile.ZIP_DEFLATED)
+            if tensors:
+                from safetensors.torch import save
+
+                archive.writestr(_entry(TENSORS), save(dict(tensors)), zipfile.ZIP_STORED)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise TrustError(
+            f"{path}: the recording cannot be written ({error.strerror or error}): make room, or give another file"
+        ) from None
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name)  # with a fixed date: the same recording is the same file
