@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_trust.inference import LONGEST_TREE, Runner, merge_caches, replace_rows
+from pytest_trust.inference import LONGEST_TREE, Runner, close_up, merge_caches, replace_rows
 from pytest_trust.jobs import Generation, Limits
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from pytest_trust.masking import Framing
     from pytest_trust.models import LoadedModel
 
-# Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: copying the
-# states for a single row costs more than it saves.
-_COMPACT_BELOW = 0.75
+# Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: prompts are read
+# faster together.
+_ADMIT_BELOW = 0.875
+# The same where none wait: closing up moves few rows.
+_CLOSE_BELOW = 0.94
 
 # Columns beyond what the rows of a batch need: as many steps new rows can be put in the places of finished ones before all are moved.
 _SLACK = 24
@@ -220,21 +222,23 @@ class _Batch:
             source = torch.tensor([place[rows[number].read] for number in numbers], device=device)
             fresh = self.runner.prefill(prompts)
             first = self._choose(fresh.last[source], numbers)
-            if len(numbers) == len(free) and self._put(free, numbers, fresh, source, first):
+            if len(numbers) <= len(free) and self._put(free[: len(numbers)], numbers, fresh, source, first):
+                self._close_up(free[len(numbers) :])
                 return done
-        self.active = [self.active[line] for line in left]
-        kept = torch.tensor(left, dtype=torch.long, device=device)
-        if not self.active and not numbers:
+        elif left:
+            self._close_up(free)
             return done
+        self.active = [self.active[line] for line in left]
+        if not numbers:
+            return done
+        kept = torch.tensor(left, dtype=torch.long, device=device)
         if not self.active:
             self._cache, others, lines, added = fresh.cache, None, source, source[:0]
             self._lengths, self._next = fresh.lengths[source], first
         else:
-            others, lines, added = (fresh.cache, kept, source) if numbers else (None, kept, kept[:0])
-            self._lengths, self._next = self._lengths[kept], self._next[kept]
-            if numbers:
-                self._lengths = torch.cat([self._lengths, fresh.lengths[source]])
-                self._next = torch.cat([self._next, first])
+            others, lines, added = fresh.cache, kept, source
+            self._lengths = torch.cat([self._lengths[kept], fresh.lengths[source]])
+            self._next = torch.cat([self._next[kept], first])
         self.active += numbers
         self._columns = int(self._lengths.max())
         room = max(self.course.room(number) for number in self.active)
@@ -255,6 +259,25 @@ class _Batch:
         for line, number in zip(lines, numbers, strict=True):
             self.active[line] = number
         return True
+
+    def _close_up(self, free: Sequence[int]) -> None:
+        """Take out lines: the last ones move into their places."""
+        import torch
+
+        if not free:
+            return
+        count = len(self.active) - len(free)
+        places = [line for line in free if line < count]
+        sources = [line for line in range(count, len(self.active)) if line not in free]
+        for line, source in zip(places, sources, strict=True):
+            self.active[line] = self.active[source]
+        del self.active[count:]
+        into, out_of = (torch.tensor(lines, dtype=torch.long, device=self.runner.device) for lines in (places, sources))
+        for name in ("_lengths", "_next"):
+            values = getattr(self, name).index_copy(0, into, getattr(self, name)[out_of])
+            setattr(self, name, values[:count])
+        self._columns = int(self._lengths.max())
+        close_up(self._cache, into, out_of, count, self._columns)
 
     def advance(self) -> None:
         """Run the last tokens, and choose the next ones. Lines that are over go on until they are taken out, and say nothing more."""
@@ -297,11 +320,12 @@ def _stream_shared(course: _Course, limits: Limits) -> Spoken:
     while waiting or batch.active:
         taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
         free = len(batch.over)
-        if 0 < free < len(taken) <= free + (1 - _COMPACT_BELOW) * len(batch.active):
+        if 0 < free < len(taken) <= free + (1 - _ADMIT_BELOW) * len(batch.active):
             taken = taken[:free]  # a few more are not worth moving all
         waiting = waiting[len(taken) :]
         yield batch.admit(taken)
-        while len(batch.left) > _COMPACT_BELOW * len(batch.active):
+        share = _ADMIT_BELOW if waiting else _CLOSE_BELOW
+        while len(batch.left) > share * len(batch.active):
             batch.advance()
 
 

@@ -395,6 +395,17 @@ def _buffer_class() -> Any:
             self.start = self.used - columns
             self._expose()
 
+        def close_up(self, rows: torch.Tensor, sources: torch.Tensor, count: int, columns: int) -> None:
+            """Put rows in the places of others, keep the first `count`, and use the last `columns` columns."""
+            rows, sources = rows.to(self.key_buffer.device), sources.to(self.key_buffer.device)
+            self.start = self.used - columns
+            for name in ("key_buffer", "value_buffer"):
+                buffer = getattr(self, name)
+                used = buffer[:, :, self.start : self.used]
+                used[rows] = used[sources]
+                setattr(self, name, buffer[:count])
+            self._expose()
+
         def get_seq_length(self) -> int:
             return self.used - self.start
 
@@ -426,3 +437,9 @@ def replace_rows(cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.
     for layer, other in zip(cache.layers, others.layers, strict=True):
         layer.put(rows, other, other_rows, columns)
     return True
+
+
+def close_up(cache: Any, rows: torch.Tensor, sources: torch.Tensor, count: int, columns: int) -> None:
+    """Put rows of a cache in the places of others, and keep the first `count`. `columns` are the tokens of the longest row, afterwards."""
+    for layer in cache.layers:
+        layer.close_up(rows, sources, count, columns)
