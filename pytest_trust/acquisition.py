@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted, read_ahead
-from pytest_trust.identity import ModelIdentity, choose_device, on_cuda
-from pytest_trust.jobs import Generation, Job, Limits, OptionScores, PairDrift, Phase, Progress, Response, digest
+from pytest_trust.fitting import Fitting
+from pytest_trust.identity import ModelIdentity, choose_device
+from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
 from pytest_trust.sharing import ask, keys_of, share, with_keys
@@ -76,6 +77,7 @@ class Engine:
         self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
         self._batch_size = batch_size
+        self.fitting = Fitting(self, batch_size)
         self._keep = keep
         self._progress = progress
         self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
@@ -352,7 +354,7 @@ class Engine:
         from pytest_trust.budget import responses
 
         waiting = {one.key: one for one in answers}
-        limits = self._limits(reference, runner)
+        limits = self.fitting.limits(reference, runner)
         while waiting:
             asked = list(waiting.values())
             try:
@@ -363,8 +365,8 @@ class Engine:
                     if made:
                         yield [(asked[index], one) for index, one in made]
             except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                self._ran_out(error, min(limits.rows, len(asked)))
-                limits = self._fewer(min(limits.rows, len(asked)) // 2, asked, reference)
+                self.fitting.ran_out(error, min(limits.rows, len(asked)))
+                limits = self.fitting.fewer(min(limits.rows, len(asked)) // 2, asked, reference)
 
     def _choose(self, jobs: Sequence[Job], reference: Reference, wait: bool, keys: Set[str] | None) -> bool:
         plan = plan_choices(self.subject(reference), jobs)
@@ -380,7 +382,7 @@ class Engine:
             return score_options(runner, [one.group for one in part], [one.options for one in part])
 
         def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
-            made = self.halving(part, score, reference)
+            made = self.fitting.halving(part, score, reference)
             values = {
                 choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
                 for choice, one in zip(part, made, strict=True)
@@ -388,71 +390,13 @@ class Engine:
             self.store.put_json("options", values, self._context(runner, len(part)))
             yield len(part), sum(sum(one.tokens) for one in made)
 
-        limits = self._limits(reference, runner)
+        limits = self.fitting.limits(reference, runner)
         if self._batch_size is None:
             limits = replace(limits, rows=sys.maxsize)  # trees have no row for each option
         batches = choice_batches(plan, limits)
         return share(
             self, reference, "score", "options", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
         )
-
-    def _limits(self, reference: Reference, runner: Runner) -> Limits:
-        """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
-        if self._batch_size is not None:
-            return Limits(self._batch_size, sys.maxsize)
-        key, probed = self._fits_key(reference), self._probed_key(reference)
-        notes = self.store.get_json("notes", [key, probed])
-        if probed not in notes:
-            notes[probed] = runner.probe() if on_cuda(runner.device) else 0
-            self.store.put_json("notes", {probed: notes[probed]})
-        limits, seen = runner.limits(notes[probed]), notes.get(key)
-        return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
-
-    def _fits_key(self, reference: Reference) -> str:
-        """Of the tokens of a batch that were seen to fit."""
-        identity = self.identify(reference)
-        return digest("fits", 1, identity.fingerprint, identity.dtype, identity.device)
-
-    def _probed_key(self, reference: Reference) -> str:
-        """Of what a forward takes."""
-        identity = self.identify(reference)
-        return digest("probed", 1, identity.fingerprint, identity.dtype, identity.device)
-
-    def halving(
-        self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]], reference: Reference | None = None
-    ) -> list[Any]:
-        """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
-        if not items:
-            return []
-        try:
-            return run(items)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            self._ran_out(error, len(items))
-        half = len(items) // 2
-        if reference is not None:
-            self._fewer(half, items, reference)
-        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
-
-    def _ran_out(self, error: Exception, rows: int) -> None:
-        """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
-        import torch
-
-        from pytest_trust.heads import out_of_memory
-
-        if not out_of_memory(error):
-            raise error
-        if rows == 1:
-            raise TrustError(
-                "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
-            ) from None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _fewer(self, rows: int, items: Sequence[Any], reference: Reference) -> Limits:
-        """Remember of a model that so many of these rows are to be tried."""
-        tokens = rows * max(one.columns for one in items)
-        self.store.put_json("notes", {self._fits_key(reference): tokens}, replace=True)
-        return Limits(rows, tokens)
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
         return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_trust.inference import LONGEST_TREE, Runner, close_up, merge_caches, replace_rows
+from pytest_trust.buffers import close_up, merge_caches, replace_rows
+from pytest_trust.inference import LONGEST_TREE, Runner
 from pytest_trust.jobs import Generation, Limits
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP

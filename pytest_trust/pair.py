@@ -304,7 +304,7 @@ def _states(
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         if side == "baseline":
             groups = [_joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group for unit, group in zip(part, groups, strict=True)]
-        for unit, found in zip(part, engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())), strict=True):
+        for unit, found in zip(part, engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())), strict=True):
             result.append(_by_text(engine, unit, side, found))
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)

@@ -243,7 +243,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
         groups = [
             Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),)) for unit, row in zip(part, labels, strict=True)
         ]
-        states = [rows[0] for rows in engine.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context()))]
+        states = [rows[0] for rows in engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context()))]
         tokens, word, end = chances(head, torch.cat(states), [token for row in labels for token in row], blanks, ends)
         at = 0
         for unit, row in zip(part, labels, strict=True):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from pytest_trust import acquisition, inference
+from pytest_trust import fitting, inference
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
@@ -213,9 +213,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line
         engine.acquire_side([job], pair[0])
         assert engine.responses(pair[0], job) == expected
         assert max(sizes) > 2
-        seen = engine._limits(pair[0], engine.runner(pair[0]))
+        seen = engine.fitting.limits(pair[0], engine.runner(pair[0]))
     with Engine(store=tmp_path / "halved", device="cpu") as engine:  # the next run begins with what was seen to fit
-        assert engine._limits(pair[0], engine.runner(pair[0])) == seen
+        assert engine.fitting.limits(pair[0], engine.runner(pair[0])) == seen
         assert seen.tokens < engine.runner(pair[0]).limits().tokens
     monkeypatch.setattr(budget, "stream", within(0))
     with Engine(store=tmp_path / "none", device="cpu") as engine, pytest.raises(TrustError, match="not enough memory for a single row"):
@@ -241,10 +241,10 @@ def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
     def limits_of(memory: int) -> Limits:
         monkeypatch.setattr(inference, "free_bytes", lambda device: memory)
         with Engine(store=tmp_path, device="cpu") as found:
-            return found._limits(pair[0], found.runner(pair[0]))
+            return found.fitting.limits(pair[0], found.runner(pair[0]))
 
     monkeypatch.setattr(inference, "peak_bytes", peak)
-    monkeypatch.setattr(acquisition, "on_cuda", lambda device: True)
+    monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
     monkeypatch.setattr(inference, "_CPU_FORWARD", inference._GPU_FORWARD)
     small, large = limits_of(10_000_000), limits_of(20_000_000)
     assert sum(forwards) == inference._GPU_FORWARD  # all of it, and once
@@ -263,10 +263,10 @@ def test_a_probe_that_does_not_fit_fails_no_run(
         raise error
 
     monkeypatch.setattr(inference, "peak_bytes", peak)
-    monkeypatch.setattr(acquisition, "on_cuda", lambda device: True)
+    monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
     with Engine(store=tmp_path, device="cpu") as found:
         runner = found.runner(pair[0])
-        assert found._limits(pair[0], runner) == runner.limits()
+        assert found.fitting.limits(pair[0], runner) == runner.limits()
 
 
 def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
