@@ -247,6 +247,11 @@ def check_engine(trust: TrustConfig) -> None:
     if trust.engine == "ray":
         if find_spec("ray") is None:
             raise pytest.UsageError("--trust-engine=ray: Ray is not installed: pip install 'pytest-trust[ray]'")
+        served = [model for model in (trust.baseline, *trust.candidates) if model and model.kind == "server"]
+        if served:
+            raise pytest.UsageError(
+                f"--trust-engine=ray: {served[0].label} is behind a server, which does its own work, and drift against it needs the other model here: leave out --trust-engine"
+            )
         if trust.record is not None:
             raise pytest.UsageError(
                 "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"

@@ -30,6 +30,10 @@ RUN = "-m pytest -W error -p no:cacheprovider -p no:xdist --trust-profile=smoke 
             [PAIR[0], "--trust-engine=ray", "--trust-record=baseline.trust"],
             "record with --trust-engine=local",
         ),
+        (
+            [PAIR[0], "--trust-candidate=http://localhost:9/v1#served", "--trust-engine=ray"],
+            "--trust-engine=ray: served is behind a server",
+        ),
     ],
 )
 def test_what_is_refused(
