@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LEAST_TOKENS = 10_000
 # Planned tokens a second, as a share of what a matrix product of this machine would allow at 2 operations a parameter: what the
 # demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
-_EFFICIENCY = 0.5
+_EFFICIENCY = 0.8
 # Share of clusters that is taken to change to better before anything has been measured.
 _BACKGROUND = 0.05
 
