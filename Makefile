@@ -18,10 +18,11 @@ audit: $(VENV)/installed
 	@echo "$(AUDIT)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(AUDIT) || test $$? -eq 1
 
+# Two processes of one thread: most tests start further ones, and threads that outnumber the cores wait for each other.
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests examples -m "not gpu and not labels and not weights and not ray and not servers"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests examples -n 2 --dist loadfile -m "not gpu and not labels and not weights and not ray and not servers"
 
 # minutes, and needs the labelled data beside the project
 labels: $(VENV)/installed-test
