@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.scripted_models import scripted_model
+
+# Runs that tests start are none of this run's workers.
+for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
