@@ -16,6 +16,7 @@ import argparse
 import csv
 import gzip
 import json
+import math
 import os
 import platform
 import resource
@@ -248,7 +249,7 @@ def audit_rows(work: Path, profile: str, candidates: Sequence[str]) -> list[dict
         {"what": f"whole audit, {profile}, demo:aligned and {', '.join(candidates)}, nothing stored", "theirs": f"its models' forwards alone {inside['seconds']:.0f} s",
          "ours": f"{first:.0f} s", "ratio": first / inside["seconds"], "target": 1.10, "most": True},
         {"what": "the same again, nothing changed", "theirs": f"pytest's own start {empty:.1f} s",
-         "ours": f"{again:.1f} s, {'the same report' if same else 'ANOTHER REPORT'}", "ratio": again - empty, "target": 5.0, "most": True},
+         "ours": f"{again:.1f} s, {'the same report (drift to 1e-6)' if same else 'ANOTHER REPORT'}", "ratio": again - empty, "target": 5.0, "most": True},
         {"what": f"peak memory, {profile}", "theirs": f"the model alone {alone['peak_kib'] / 2**20:.2f} GiB",
          "ours": f"{inside['peak_kib'] / 2**20:.2f} GiB", "ratio": inside["peak_kib"] / alone["peak_kib"], "target": 1.4, "most": True},
     ]  # fmt: skip
@@ -276,12 +277,23 @@ def workers_row(work: Path) -> dict[str, Any]:
                 "--trust-suite=privacy", *more, profile="smoke",
             )  # fmt: skip
         reports[name] = _report(work / f"{name}.json")
-    same = reports["one"] == reports["two"]
+    same = alike(reports["one"], reports["two"])
     return {
         "what": "2 xdist workers of 1 thread, three dimensions in smoke", "theirs": f"1 process of 2 threads {seconds['one']:.0f} s",
-        "ours": f"{seconds['two']:.0f} s, {'the same report' if same else 'ANOTHER REPORT'}",
+        "ours": f"{seconds['two']:.0f} s, {'the same report (drift to 1e-6)' if same else 'ANOTHER REPORT'}",
         "ratio": seconds["one"] / seconds["two"], "target": 0.9,
     }  # fmt: skip
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Equal, numbers up to what another number of threads does to float32 sums (drift; everything else is equal to the last digit)."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-8)
+    return bool(one == other)
 
 
 def compile_row() -> dict[str, Any]:
