@@ -25,7 +25,7 @@ from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
 from pytest_trust.sharing import ask, keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
-from pytest_trust.subject import Subject, as_options, as_prompts, portable_key
+from pytest_trust.subject import Subject, portable_key
 from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class Engine:
         self.claims = Claims(self.store)
         self.workers = workers
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
-        self._batch_size = batch_size
         self.fitting = Fitting(self, batch_size)
         self._keep = keep
         self._progress = progress
@@ -218,14 +217,8 @@ class Engine:
         served = self.served(reference)
         if served:
             return served.stored(job)
-        subject = self.subject(reference)
-        keys: dict[tuple[str, int], str]
-        if job.task == "generate":
-            keys = subject.response_keys(job, as_prompts(subject.rendered("prompt", job.probes)))
-        else:
-            rows = as_options(subject.rendered("options", job.probes))
-            keys = {(name, 0): key for name, key in subject.option_keys(rows).items()}
-        found = self.store.has("responses" if job.task == "generate" else "options", keys.values())
+        keys = self.subject(reference).keys(job, render=False)
+        found = self.store.has(job.table, keys.values())
         return {name for name, key in keys.items() if key in found}
 
     def acquire_side(
@@ -391,7 +384,7 @@ class Engine:
             yield len(part), sum(sum(one.tokens) for one in made)
 
         limits = self.fitting.limits(reference, runner)
-        if self._batch_size is None:
+        if self.fitting.batch_size is None:
             limits = replace(limits, rows=sys.maxsize)  # trees have no row for each option
         batches = choice_batches(plan, limits)
         return share(

@@ -206,8 +206,6 @@ class Audit:
 
     def judge(self, name: str, pair: ReferencePair) -> Any:
         """The judge of that name, or what `--trust-judge` puts in its place. Raises InvalidInput when that is one of the pair."""
-        from pytest_trust.judges import get_judge
-
         if name not in self._replaced:
             return get_judge(name)
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))

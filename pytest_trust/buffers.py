@@ -15,9 +15,9 @@ def _buffer_class() -> Any:
     """A cache layer that writes into buffers of full length, where transformers' own copies everything at every token."""
     from transformers.cache_utils import DynamicLayer
 
-    class BufferLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    class BufferLayer(DynamicLayer):
         def __init__(self, capacity: int) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
+            super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
             self.capacity = capacity
             self.start, self.used = 0, 0  # the columns that are in use
 
@@ -83,11 +83,9 @@ def _buffer_class() -> Any:
             """Put rows in the places of others, keep the first `count`, and use the last `columns` columns."""
             rows, sources = rows.to(self.key_buffer.device), sources.to(self.key_buffer.device)
             self.start = self.used - columns
-            for name in ("key_buffer", "value_buffer"):
-                buffer = getattr(self, name)
-                used = buffer[:, :, self.start : self.used]
-                used[rows] = used[sources]
-                setattr(self, name, buffer[:count])
+            for states in self._expose():
+                states[rows] = states[sources]
+            self.key_buffer, self.value_buffer = self.key_buffer[:count], self.value_buffer[:count]
             self._expose()
 
         def get_seq_length(self) -> int:

@@ -182,7 +182,7 @@ class ClusterEngine(Engine):
             settings = Settings(
                 device=self._usual_device(),
                 dtype=self._settings["dtype"],
-                batch_size=self._batch_size,
+                batch_size=self.fitting.batch_size,
                 trust_remote_code=self._settings["trust_remote_code"],
                 reasoning_tags=self.tags,
                 template="shared" if self.shares_template else "own",

@@ -20,13 +20,11 @@ from pytest_trust.pair import DRIFT_BATCH
 from pytest_trust.planning import planned_tokens
 from pytest_trust.references import Kind, Reference, adapter_base
 from pytest_trust.store import Table
-from pytest_trust.subject import as_prompts
 from pytest_trust.text_pair import missing_texts
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.probes import Probe
-    from pytest_trust.subject import Subject
 
 ON_DISK: tuple[Kind, ...] = ("directory", "adapter", "gguf")
 _PER_ACTOR = 4  # chunks, so that none waits long for the last one of another
@@ -137,23 +135,15 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
     pieces = []
     # Of two jobs that ask one probe for samples, the one that asks for more makes the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
-        table: Table = "responses" if job.task == "generate" else "options"
-        keys = asked_keys(subject, job)
-        planned |= engine.store.has(table, keys.values())
+        keys = subject.keys(job)
+        planned |= engine.store.has(job.table, keys.values())
         for probe in job.probes:
             left = {keys[probe.id, repeat] for repeat in range(job.repeats())} - planned
             if left:
                 planned |= left
                 tokens = planned_tokens(job, probe) * len(left) // job.repeats()
-                pieces.append(Piece(index, probe, table, frozenset(left), tokens))
+                pieces.append(Piece(index, probe, job.table, frozenset(left), tokens))
     return pieces
-
-
-def asked_keys(subject: Subject, job: Job) -> dict[tuple[str, int], str]:
-    """Keys of the store of all that a job asks of a model, by probe id and repeat."""
-    if job.task == "generate":
-        return subject.response_keys(job, subject.prompts(job.probes))
-    return {(name, 0): key for name, key in subject.option_keys(subject.options(job.probes)).items()}
 
 
 def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
@@ -260,8 +250,7 @@ def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Referen
             what = "prompt" if job.task == "generate" else "options"
             prompts |= engine.store.get("prompts", subject.rendering_keys(what, job.probes).values())
             if job.task == "generate":
-                keys = subject.response_keys(job, as_prompts(subject.rendered(what, job.probes)))
-                responses |= engine.store.get("responses", keys.values())
+                responses |= engine.store.get("responses", subject.keys(job, render=False).values())
     return {"prompts": prompts, "responses": responses}
 
 

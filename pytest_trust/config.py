@@ -85,16 +85,6 @@ class TrustConfig:
         return self.candidate is not None and self.record is None and not self.plan
 
 
-_KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
-
-
-def options_of(config: pytest.Config) -> TrustConfig:
-    """This run's options, built once."""
-    if _KEY not in config.stash:
-        config.stash[_KEY] = build_config(config)
-    return config.stash[_KEY]
-
-
 def build_config(config: pytest.Config) -> TrustConfig:
     """The frozen options of this run. Raises pytest.UsageError naming the option and the fix."""
 

@@ -23,19 +23,25 @@ class Fitting:
 
     def __init__(self, engine: Engine, batch_size: int | None) -> None:
         self._engine = engine
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def limits(self, reference: Reference, runner: Runner) -> Limits:
         """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
-        if self._batch_size is not None:
-            return Limits(self._batch_size, sys.maxsize)
-        key, probed = self._key("fits", reference), self._key("probed", reference)
-        notes = self._engine.store.get_json("notes", [key, probed])
-        if probed not in notes:
-            notes[probed] = runner.probe() if on_cuda(runner.device) else 0
-            self._engine.store.put_json("notes", {probed: notes[probed]})
-        limits, seen = runner.limits(notes[probed]), notes.get(key)
+        if self.batch_size is not None:
+            return Limits(self.batch_size, sys.maxsize)
+        limits = runner.limits(self._probed(reference, runner) if on_cuda(runner.device) else 0)
+        key = self._key("fits", reference)
+        seen = self._engine.store.get_json("notes", [key]).get(key)
         return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
+
+    def _probed(self, reference: Reference, runner: Runner) -> int:
+        """What a forward takes, measured once."""
+        key = self._key("probed", reference)
+        notes = self._engine.store.get_json("notes", [key])
+        if key not in notes:
+            notes[key] = runner.probe()
+            self._engine.store.put_json("notes", notes)
+        return int(notes[key])
 
     def _key(self, what: str, reference: Reference) -> str:
         """Of the tokens of a batch that were seen to fit (`fits`), or of what a forward takes (`probed`)."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust.config import TrustConfig, options_of
+from pytest_trust import options
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
 from pytest_trust.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit
+    from pytest_trust.config import TrustConfig
     from pytest_trust.drift import Drift
     from pytest_trust.probes import Suite
     from pytest_trust.progress import ProgressLine, WorkerProgress
@@ -211,7 +212,7 @@ def audit_of(config: pytest.Config) -> Audit:
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
-        audit = Audit(options_of(config), progress=progress, note=note_line(config), workers=workers)
+        audit = Audit(options.of(config), progress=progress, note=note_line(config), workers=workers)
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]
@@ -229,7 +230,7 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     failure = failures.get(pair)
     if failure is not None:
         pytest.skip(f"not measured, as in {failure[0]}: {failure[1]}")
-    trust = options_of(config)
+    trust = options.of(config)
     if trust.plan or trust.record:
         pytest.skip("this run compares nothing")
     try:
@@ -263,6 +264,6 @@ def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = 
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
     if key not in found:
-        trust = options_of(config)
+        trust = options.of(config)
         found[key] = load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
     return found[key]

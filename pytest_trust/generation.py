@@ -274,9 +274,8 @@ class _Batch:
             self.active[line] = self.active[source]
         del self.active[count:]
         into, out_of = (torch.tensor(lines, dtype=torch.long, device=self.runner.device) for lines in (places, sources))
-        for name in ("_lengths", "_next"):
-            values = getattr(self, name).index_copy(0, into, getattr(self, name)[out_of])
-            setattr(self, name, values[:count])
+        self._lengths = self._lengths.index_copy(0, into, self._lengths[out_of])[:count]
+        self._next = self._next.index_copy(0, into, self._next[out_of])[:count]
         self._columns = int(self._lengths.max())
         close_up(self._cache, into, out_of, count, self._columns)
 

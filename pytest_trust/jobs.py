@@ -78,6 +78,11 @@ class Job:
     drift: frozenset[str] = frozenset()
     normalise: str = "none"
 
+    @property
+    def table(self) -> Literal["responses", "options"]:
+        """Where the store keeps what is made of it."""
+        return "responses" if self.task == "generate" else "options"
+
     def repeats(self) -> int:
         """Distinct samples to compute: greedy answers are all the same one."""
         return 1 if self.generation.greedy else self.samples

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_trust.config import TrustConfig
 
 PROFILES = ("smoke", "standard", "full", "public", "paper")
 
@@ -118,6 +121,18 @@ def requested(config: pytest.Config) -> bool:
         or config.getoption("trust_record")
         or any(config.getoption(name) is not None or config.getini(name) is not None for name in names)
     )
+
+
+_KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
+
+
+def of(config: pytest.Config) -> TrustConfig:
+    """This run's options, built once. Raises pytest.UsageError naming the option and the fix."""
+    if _KEY not in config.stash:
+        from pytest_trust.config import build_config
+
+        config.stash[_KEY] = build_config(config)
+    return config.stash[_KEY]
 
 
 #: Options whose value may be a path.

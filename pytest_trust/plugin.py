@@ -40,19 +40,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if not options.requested(config):
         return None
-    from pytest_trust.config import options_of
     from pytest_trust.workers import visible_gpus
 
-    return 1 if options_of(config).spread else visible_gpus()
+    return 1 if options.of(config).spread else visible_gpus()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """With several candidates a test that compares runs once for each, and its id ends with the candidate's label."""
     if "trust_candidate" in metafunc.fixturenames and options.requested(metafunc.config):
-        from pytest_trust.config import options_of
-
-        candidates = options_of(metafunc.config).candidates
+        candidates = options.of(metafunc.config).candidates
         if len(candidates) > 1:
             labels = [candidate.label for candidate in candidates]
             metafunc.parametrize("trust_candidate", candidates, ids=labels, scope="session")
@@ -79,17 +76,13 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 @pytest.fixture(scope="session")
 def trust_baseline(pytestconfig: pytest.Config) -> Reference | str | None:
     """The baseline's model reference; override it in a conftest to choose another."""
-    from pytest_trust.config import options_of
-
-    return options_of(pytestconfig).baseline
+    return options.of(pytestconfig).baseline
 
 
 @pytest.fixture(scope="session")
 def trust_candidate(pytestconfig: pytest.Config) -> Reference | str | None:
     """The candidate's model reference; override it in a conftest to choose another. Of several candidates a test gets one after the other."""
-    from pytest_trust.config import options_of
-
-    return options_of(pytestconfig).candidate
+    return options.of(pytestconfig).candidate
 
 
 @pytest.fixture(scope="session")

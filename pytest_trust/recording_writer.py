@@ -52,7 +52,7 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
     tensors: dict[str, torch.Tensor] = {}
     if served:
         for job in planned:
-            manifest["responses" if job.task == "generate" else "options"] |= served.recorded(job)
+            manifest[job.table] |= served.recorded(job)
         manifest |= {"drift": {}, "head": {}}
     else:
         for job in planned:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_trust import options
 from pytest_trust.collection import SuiteCollection
-from pytest_trust.config import options_of
 from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class TrustRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.trust = options_of(config)
+        self.trust = options.of(config)
         self.records: list[dict[str, Any]] = []
         self.failed_report = ""
         self.interrupted = False

@@ -91,7 +91,7 @@ class Served:
     def stored(self, job: Job) -> set[tuple[str, int]]:
         """Probe ids and repeats of a job that the store holds."""
         keys = self.keys(job)
-        found = self._store.get("responses" if job.task == "generate" else "options", keys.values())
+        found = self._store.get(job.table, keys.values())
         return {name for name, key in keys.items() if key in found}
 
     def responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:

@@ -207,6 +207,14 @@ class Subject:
         found = self.store.get_json("prompts", keys.values())
         return {name: found[key] for name, key in keys.items() if key in found}
 
+    def keys(self, job: Job, *, render: bool = True) -> dict[tuple[str, int], str]:
+        """Keys of the store of all that a job asks of this model, by probe id and repeat; without `render`, of those probes only whose
+        rendered input is stored."""
+        if job.task == "generate":
+            return self.response_keys(job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes)))
+        rows = self.options(job.probes) if render else as_options(self.rendered("options", job.probes))
+        return {(name, 0): key for name, key in self.option_keys(rows).items()}
+
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
         """Keys of the store by probe id and repeat."""
         identity, generation = self.identity, self.generation(job)

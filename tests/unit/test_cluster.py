@@ -20,7 +20,7 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.claims import Claims
 from pytest_trust.cluster import ClusterEngine
 from pytest_trust.cluster_actors import Connection, connect
-from pytest_trust.cluster_chunks import Chunk, Done, asked_keys, cut, missing_of_side, shipped
+from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.jobs import Generation, Job, Progress
@@ -199,7 +199,7 @@ def test_what_a_run_died_over_is_made_by_the_one_that_waits(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
     with Engine(store=tmp_path, batch_size=4) as dying:
-        held = list(asked_keys(dying.subject(pair[0]), SHARED).values())[1:3]
+        held = list(dying.subject(pair[0]).keys(SHARED).values())[1:3]
         assert dying.claims.claim("responses", held) == (held, [])
         told: list[Progress] = []
 
