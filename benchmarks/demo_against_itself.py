@@ -18,12 +18,12 @@ from scipy import stats
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.evaluation import gate_record
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.judges import get_judge
 from pytest_trust.judging import Side, judge_responses
 from pytest_trust.policy import Policy, load_policy
 from pytest_trust.probes import Suite, select
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job
 from pytest_trust.suite_files import bundled_suites, load_suite
 
 

@@ -102,8 +102,8 @@ def run_ours(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tu
 def engine(given: str, answer: str, store: str) -> None:
     """The part of `run_ours` in the new process."""
     from pytest_trust.acquisition import Engine
-    from pytest_trust.jobs import Generation, Job
     from pytest_trust.references import parse_reference
+    from pytest_trust.responses import Generation, Job
 
     requests = json.loads(Path(given).read_text())
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pytest-trust" / "demo-instruct"
@@ -342,11 +342,11 @@ def growth_rows() -> list[dict[str, Any]]:
     from dataclasses import replace
 
     from pytest_trust.evaluation import gate_record
-    from pytest_trust.jobs import Response
     from pytest_trust.judges import get_judge
     from pytest_trust.judging import Side, judge_responses
     from pytest_trust.policy import load_policy
     from pytest_trust.report.driftdiff import drift_diff
+    from pytest_trust.responses import Response
     from pytest_trust.suite_files import load_suite
 
     suite = load_suite("stereotypes/agreement")

@@ -20,9 +20,9 @@ from pytest_trust.errors import TrustError
 from pytest_trust.files import is_converted, read_ahead
 from pytest_trust.fitting import Fitting
 from pytest_trust.identity import ModelIdentity, choose_device
-from pytest_trust.jobs import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, check_device
+from pytest_trust.responses import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
 from pytest_trust.sharing import ask, keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
 from pytest_trust.subject import Subject, portable_key

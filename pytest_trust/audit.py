@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.audit_drift import Drifts
 from pytest_trust.errors import InvalidInput
-from pytest_trust.jobs import Generation, Job, Progress, Response
 from pytest_trust.judges import get_judge
 from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.responses import Generation, Job, Progress, Response
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine

@@ -11,9 +11,9 @@ from pytest_trust.errors import TrustError
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit, ReferencePair
     from pytest_trust.drift import Drift, TokenDrift
-    from pytest_trust.jobs import Job, PairDrift
     from pytest_trust.probes import Suite
     from pytest_trust.references import Reference
+    from pytest_trust.responses import Job, PairDrift
 
 NO_TOKENS = "no tokens to measure it on"
 DIRECTIONS = {

@@ -16,8 +16,8 @@ from pytest_trust.reasoning import Tags, opened_by
 
 if TYPE_CHECKING:
     from pytest_trust.inference import Runner
-    from pytest_trust.jobs import Generation, Limits
     from pytest_trust.models import LoadedModel
+    from pytest_trust.responses import Generation, Limits
 
 # Tokens that a closing tag may take.
 _TAG_TOKENS = 24

@@ -30,8 +30,8 @@ from pytest_trust.drift_plan import OTHER_TOKENS, impossible
 from pytest_trust.errors import TrustError
 from pytest_trust.files import converted_directory
 from pytest_trust.identity import BALANCED
-from pytest_trust.jobs import Job, Phase
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job, Phase
 from pytest_trust.store import Table
 
 # What an actor on a CPU takes beside weights: the interpreter, torch and a batch.

@@ -15,7 +15,7 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.cluster_chunks import Chunk, Done, Shipped, check_here, wanted_units
 from pytest_trust.drift_plan import vocabulary_of
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Progress
+from pytest_trust.responses import Progress
 from pytest_trust.sharing import with_keys
 from pytest_trust.store import Store, Table
 

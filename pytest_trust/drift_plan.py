@@ -9,10 +9,11 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_trust.jobs import Job, digest
+from pytest_trust.keys import digest
 from pytest_trust.masking import Spans, marker_spans
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job
 from pytest_trust.subject import pair_numberings, portable_key
 
 if TYPE_CHECKING:

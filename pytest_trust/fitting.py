@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import on_cuda
-from pytest_trust.jobs import Limits, digest
+from pytest_trust.keys import digest
+from pytest_trust.responses import Limits
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.buffers import close_up, merge_caches, replace_rows
 from pytest_trust.inference import LONGEST_TREE, Runner
-from pytest_trust.jobs import Generation, Limits
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.rendering import PLAIN_STOP
+from pytest_trust.responses import Generation, Limits
 from pytest_trust.sampling import Draws, choose_tokens
 
 if TYPE_CHECKING:

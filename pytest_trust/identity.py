@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pytest_trust.errors import TrustError
 from pytest_trust.files import ModelFiles
-from pytest_trust.jobs import digest
+from pytest_trust.keys import digest
 from pytest_trust.mutants import parse_mutant
 from pytest_trust.references import InvalidReference, Reference, read_json
 from pytest_trust.store import Store

@@ -17,8 +17,8 @@ from pytest_trust.allocator import return_large_blocks
 from pytest_trust.buffers import buffer_cache
 from pytest_trust.errors import InvalidInput
 from pytest_trust.identity import BALANCED, on_cuda
-from pytest_trust.jobs import Limits
 from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
+from pytest_trust.responses import Limits
 
 if TYPE_CHECKING:
     import torch

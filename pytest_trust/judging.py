@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_trust.jobs import OptionScores, Response
 from pytest_trust.judges import Judgement
 from pytest_trust.probes import Gate, Probe
+from pytest_trust.responses import OptionScores, Response
 
 Judge = Callable[[str, Probe], Judgement]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.contrasts import CONTRASTS, Side
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import digest
+from pytest_trust.keys import digest
 from pytest_trust.mutants import Dosed
 
 if TYPE_CHECKING:

@@ -32,10 +32,11 @@ from pytest_trust.drift_plan import (
     vocabulary_of,
 )
 from pytest_trust.errors import InvalidInput
-from pytest_trust.jobs import Job, PairDrift, digest
+from pytest_trust.keys import digest
 from pytest_trust.masking import masked_tokens, token_behind
 from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job, PairDrift
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.jobs import Job, digest
+from pytest_trust.keys import digest
+from pytest_trust.responses import Job
 from pytest_trust.store import Store
 
 if TYPE_CHECKING:

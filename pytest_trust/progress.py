@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.jobs import Progress
+from pytest_trust.responses import Progress
 
 _DOING = {
     "load": "loading",

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Job, digest
+from pytest_trust.keys import digest
+from pytest_trust.responses import Job
 from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_trust.jobs import Response, digest
 from pytest_trust.judges import Judge, Judgement
+from pytest_trust.keys import digest
 from pytest_trust.probes import Probe
+from pytest_trust.responses import Response
 from pytest_trust.store import Store
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_trust.jobs import Generation
+from pytest_trust.responses import Generation
 
 if TYPE_CHECKING:
     import torch

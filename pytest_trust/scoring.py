@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.inference import Group, Runner, pairs
-from pytest_trust.jobs import OptionScores
+from pytest_trust.responses import OptionScores
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_trust.identity import ModelIdentity
-from pytest_trust.jobs import Job, Phase, digest
+from pytest_trust.keys import digest
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job, Phase
 from pytest_trust.server_client import Client, Rejected, ServerError
 from pytest_trust.server_requests import Answer, Asking, answer_of, asking_of
 from pytest_trust.store import Store, Table, context_of
@@ -22,8 +23,8 @@ from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
-    from pytest_trust.jobs import OptionScores
     from pytest_trust.probes import Probe
+    from pytest_trust.responses import OptionScores
     from pytest_trust.server_options import OptionScorer
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes

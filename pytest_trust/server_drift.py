@@ -16,8 +16,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.jobs import Job, digest
+from pytest_trust.keys import digest
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job
 from pytest_trust.server_requests import TOP_LOGPROBS
 from pytest_trust.server_tops import Place, Token, unpack
 from pytest_trust.subject import portable_key

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_trust.jobs import Generation, row_seed
+from pytest_trust.keys import row_seed
+from pytest_trust.responses import Generation
 from pytest_trust.server_client import ServerError
 from pytest_trust.server_tops import tops_of
 

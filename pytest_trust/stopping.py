@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.anytime import FUTILE, STOPPING_SHARE, Anytime, anytime_limits, chance_to_decide, decided
-from pytest_trust.jobs import Job
 from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, in_clusters, visiting_order
+from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
     from pytest_trust.comparison import Comparison

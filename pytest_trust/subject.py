@@ -11,10 +11,11 @@ from pytest_trust.contrasts import PREFIX
 from pytest_trust.errors import InvalidInput
 from pytest_trust.files import ModelFiles, locate
 from pytest_trust.identity import ModelIdentity, identify_model
-from pytest_trust.jobs import Generation, Job, digest, probe_input, sampling
+from pytest_trust.keys import digest, probe_input, sampling
 from pytest_trust.masking import Framing
 from pytest_trust.references import Reference, read_json
 from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.responses import Generation, Job
 from pytest_trust.store import Store
 
 if TYPE_CHECKING:

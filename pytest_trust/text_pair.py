@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.jobs import Job, digest
+from pytest_trust.keys import digest
 from pytest_trust.references import Reference
+from pytest_trust.responses import Job
 from pytest_trust.sharing import keys_of, share, with_keys
 from pytest_trust.windowing import in_windows
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from pytest_trust.generation import Row
 from pytest_trust.inference import Group
-from pytest_trust.jobs import Generation, Job, Limits, row_seed
 from pytest_trust.judges import get_stating
+from pytest_trust.keys import row_seed
 from pytest_trust.packing import common_prefix
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning
+from pytest_trust.responses import Generation, Job, Limits
 
 if TYPE_CHECKING:
     from pytest_trust.judges.judgement import Stating

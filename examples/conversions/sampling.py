@@ -11,7 +11,7 @@ from peft import PeftModel
 from pytest_trust.generation import Generated, Row
 from pytest_trust.generation import generate as generate_rows
 from pytest_trust.inference import Runner
-from pytest_trust.jobs import Generation
+from pytest_trust.responses import Generation
 
 
 @dataclass(frozen=True)

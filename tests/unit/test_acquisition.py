@@ -18,12 +18,12 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.identity import lineage
 from pytest_trust.inference import Runner
-from pytest_trust.jobs import Generation, Job, Limits, OptionScores, Progress
 from pytest_trust.packing import Pack
 from pytest_trust.pair import one_at_a_time
 from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job, Limits, OptionScores, Progress
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 
 

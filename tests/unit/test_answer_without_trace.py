@@ -14,10 +14,10 @@ import torch
 from pytest_trust.acquisition import Engine
 from pytest_trust.drift import summarise
 from pytest_trust.generation import finish
-from pytest_trust.jobs import Generation, Job, PairDrift
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job, PairDrift
 from tests.tiny_models import save_model
 
 PROBES = tuple(

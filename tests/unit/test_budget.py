@@ -9,10 +9,10 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Generation, Job, Response
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job, Response
 from tests.tiny_models import save_model
 
 ASK = tuple(

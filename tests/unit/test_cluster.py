@@ -23,10 +23,10 @@ from pytest_trust.cluster_actors import Connection, connect
 from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Generation, Job, Progress
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job, Progress
 from pytest_trust.store import Store, Table
 from pytest_trust.token_drift import TokenDrift
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer

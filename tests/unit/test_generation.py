@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.jobs import Generation
 from pytest_trust.references import parse_reference
+from pytest_trust.responses import Generation
 from tests.tiny_models import save_model
 
 PROMPTS = [
@@ -84,7 +84,7 @@ def test_waiting_rows_take_the_places_of_finished_ones(
     from dataclasses import replace
 
     from pytest_trust.generation import Row, generate, stream
-    from pytest_trust.jobs import Limits
+    from pytest_trust.responses import Limits
 
     rows = [Row(prompt, seed) for seed, prompt in enumerate([*SHARED, *PROMPTS, *SHARED[:3]])]
     free = generate(llama, rows, Generation(24, **settings))

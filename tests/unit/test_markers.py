@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.generation import decode, finish
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.markers import read_response, spelled_out
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.references import parse_reference
+from pytest_trust.responses import Generation, Job
 from tests.tiny_models import CHATML, save_model, save_tokenizer
 
 TOKENS = [

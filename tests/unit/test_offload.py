@@ -11,11 +11,11 @@ import torch
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.inference import Group, Runner
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.models import LoadedModel, load_model
 from pytest_trust.offload import Layers, OffloadedRunner
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model, save_tokenizer
 
 ASK = tuple(Probe(f"ask-{i}", f"ask-{i}", (Message("user", f"Is number {i} wrong? " * (i + 1)),)) for i in range(5))

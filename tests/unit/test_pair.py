@@ -13,10 +13,10 @@ from pytest_trust import heads, reduction
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.heads import Head
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import parse_reference
+from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_model
 
 PROBES = tuple(

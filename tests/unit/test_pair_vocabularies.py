@@ -11,11 +11,11 @@ import torch
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.drift import summarise
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.masking import Framing, marker_spans, masked_tokens
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job
 from pytest_trust.vocabularies import numberings
 from tests.scripted_models import scripted_model
 from tests.tiny_models import CHATML, extend, renumber, save_model

@@ -23,8 +23,8 @@ from pytest_trust.cluster_actors import Actors
 from pytest_trust.cluster_chunks import Chunk, Done
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Progress
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Progress
 from tests.ray_clusters import NODE, ray_cluster
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.test_cluster import CHOICE, GREEDY, JOBS, SHARED, TABLES, check_same, content

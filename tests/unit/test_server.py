@@ -15,9 +15,9 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
-from pytest_trust.jobs import Generation, Job, Response
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
+from pytest_trust.responses import Generation, Job, Response
 from pytest_trust.server import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from tests.serving import MODEL, Fault, Server, listed, plain, said, serving
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_trust.generation import Row
-from pytest_trust.jobs import Generation, Progress
 from pytest_trust.references import Reference
+from pytest_trust.responses import Generation, Progress
 from pytest_trust.work import Answer, answer_batches
 from tests.unit.test_acquisition import JOBS, check_alike, complete, engine, everything, models, pair
 

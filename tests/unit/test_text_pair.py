@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.jobs import Generation, Job
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import Reference, parse_reference
 from pytest_trust.report.driftdiff import drift_diff
 from pytest_trust.report.terminal import summary_lines
+from pytest_trust.responses import Generation, Job
 from pytest_trust.text_pair import TextDrift, summarise_texts
 from tests.scripted_models import scripted_model
 from tests.tiny_models import save_model, save_tokenizer

@@ -1,9 +1,7 @@
-"""What is to be acquired and what comes back: plain frozen dataclasses that cross module borders."""
+"""What is asked of a model and what comes back: frozen dataclasses that every room speaks of."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -13,9 +11,10 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
     from pytest_trust.text_pair import TextDrift
 
-Task = Literal["generate", "choose"]
-Phase = Literal["load", "generate", "score", "drift"]
 
+Task = Literal["generate", "choose"]
+
+Phase = Literal["load", "generate", "score", "drift"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -54,14 +53,12 @@ class Generation:
         """Tokens that a response may have, but for a closing tag."""
         return self.max_new_tokens + (self.reasoning_budget or 0)
 
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
 
     rows: int
     tokens: int
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -87,7 +84,6 @@ class Job:
         """Distinct samples to compute: greedy answers are all the same one."""
         return 1 if self.generation.greedy else self.samples
 
-
 @dataclass(frozen=True, slots=True)
 class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
@@ -108,7 +104,6 @@ class Response:
     answer_at: int = 0
     tokens: int = 0
 
-
 @dataclass(frozen=True, slots=True)
 class OptionScores:
     """Per option of a probe, in the probe's order: log P(option | prompt) in nats, and what to normalise it by."""
@@ -116,7 +111,6 @@ class OptionScores:
     log_likelihoods: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class PairDrift:
@@ -141,7 +135,6 @@ class PairDrift:
     identical: bool = False
     texts: Mapping[str, Sequence[TextDrift]] = field(default_factory=dict)
 
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Told when a phase begins, after every batch and while others are waited for: items (responses, probes or drift probes) that are in the
@@ -154,33 +147,3 @@ class Progress:
     total: int
     tokens: int
     made: int = 0
-
-
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
-
-
-def digest(*parts: object) -> str:
-    """sha256 of the parts as canonical JSON: the one way keys are made."""
-    return hashlib.sha256(_canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def probe_input(probe: Probe) -> list[object]:
-    """The part of a probe that a model sees, as built-in types; equal for probes that are the same input."""
-    messages = [[message.role, message.content] for message in probe.messages]
-    return [messages, "" if messages else probe.text, list(probe.options)]
-
-
-def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
-    """The generation part of a response's key: greedy answers depend on nothing random."""
-    budget: list[object] = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
-    if generation.until:
-        budget += ["until", generation.until]
-    if generation.greedy:
-        return [generation.max_new_tokens, "greedy", *budget]
-    settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]
-    return [*settings, row_seed(generation.seed, probe_id, repeat), *budget]
-
-
-def row_seed(seed: int, probe_id: str, repeat: int) -> int:
-    """Seed of one sample: from the run's seed, the probe and the repeat, so that batch composition cannot matter."""
-    return int(digest("sample", seed, probe_id, repeat)[:15], 16)
