@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from pytest_trust.anytime import STAKES, STOPPING_SHARE
-from pytest_trust.comparison import compare_scores
-from pytest_trust.intervals import (
+from pytest_trust.stats.anytime import STAKES, STOPPING_SHARE
+from pytest_trust.stats.comparison import compare_scores
+from pytest_trust.stats.corrections import cluster_bootstrap
+from pytest_trust.stats.intervals import (
     Floats,
     design_effect,
     mcnemar_lower,
@@ -35,8 +36,7 @@ from pytest_trust.intervals import (
     score_statistic,
     score_upper,
 )
-from pytest_trust.power import detectable_flips
-from pytest_trust.statistics import cluster_bootstrap
+from pytest_trust.stats.power import detectable_flips
 
 Integers = npt.NDArray[np.int64]
 ALPHA = 0.05

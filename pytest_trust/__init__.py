@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_trust.bits import BitsPerByte, bits_per_byte
     from pytest_trust.chunks import ChunkBound, chunk_bound
-    from pytest_trust.comparison import Comparison, compare_scores
     from pytest_trust.divergence import kl_divergence
     from pytest_trust.drift import Drift
     from pytest_trust.drift_models import compare_models
     from pytest_trust.errors import InvalidInput, TrustError
-    from pytest_trust.estimates import Statistic
     from pytest_trust.judges import Judgement, get_judge
     from pytest_trust.probes import Gate, Message, Probe, Suite
     from pytest_trust.reasoning import Split, split_reasoning
+    from pytest_trust.stats.comparison import Comparison, compare_scores
+    from pytest_trust.stats.estimates import Statistic
     from pytest_trust.suite_files import load_suite
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "BitsPerByte": "bits",
     "ChunkBound": "chunks",
-    "Comparison": "comparison",
+    "Comparison": "stats.comparison",
     "Drift": "drift",
     "Gate": "probes",
     "InvalidInput": "errors",
@@ -35,13 +35,13 @@ _MODULES = {
     "Message": "probes",
     "Probe": "probes",
     "Split": "reasoning",
-    "Statistic": "estimates",
+    "Statistic": "stats.estimates",
     "Suite": "probes",
     "TrustError": "errors",
     "bits_per_byte": "bits",
     "chunk_bound": "chunks",
     "compare_models": "drift_models",
-    "compare_scores": "comparison",
+    "compare_scores": "stats.comparison",
     "get_judge": "judges",
     "kl_divergence": "divergence",
     "load_suite": "suite_files",

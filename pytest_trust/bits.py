@@ -12,8 +12,8 @@ import numpy as np
 from pytest_trust.chunks import Chances, blank_tokens, chances
 from pytest_trust.drift_models import check_head, response_hidden
 from pytest_trust.errors import InvalidInput
-from pytest_trust.estimates import Sample, Statistic
 from pytest_trust.heads import halving, head_of
+from pytest_trust.stats.estimates import Sample, Statistic
 from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.estimates import Sample, Statistic
+from pytest_trust.stats.estimates import Sample, Statistic
 
 if TYPE_CHECKING:
     from pathlib import Path

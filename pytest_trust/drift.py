@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.estimates import Sample, Statistic
+from pytest_trust.stats.estimates import Sample, Statistic
 from pytest_trust.token_drift import TokenDrift
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, Probe, Suite
 
 if TYPE_CHECKING:
-    from pytest_trust.comparison import Comparison
     from pytest_trust.judge_error import Accuracy
+    from pytest_trust.stats.comparison import Comparison
     from pytest_trust.stopping import Stopping
 
 
@@ -85,9 +85,9 @@ def gate_record(
     `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured. `stopping` says how `probes` came
     to be the ones that were visited, where a run may stop early.
     """
-    from pytest_trust.anytime import STOPPING_SHARE
     from pytest_trust.breakdown import breakdown
-    from pytest_trust.comparison import compare_scores
+    from pytest_trust.stats.anytime import STOPPING_SHARE
+    from pytest_trust.stats.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
     relevant = [
@@ -244,7 +244,7 @@ def _corpus(
     family: int,
 ) -> Comparison:
     """Compare a metric of the whole suite, and put its values in the sides' records."""
-    from pytest_trust.corpus import choices, compare_corpus
+    from pytest_trust.stats.corpus import choices, compare_corpus
 
     comparison, *found = compare_corpus(
         gate.metric,
@@ -273,7 +273,7 @@ def over_ceiling(
     """Whether the candidate's own lower limit (one-sided, at alpha) is above the absolute ceiling."""
     if threshold.ceiling is None:
         return False
-    from pytest_trust.intervals import rate_interval
+    from pytest_trust.stats.intervals import rate_interval
 
     interval = rate_interval(scores, clusters, confidence=1 - 2 * alpha)
     return interval is not None and interval.lower is not None and interval.lower > threshold.ceiling
@@ -282,7 +282,7 @@ def over_ceiling(
 def _side_record(
     gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
 ) -> dict[str, Any]:
-    from pytest_trust.intervals import rate_interval
+    from pytest_trust.stats.intervals import rate_interval
 
     samples = [sample for probe in probes for sample in side.samples.get(probe.id, ())]
     outcomes = Counter(sample.outcome for sample in samples)

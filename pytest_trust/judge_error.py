@@ -59,7 +59,7 @@ def judge_error(
     """
     from scipy import stats
 
-    from pytest_trust.statistics import correct_rate
+    from pytest_trust.stats.corrections import correct_rate
 
     sides: dict[str, Any] = {}
     for name, scores, side in zip(("baseline", "candidate"), (baseline, candidate), accuracy, strict=True):

@@ -134,7 +134,7 @@ def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
     if gate.score == "any":
         complete = len(scores) == len(samples)
         return float(any(sample.outcome == "bad" for sample in samples)) if complete else NOT_MEASURED
-    from pytest_trust.statistics import expected_maximum
+    from pytest_trust.stats.corrections import expected_maximum
 
     return expected_maximum(scores, min(gate.k or len(samples), len(samples)))
 

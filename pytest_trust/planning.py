@@ -31,7 +31,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
 
     Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable`
     supposes that a twentieth of the clusters changes to better, as no response has been looked at: exact for binary gates, simulated for
-    graded ones (`pytest_trust.simulated_power`). `stored` counts the responses that
+    graded ones (`pytest_trust.stats.simulated_power`). `stored` counts the responses that
     this store holds of models whose files are on this machine. `seconds` is this pair's own rate in this store; before its first run, on
     a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
     """
@@ -163,8 +163,8 @@ def _operations() -> float:
 
 def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:
     """Infinite when no change would be found with the policy's power."""
-    from pytest_trust.power import detectable_flips
-    from pytest_trust.simulated_power import detectable_graded
+    from pytest_trust.stats.power import detectable_flips
+    from pytest_trust.stats.simulated_power import detectable_graded
 
     if clusters < 2:
         return math.inf

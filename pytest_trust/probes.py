@@ -60,7 +60,7 @@ class Gate:
     `score` says how a probe's samples become its score: `share` of samples whose outcome is in `counts`, among those whose outcome is in `of`;
     the expected `maximum` of the judge's score over `k` samples, unbiased from the n that there are (k is n where it is 0, or larger than the
     number of samples asked for); `any` sample that the judge calls bad. `corpus`: the whole suite has one
-    score, the `metric` of that name in `pytest_trust.corpus` (choose suites only). With `minus` the unit is a
+    score, the `metric` of that name in `pytest_trust.stats.corpus` (choose suites only). With `minus` the unit is a
     cluster: the mean score of its probes that match `where` less the mean of those that match `minus`. `margin` is the non-inferiority
     margin that holds when neither the test, its marker nor the policy gives one.
     """

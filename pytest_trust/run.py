@@ -184,7 +184,7 @@ class TrustRun:
 
     def records_without_run(self) -> list[dict[str, Any]]:
         """The records as they are reported, with Holm's p-values over each family of gates."""
-        from pytest_trust.statistics import holm
+        from pytest_trust.stats.corrections import holm
 
         inner = ("run", "dimension_drift", "drift_by_flip")
         kept = [{key: value for key, value in record.items() if key not in inner} for record in self.records]

@@ -12,15 +12,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.anytime import FUTILE, STOPPING_SHARE, Anytime, anytime_limits, chance_to_decide, decided
 from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, in_clusters, visiting_order
 from pytest_trust.responses import Job
+from pytest_trust.stats.anytime import FUTILE, STOPPING_SHARE, Anytime, anytime_limits, chance_to_decide, decided
 
 if TYPE_CHECKING:
-    from pytest_trust.comparison import Comparison
     from pytest_trust.evaluation import Units
-    from pytest_trust.intervals import Floats
+    from pytest_trust.stats.comparison import Comparison
+    from pytest_trust.stats.intervals import Floats
 
 _FIRST_LOOK = 16  # probes; each further look at half as many again
 _GROWTH = 1.5

@@ -126,7 +126,7 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
     if document.get("score", "share") not in ("share", "maximum", "any", "corpus"):
         raise InvalidInput(f"{where}: score is {document['score']!r}, expected share, maximum, any or corpus")
     if document.get("score") == "corpus" or "metric" in document:
-        from pytest_trust.corpus import metric_named
+        from pytest_trust.stats.corpus import metric_named
 
         if document.get("score") != "corpus":
             raise InvalidInput(f"{where}: metric is for score: corpus")

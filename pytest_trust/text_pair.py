@@ -158,7 +158,7 @@ def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 
     """
     import numpy
 
-    from pytest_trust.estimates import Sample
+    from pytest_trust.stats.estimates import Sample
 
     known = [one for one in drifts if one.nats]
     if not known:

@@ -29,7 +29,7 @@ def errors(
 
 
 def corpus(name: str, title: str, metric: str, margin: float = 0.1, **where: Scalar) -> Gate:
-    """A metric of the whole suite, `pytest_trust.corpus`."""
+    """A metric of the whole suite, `pytest_trust.stats.corpus`."""
     return Gate(name, title, score="corpus", metric=metric, where=where, margin=margin)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_trust.anytime import STAKES, anytime_limits, chance_to_decide, decided, log_capital
-from pytest_trust.intervals import Floats
+from pytest_trust.stats.anytime import STAKES, anytime_limits, chance_to_decide, decided, log_capital
+from pytest_trust.stats.intervals import Floats
 
 LEVELS = {"lower_level": 0.05, "upper_level": 0.05}
 
@@ -41,7 +41,7 @@ def test_a_candidate_at_the_margin_is_hardly_ever_held(worse: float, better: flo
 
 def test_looking_after_every_pair_with_the_fixed_sample_test_would_cry_wolf() -> None:
     """The reason for all this: the exact test at every look alarms far more often than its level."""
-    from pytest_trust.intervals import mcnemar_p
+    from pytest_trust.stats.intervals import mcnemar_p
 
     differences = flips(np.random.default_rng(3), 2000, 200, 0.2, 0.2)
     worse, better = (differences > 0).cumsum(axis=1), (differences < 0).cumsum(axis=1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pytest_trust.comparison import compare_scores, decide
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.stats.comparison import compare_scores, decide
 
 NAN = float("nan")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pytest_trust.divergence import token_divergences
 from pytest_trust.drift import BASELINE_CANDIDATE, CANDIDATE_BASELINE, Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
-from pytest_trust.estimates import Sample, Statistic
+from pytest_trust.stats.estimates import Sample, Statistic
 
 
 def token_drift(probe="one", tokens=6, seed=0, **names):

@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.intervals import (
+from pytest_trust.stats.intervals import (
     cluster_sums,
     design_effect,
     mcnemar_lower,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_trust.comparison import compare_scores
-from pytest_trust.power import detectable_flips, detectable_shift, flip_power, needed_flips, needed_shift
-from pytest_trust.simulated_power import detectable_graded
+from pytest_trust.stats.comparison import compare_scores
+from pytest_trust.stats.power import detectable_flips, detectable_shift, flip_power, needed_flips, needed_shift
+from pytest_trust.stats.simulated_power import detectable_graded
 
 
 @pytest.mark.parametrize(

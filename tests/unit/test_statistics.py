@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.statistics import cluster_bootstrap, correct_rate, expected_maximum, holm
+from pytest_trust.stats.corrections import cluster_bootstrap, correct_rate, expected_maximum, holm
 
 
 @settings(deadline=None, max_examples=50)

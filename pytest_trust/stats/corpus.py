@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_trust.comparison import Comparison, decide
 from pytest_trust.errors import InvalidInput
-from pytest_trust.intervals import number_clusters
-from pytest_trust.statistics import bca_levels, checked_level
+from pytest_trust.stats.comparison import Comparison, decide
+from pytest_trust.stats.corrections import bca_levels, checked_level
+from pytest_trust.stats.intervals import number_clusters
 
 if TYPE_CHECKING:
     from pytest_trust.probes import Probe

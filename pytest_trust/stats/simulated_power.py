@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pytest_trust.comparison import compare_scores
+from pytest_trust.stats.comparison import compare_scores
 
 _DRAWS = 400
 _FINEST = 0.002

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import special
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.intervals import Floats, number_clusters, score_array
+from pytest_trust.stats.intervals import Floats, number_clusters, score_array
 
 
 def expected_maximum(scores: npt.ArrayLike, k: int) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from pytest_trust.intervals import Floats
+from pytest_trust.stats.intervals import Floats
 
 #: Share of the error rate that is spent on stopping early; the rest is left for the fixed-sample test when the budget ends.
 STOPPING_SHARE = 0.2

@@ -14,16 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.intervals import (
-    ClusterSums,
-    cluster_sums,
-    is_binary,
-    number_clusters,
-    renumber,
-    score_array,
-)
-from pytest_trust.limits import UNKNOWN, Plan, binary_limits, graded_limits
-from pytest_trust.statistics import checked_level
+from pytest_trust.stats.corrections import checked_level
+from pytest_trust.stats.intervals import ClusterSums, cluster_sums, is_binary, number_clusters, renumber, score_array
+from pytest_trust.stats.paired_limits import UNKNOWN, Plan, binary_limits, graded_limits
 
 Verdict = Literal["held", "regressed", "inconclusive", "not measured"]
 

@@ -8,15 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from pytest_trust import power as powers
-from pytest_trust.intervals import (
-    ClusterSums,
-    Floats,
-    mcnemar_lower,
-    mcnemar_p,
-    score_upper,
-    sign_flip_p,
-)
+from pytest_trust.stats import power as powers
+from pytest_trust.stats.intervals import ClusterSums, Floats, mcnemar_lower, mcnemar_p, score_upper, sign_flip_p
 
 FEW_CLUSTERS = 12  # below, a graded regression also needs the sign-flip test; at most 2^11 patterns are listed
 FEW_MOVED = 20  # below so many clusters with any difference, a t limit misses what has not happened yet

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special
 
-from pytest_trust.intervals import Floats, mcnemar_p, score_statistic
+from pytest_trust.stats.intervals import Floats, mcnemar_p, score_statistic
 
 _EXACT_PAIRS = 4000
 _MOST_PAIRS = 10_000_000

@@ -1,0 +1,1 @@
+"""The statistics: intervals, paired comparisons, power, sequential limits. Arrays in, numbers out."""
