@@ -19,7 +19,7 @@ from scipy import stats
 from pytest_trust.acquisition import Engine
 from pytest_trust.evaluation import gate_record
 from pytest_trust.judges import get_judge
-from pytest_trust.judging import Side, judge_responses
+from pytest_trust.judges.samples import Side, judge_responses
 from pytest_trust.policy import Policy, load_policy
 from pytest_trust.probes import Suite, select
 from pytest_trust.references import Reference, parse_reference

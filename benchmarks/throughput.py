@@ -343,7 +343,7 @@ def growth_rows() -> list[dict[str, Any]]:
 
     from pytest_trust.evaluation import gate_record
     from pytest_trust.judges import get_judge
-    from pytest_trust.judging import Side, judge_responses
+    from pytest_trust.judges.samples import Side, judge_responses
     from pytest_trust.policy import load_policy
     from pytest_trust.report.driftdiff import drift_diff
     from pytest_trust.responses import Response

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.config import TrustConfig
     from pytest_trust.judge_error import Accuracy
-    from pytest_trust.judging import Side
+    from pytest_trust.judges.samples import Side
     from pytest_trust.references import Reference
     from pytest_trust.stopping import Visit
 
@@ -223,7 +223,7 @@ class Audit:
 
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
-        from pytest_trust.judging import Side, judge_options
+        from pytest_trust.judges.samples import Side, judge_options
 
         if suite.task == "choose":
             return Side(
@@ -243,7 +243,7 @@ class Audit:
     def judged_responses(
         self, reference: Reference, job: Job, judge: Any, judge_name: str, responses: Mapping[str, tuple[Any, ...]]
     ) -> Side:
-        from pytest_trust.judging import Side, judge_responses
+        from pytest_trust.judges.samples import Side, judge_responses
         from pytest_trust.remembered import Remembered
 
         if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
@@ -325,7 +325,7 @@ class Audit:
     ) -> None:
         """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
         from pytest_trust.evaluation import gate_record, with_trace
-        from pytest_trust.judging import OfThoughts
+        from pytest_trust.judges.samples import OfThoughts
 
         thoughts = [self._thoughts(reference, job) for reference in (pair.baseline, pair.candidate)]
         if suite.task == "choose" or not any(one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers):

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_trust.judging import Side, score_probe
+from pytest_trust.judges.samples import Side, score_probe
 from pytest_trust.probes import Gate, Probe
 
 #: A factor with more values than this names things rather than kinds.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.judging import NOT_MEASURED, JudgedSample, Side, counted_outcomes, score_probe
+from pytest_trust.judges.samples import NOT_MEASURED, JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.policy import Policy, Threshold
 from pytest_trust.probes import Gate, Probe, Suite
 

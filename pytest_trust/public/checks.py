@@ -91,7 +91,7 @@ def orientation(suite: Suite, good: Behaviour | None = None, bad: Behaviour | No
 
 def _score(suite: Suite, gate: Gate, probe: Probe, says: Behaviour | None, wrong: bool) -> float:
     from pytest_trust.judges import get_judge
-    from pytest_trust.judging import judge_options, judge_responses, score_probe
+    from pytest_trust.judges.samples import judge_options, judge_responses, score_probe
     from pytest_trust.responses import OptionScores, Response
 
     if suite.task == "choose":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_trust.breakdown import MOST_VALUES, breakdown, factors
 from pytest_trust.evaluation import gate_record
-from pytest_trust.judging import JudgedSample, Side
+from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Message, Probe, Suite
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judging import JudgedSample, score_probe
+from pytest_trust.judges.samples import JudgedSample, score_probe
 from pytest_trust.probes import Gate
 from pytest_trust.suite_files import load_suite, read_gate
 

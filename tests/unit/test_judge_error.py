@@ -12,7 +12,7 @@ import pytest
 from pytest_trust.errors import InvalidInput
 from pytest_trust.evaluation import gate_record
 from pytest_trust.judge_error import Accuracy, judge_error
-from pytest_trust.judging import JudgedSample, Side
+from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Probe
 from pytest_trust.suite_files import load_suite

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_trust.evaluation import gate_record
-from pytest_trust.judging import JudgedSample, Side
+from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Message, Probe, Suite
 
