@@ -242,11 +242,11 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
 
     from pytest_trust import pair
     from pytest_trust.acquisition import Engine
+    from pytest_trust.catalog.files import load_suite
     from pytest_trust.drift_plan import units_of
     from pytest_trust.recording_writer import write_recording
     from pytest_trust.references import parse_reference
     from pytest_trust.responses import Generation, Job
-    from pytest_trust.suite_files import load_suite
 
     suite = load_suite("safety/harmful_requests")
     probes = suite.probes[:responses]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_trust.bits import BitsPerByte, bits_per_byte
+    from pytest_trust.catalog.files import load_suite
     from pytest_trust.chunks import ChunkBound, chunk_bound
     from pytest_trust.divergence import kl_divergence
     from pytest_trust.drift import Drift
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_trust.reasoning import Split, split_reasoning
     from pytest_trust.stats.comparison import Comparison, compare_scores
     from pytest_trust.stats.estimates import Statistic
-    from pytest_trust.suite_files import load_suite
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _MODULES = {
     "compare_scores": "stats.comparison",
     "get_judge": "judges",
     "kl_divergence": "divergence",
-    "load_suite": "suite_files",
+    "load_suite": "catalog.files",
     "split_reasoning": "reasoning",
 }
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_trust.catalog.files import bundled_directory, bundled_suites
 from pytest_trust.policy import load_policy
 from pytest_trust.probes import PUBLIC
-from pytest_trust.suite_files import bundled_directory, bundled_suites
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -77,8 +77,8 @@ class SuiteCollection:
 
     @staticmethod
     def _check_public(name: str) -> None:
+        from pytest_trust.catalog.public import get_adapter
         from pytest_trust.errors import InvalidInput
-        from pytest_trust.public import get_adapter
 
         try:
             get_adapter(name)

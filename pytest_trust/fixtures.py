@@ -260,7 +260,7 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
 
 def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom") -> Suite:
     """A suite as it was when this session first read it: many tests ask for each."""
-    from pytest_trust.suite_files import load_suite
+    from pytest_trust.catalog.files import load_suite
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
     if key not in found:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_trust.catalog.files import bundled_directory, check_keys, read_yaml
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judge_error import Accuracy
 from pytest_trust.probes import PUBLIC, Gate, Suite
-from pytest_trust.suite_files import bundled_directory, check_keys, read_yaml
 
 _NUMBER = (int, float)
 
@@ -218,7 +218,7 @@ def _check_names(path: Path, base: Policy, gates: Mapping[str, Any]) -> None:
     dimensions = {name.split("/")[0] for name in known}
     for name in gates:
         if name.startswith(PUBLIC):
-            from pytest_trust.public import get_adapter
+            from pytest_trust.catalog.public import get_adapter
 
             suite, _, gate = name.rpartition("/")
             public = [gate.name for gate in get_adapter(suite).gates]

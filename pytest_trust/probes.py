@@ -1,4 +1,4 @@
-"""Probes, suites and gates as data: frozen dataclasses, and which of them a limit takes. `pytest_trust.suite_files` reads them."""
+"""Probes, suites and gates as data: frozen dataclasses, and which of them a limit takes. `pytest_trust.catalog.files` reads them."""
 
 from __future__ import annotations
 

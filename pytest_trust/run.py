@@ -36,7 +36,7 @@ class TrustRun:
         collection.modules()
         config.pluginmanager.register(collection, "trust-collection")
         if collection.finds_public():
-            from pytest_trust.public.selection import PublicSelection
+            from pytest_trust.catalog.public.selection import PublicSelection
 
             config.pluginmanager.register(PublicSelection(self.trust), "trust-public")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_trust.public import public_gates
+from pytest_trust.catalog.public import public_gates
 
 
 @pytest.mark.parametrize(

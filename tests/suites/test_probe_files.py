@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from pytest_trust.audit import make_job
+from pytest_trust.catalog.files import load_suite
 from pytest_trust.policy import load_policy
-from pytest_trust.suite_files import load_suite
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 FILES = sorted(DATA.glob("*/*.yaml"))

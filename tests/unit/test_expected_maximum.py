@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_trust.catalog.files import load_suite, read_gate
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.samples import JudgedSample, score_probe
 from pytest_trust.probes import Gate
-from pytest_trust.suite_files import load_suite, read_gate
 
 
 def samples(*scores: float) -> list[JudgedSample]:

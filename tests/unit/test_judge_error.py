@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytest_trust.catalog.files import load_suite
 from pytest_trust.errors import InvalidInput
 from pytest_trust.evaluation import gate_record
 from pytest_trust.judge_error import Accuracy, judge_error
 from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.suite_files import load_suite
 
 GOOD = Accuracy("refused", 0.95, 0.9, 200, 300, "hand labels")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
+from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.contrasts import CONTRASTS, PREFIX
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.models import load_model
@@ -21,7 +22,6 @@ from pytest_trust.references import InvalidReference, Reference, parse_reference
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns
 from pytest_trust.responses import Generation, Job
-from pytest_trust.suite_files import bundled_suites, load_suite
 from tests.tiny_models import save_model
 
 LAYERS = 6

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from pytest_trust.audit import make_job
+from pytest_trust.catalog.files import load_suite
 from pytest_trust.errors import InvalidInput
 from pytest_trust.policy import load_policy
 from pytest_trust.responses import Generation
-from pytest_trust.suite_files import load_suite
 
 
 def trust(**options: Any) -> Any:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from pytest_trust import load_suite
+from pytest_trust.catalog.public import adapters, build_suite, ethics, family, public_gates
+from pytest_trust.catalog.public.adapter import fingerprint
+from pytest_trust.catalog.public.checks import orientation
+from pytest_trust.catalog.public.source import find_records
 from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Suite
-from pytest_trust.public import adapters, build_suite, ethics, family, public_gates
-from pytest_trust.public.adapter import fingerprint
-from pytest_trust.public.checks import orientation
-from pytest_trust.public.source import find_records
 from tests import made_up_benchmarks as made
 
 NAMES = tuple(adapters())

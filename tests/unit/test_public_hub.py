@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_trust.catalog.public import adapters, build_suite, get_adapter
+from pytest_trust.catalog.public import source as sources
+from pytest_trust.catalog.public.adapter import Adapter, Checked, NotFound
+from pytest_trust.catalog.public.source import HUB, Found, find_records
 from pytest_trust.errors import InvalidInput
-from pytest_trust.public import adapters, build_suite, get_adapter
-from pytest_trust.public import source as sources
-from pytest_trust.public.adapter import Adapter, Checked, NotFound
-from pytest_trust.public.source import HUB, Found, find_records
 from tests import made_up_benchmarks as made
 
 pytest.importorskip("datasets", reason="loading from the Hub takes the extra `public`")

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from pytest_trust.errors import InvalidInput
-from pytest_trust.public.metrics import (
+from pytest_trust.catalog.public.metrics import (
     BbqAnswer,
     agreement_shares,
     bbq_scores,
@@ -19,6 +18,7 @@ from pytest_trust.public.metrics import (
     strongreject_score,
     style_accuracy,
 )
+from pytest_trust.errors import InvalidInput
 
 
 def answer(ambiguous: bool, chosen: int, right: int) -> BbqAnswer:

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_trust import load_suite
-from pytest_trust.errors import InvalidInput
-from pytest_trust.probes import Probe
-from pytest_trust.public import adapters, bbq, build_suite, get_adapter
-from pytest_trust.public.adapter import NotFound
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.known_answers import ANSWERS
-from pytest_trust.public.metrics import (
+from pytest_trust.catalog.public import adapters, bbq, build_suite, get_adapter
+from pytest_trust.catalog.public.adapter import NotFound
+from pytest_trust.catalog.public.known_answers import ANSWERS, CHECKED
+from pytest_trust.catalog.public.metrics import (
     BbqAnswer,
     agreement_shares,
     bbq_scores,
@@ -28,7 +25,9 @@ from pytest_trust.public.metrics import (
     secret_kept,
     style_accuracy,
 )
-from pytest_trust.public.source import find_records
+from pytest_trust.catalog.public.source import find_records
+from pytest_trust.errors import InvalidInput
+from pytest_trust.probes import Probe
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_trust import load_suite
+from pytest_trust.catalog.public.rows import FIELD_LIMIT, File, Row, read_rows
 from pytest_trust.errors import InvalidInput
-from pytest_trust.public.rows import FIELD_LIMIT, File, Row, read_rows
 from tests import made_up_benchmarks as made
 
 XSTEST = "xstest/xstest_prompts.csv"

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.probes import Gate, Probe, Suite, select
-from pytest_trust.suite_files import bundled_suites, load_suite
 
 SUITES = {name: load_suite(name) for name in bundled_suites()}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.acquisition import Engine
+from pytest_trust.catalog.files import read_suite
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge, get_stating
 from pytest_trust.probes import Message, Probe
 from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
-from pytest_trust.suite_files import read_suite
 from tests.scripted_models import scripted_model
 
 LISTED = {"prompt": "Which is it? (a) wrong (b) not wrong", "options": ["wrong", "not wrong"], "answer": "wrong"}

@@ -10,8 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import (
+from pytest_trust.catalog.public.adapter import (
     Adapter,
     Checked,
     File,
@@ -24,9 +23,10 @@ from pytest_trust.public.adapter import (
     numbered,
     stable_id,
 )
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import cues, known_rows, require, share
-from pytest_trust.public.gates import errors
+from pytest_trust.catalog.public.checks import cues, known_rows, require, share
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.probes import Probe
 
 HOME = "https://people.eecs.berkeley.edu/~hendrycks/ethics.tar"
 BINARY = ("0", "1")

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from pytest_trust.catalog.public.adapter import Adapter, Record
     from pytest_trust.probes import Suite
-    from pytest_trust.public.adapter import Adapter, Record
 
 PREFIX: Final = "public/"
 _MODULES: Final = (
@@ -68,7 +68,7 @@ def load_public(name: str, *, data: Path | None = None, accept_data_change: bool
     Raises NotFound (an InvalidInput) with how to get the rows when there are none, InvalidInput for rows that are broken, changed, or
     that the adapter's self-check doubts.
     """
-    from pytest_trust.public.source import find_files
+    from pytest_trust.catalog.public.source import find_files
 
     adapter = get_adapter(name)
     found = find_files(adapter, data)
@@ -78,7 +78,7 @@ def load_public(name: str, *, data: Path | None = None, accept_data_change: bool
 
 @lru_cache(maxsize=128)
 def _load(name: str, data: Path | None, accept_data_change: bool, stamps: tuple[tuple[str, int, int], ...]) -> Suite:
-    from pytest_trust.public.source import find_records
+    from pytest_trust.catalog.public.source import find_records
 
     del stamps
     adapter = get_adapter(name)
@@ -98,8 +98,8 @@ def _load(name: str, data: Path | None, accept_data_change: bool, stamps: tuple[
 
 def build_suite(adapter: Adapter, records: Sequence[Record]) -> Suite:
     """Records as a suite, self-checked: labels by the adapter's own check, every gate's direction by its judge. Raises InvalidInput."""
+    from pytest_trust.catalog.public.checks import known_answers, orientation
     from pytest_trust.probes import Suite
-    from pytest_trust.public.checks import known_answers, orientation
 
     probes = tuple(adapter.probes(records))
     if len({probe.id for probe in probes}) != len(probes):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_trust.catalog.public import PREFIX
+from pytest_trust.catalog.public.adapter import NotFound
 from pytest_trust.errors import TrustError
-from pytest_trust.public import PREFIX
-from pytest_trust.public.adapter import NotFound
 
 if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
@@ -35,7 +35,7 @@ class PublicSelection:
                 item.add_marker(pytest.mark.skip(reason=f"{_NOT_MEASURED}{reason}"))
 
     def _reason(self, suite: str) -> str:
-        from pytest_trust.public import load_public
+        from pytest_trust.catalog.public import load_public
 
         if not suite.startswith(PREFIX):
             return ""

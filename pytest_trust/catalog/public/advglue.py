@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables
+from pytest_trust.catalog.public.checks import known_rows, require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import errors
 
 NAME = "public/advglue"
 KNOWN: dict[str, object] = {

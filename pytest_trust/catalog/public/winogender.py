@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables
+from pytest_trust.catalog.public.checks import known_rows, require, share
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require, share
-from pytest_trust.public.gates import errors
 
 NAME = "public/winogender"
 PRONOUNS = {"male": "he|him|his", "female": "she|her|hers", "neutral": "they|them|their"}

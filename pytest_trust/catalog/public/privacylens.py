@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
+from pytest_trust.catalog.public.checks import require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import require
-from pytest_trust.public.gates import errors
-from pytest_trust.public.rows import Row
 
 NAME = "public/privacylens"
 LEVELS = ("seed", "vignette", "trajectory")

@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables
+from pytest_trust.catalog.public.checks import known_rows, require
+from pytest_trust.catalog.public.gates import corpus, errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import corpus, errors
-from pytest_trust.public.rows import Row
 
 CATEGORIES = (
     "Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity", "Race_x_SES", "Race_x_gender",

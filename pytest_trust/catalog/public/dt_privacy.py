@@ -12,9 +12,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from pytest_trust.catalog.public.adapter import Adapter, Record
+from pytest_trust.catalog.public.checks import require
 from pytest_trust.probes import Gate, Message, Probe
-from pytest_trust.public.adapter import Adapter, Record
-from pytest_trust.public.checks import require
 
 SEED: Final = 20230620
 PEOPLE: Final = 40

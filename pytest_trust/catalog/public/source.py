@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pytest_trust.catalog.public.adapter import Adapter, Checked, Hub, Layout, NotFound, Record
+from pytest_trust.catalog.public.rows import File, Row, check_fields, read_rows
 from pytest_trust.errors import InvalidInput
-from pytest_trust.public.adapter import Adapter, Checked, Hub, Layout, NotFound, Record
-from pytest_trust.public.rows import File, Row, check_fields, read_rows
 
 HUB: Final = "hub"
 """Of `--trust-data`: from the Hub, whatever folder there is."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks, numbered, stable_id
+from pytest_trust.catalog.public.checks import require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks, numbered, stable_id
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import require
-from pytest_trust.public.gates import errors
 
 FINAL = "####"
 LEVELS = ("1", "2", "3", "4", "5")

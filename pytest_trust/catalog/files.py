@@ -52,7 +52,7 @@ def load_suite(
     if path.suffix in (".yaml", ".yml"):
         return read_suite(path)
     if str(name_or_path).startswith(PUBLIC):
-        from pytest_trust.public import load_public
+        from pytest_trust.catalog.public import load_public
 
         return load_public(str(name_or_path), data=data, accept_data_change=accept_data_change)
     if str(name_or_path) in bundled_suites():

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered
+from pytest_trust.catalog.public.checks import known_rows, require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import errors
-from pytest_trust.public.rows import Row
 
 HOME = "https://github.com/AI-secure/DecodingTrust, data/ood/knowledge.json"
 OWN = "https://github.com/realtimeqa/realtimeqa_public, joined into one file of the year"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pytest_trust.catalog.public.rows import File as File
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Gate, Message, Probe
-from pytest_trust.public.rows import File as File
-from pytest_trust.public.rows import Row
 
 Record = Mapping[str, Any]
 """One normalised row: strings, numbers, booleans and lists of strings, the same from every source; what is counted and hashed."""

@@ -9,11 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from pytest_trust.catalog.public.adapter import (
+    Adapter,
+    Checked,
+    File,
+    Hub,
+    Layout,
+    Record,
+    Tables,
+    asks,
+    numbered,
+    stable_id,
+)
+from pytest_trust.catalog.public.checks import require
+from pytest_trust.catalog.public.gates import compliance
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, Checked, File, Hub, Layout, Record, Tables, asks, numbered, stable_id
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import require
-from pytest_trust.public.gates import compliance
 
 REFUSES = "I'm sorry, but I can't help with that request."
 COMPLIES = "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. 2. Start. 3. Finish."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
+from pytest_trust.catalog.public.checks import require, share
+from pytest_trust.catalog.public.gates import compliance
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, asks
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import require, share
-from pytest_trust.public.gates import compliance
 
 NAME = "public/xstest"
 LABELS = ("safe", "unsafe")

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pytest_trust.catalog.public.adapter import Behaviour, Record, fingerprint
 from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Gate, Probe, Suite
-from pytest_trust.public.adapter import Behaviour, Record, fingerprint
 
 SAMPLED = 3
 """Probes of each gate that the orientation is checked on."""
@@ -34,7 +34,7 @@ def known_rows(
 def known_answers(name: str, probes: Iterable[Probe]) -> None:
     """Probes of known rows have the right answer that they had when the adapter was checked: an adapter that inverts labels by itself is noticed
     as rows that are inverted are. Absent probes say nothing."""
-    from pytest_trust.public.known_answers import ANSWERS
+    from pytest_trust.catalog.public.known_answers import ANSWERS
 
     known = ANSWERS.get(name, {})
     for probe in probes if known else ():

@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered, stable_id
+from pytest_trust.catalog.public.checks import known_rows, require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered, stable_id
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import errors
-from pytest_trust.public.rows import Row
 
 HOME = "https://github.com/skywalker023/confAIde, benchmark"
 FOLDERS = ("confaide", "confAIde/benchmark", "benchmark")

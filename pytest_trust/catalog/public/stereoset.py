@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables, numbered
+from pytest_trust.catalog.public.checks import known_rows, require
+from pytest_trust.catalog.public.gates import corpus, errors
+from pytest_trust.catalog.public.known_answers import CHECKED
+from pytest_trust.catalog.public.rows import Row
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables, numbered
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import known_rows, require
-from pytest_trust.public.gates import corpus, errors
-from pytest_trust.public.rows import Row
 
 TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")

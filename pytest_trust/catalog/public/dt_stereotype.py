@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered, stable_id
+from pytest_trust.catalog.public.checks import require
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Gate, Probe
-from pytest_trust.public.adapter import Adapter, File, Layout, Record, Tables, asks, numbered, stable_id
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import require
 
 NAME = "public/dt_stereotype"
 SYSTEMS = ("benign", "untargeted", "targeted")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_trust.catalog.public.adapter import Adapter, File, Hub, Layout, Record, Tables
+from pytest_trust.catalog.public.checks import cues, known_rows, require
+from pytest_trust.catalog.public.gates import errors
+from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
-from pytest_trust.public.adapter import Adapter, File, Hub, Layout, Record, Tables
-from pytest_trust.public.checked import CHECKED
-from pytest_trust.public.checks import cues, known_rows, require
-from pytest_trust.public.gates import errors
 
 NAME = "public/moral_stories"
 ACTIONS = {"1": "moral_action", "0": "immoral_action"}
