@@ -21,9 +21,9 @@ from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.evaluation import gate_record
 from pytest_trust.judges import get_judge
 from pytest_trust.judges.samples import Side, judge_responses
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.policy import Policy, load_policy
 from pytest_trust.probes import Suite, select
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job
 
 

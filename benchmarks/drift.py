@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_trust.divergence import kl_divergence, token_divergences
-from pytest_trust.heads import CPU_BUDGET, GPU_BUDGET, Head, divergences_from_hidden
-from pytest_trust.reduction import path
+from pytest_trust.drift.kernels.divergence import kl_divergence, token_divergences
+from pytest_trust.drift.kernels.from_hidden import CPU_BUDGET, GPU_BUDGET, divergences_from_hidden
+from pytest_trust.drift.kernels.reduction import path
+from pytest_trust.models.heads import Head
 
 if TYPE_CHECKING:
-    from pytest_trust.inference import Runner
+    from pytest_trust.models.runner import Runner
 
 # rows, vocabulary, hidden size, dtype
 CPU_SHAPE = (1024, 49_152, 576, torch.float32)
@@ -244,8 +245,8 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
     from pytest_trust.acquisition import Engine
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.drift_plan import units_of
+    from pytest_trust.models.reference import parse_reference
     from pytest_trust.recording_writer import write_recording
-    from pytest_trust.references import parse_reference
     from pytest_trust.responses import Generation, Job
 
     suite = load_suite("safety/harmful_requests")

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pytest_trust.demo import adapter_path, convert_instruct
+from pytest_trust.models.demo import adapter_path, convert_instruct
 
 HARNESS = "lm-eval[hf]==0.4.13"
 

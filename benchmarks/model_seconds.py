@@ -35,7 +35,8 @@ def _counted(owner: Any, name: str, label: str) -> None:
 
 def pytest_configure(config: Any) -> None:
     """Wraps what is counted."""
-    from pytest_trust import generation, heads, inference, pair
+    from pytest_trust import generation, heads, pair
+    from pytest_trust.models import runner as inference
 
     _counted(inference.Runner, "_forward_tree", "forward")
     _counted(inference.Runner, "step", "forward")

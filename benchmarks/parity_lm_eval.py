@@ -27,8 +27,8 @@ from harness import HARNESS, Item, arguments_of, best, harness, own_task, run_ta
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.public.metrics import BbqAnswer, bbq_scores
+from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Probe
-from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
 
 STOPS = ("Question:", "</s>", "<|im_end|>")

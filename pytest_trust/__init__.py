@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pytest_trust.bits import BitsPerByte, bits_per_byte
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.chunks import ChunkBound, chunk_bound
-    from pytest_trust.divergence import kl_divergence
-    from pytest_trust.drift import Drift
+    from pytest_trust.drift.kernels.divergence import kl_divergence
+    from pytest_trust.drift.summary import Drift
     from pytest_trust.drift_models import compare_models
     from pytest_trust.errors import InvalidInput, TrustError
     from pytest_trust.judges import Judgement, get_judge
@@ -28,7 +28,7 @@ _MODULES = {
     "BitsPerByte": "bits",
     "ChunkBound": "chunks",
     "Comparison": "stats.comparison",
-    "Drift": "drift",
+    "Drift": "drift.summary",
     "Gate": "probes",
     "InvalidInput": "errors",
     "Judgement": "judges",
@@ -43,7 +43,7 @@ _MODULES = {
     "compare_models": "drift_models",
     "compare_scores": "stats.comparison",
     "get_judge": "judges",
-    "kl_divergence": "divergence",
+    "kl_divergence": "drift.kernels.divergence",
     "load_suite": "catalog.files",
     "split_reasoning": "reasoning",
 }

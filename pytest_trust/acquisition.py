@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pytest_trust.claims import Claims
 from pytest_trust.errors import TrustError
-from pytest_trust.files import is_converted, read_ahead
 from pytest_trust.fitting import Fitting
-from pytest_trust.identity import ModelIdentity, choose_device
+from pytest_trust.models.files import is_converted, read_ahead
+from pytest_trust.models.identity import ModelIdentity, choose_device
+from pytest_trust.models.reference import Reference, check_device
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from pytest_trust.references import Reference, check_device
 from pytest_trust.responses import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
 from pytest_trust.sharing import ask, keys_of, share, with_keys
 from pytest_trust.store import Store, context_of
@@ -29,9 +29,9 @@ from pytest_trust.subject import Subject, portable_key
 from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
-    from pytest_trust.budget import Budgeted
     from pytest_trust.drift_plan import Vocabulary
-    from pytest_trust.inference import Runner
+    from pytest_trust.models.reasoning_budget import Budgeted
+    from pytest_trust.models.runner import Runner
     from pytest_trust.recording import Recording
     from pytest_trust.server import Served
 
@@ -147,7 +147,7 @@ class Engine:
 
     def runner(self, reference: Reference, *, alone: bool = False) -> Runner:
         """The loaded model of a reference; others are released first when both do not fit, and in any case where it works `alone`."""
-        from pytest_trust.inference import free_bytes
+        from pytest_trust.models.runner import free_bytes
 
         subject = self.subject(reference)
         if alone and not self._keep:
@@ -329,7 +329,7 @@ class Engine:
 
     def _value(self, answer: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
         """A response as it is stored."""
-        from pytest_trust.markers import spelled_out
+        from pytest_trust.models.tag_tokens import spelled_out
 
         text, ids = one.response.text, one.response.token_ids
         value: dict[str, Any] = {"text": text, "ids": ids, "finish": one.response.finish_reason, "prompt_tokens": len(answer.row.prompt)}
@@ -344,7 +344,7 @@ class Engine:
         self, answers: Sequence[Answer], runner: Runner, reference: Reference
     ) -> Iterator[list[tuple[Answer, Budgeted]]]:
         """Responses as they are finished; when the memory does not suffice, in smaller batches."""
-        from pytest_trust.budget import responses
+        from pytest_trust.models.reasoning_budget import responses
 
         waiting = {one.key: one for one in answers}
         limits = self.fitting.limits(reference, runner)
@@ -367,7 +367,7 @@ class Engine:
         missing = len(plan) - len(self.store.has("options", keys_of(plan)))
         if not missing:
             return self.told_all(reference, "score")
-        from pytest_trust.scoring import score_options
+        from pytest_trust.models.option_scores import score_options
 
         runner = self.runner(reference, alone=True)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_trust.config import TrustConfig
     from pytest_trust.judge_error import Accuracy
     from pytest_trust.judges.samples import Side
-    from pytest_trust.references import Reference
+    from pytest_trust.models.reference import Reference
     from pytest_trust.stopping import Visit
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
@@ -363,7 +363,7 @@ class Audit:
 
     def run_record(self, pair: ReferencePair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
-        from pytest_trust.identity import lineage_words
+        from pytest_trust.models.identity import lineage_words
 
         identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
         words = lineage_words(identities["baseline"], identities["candidate"])

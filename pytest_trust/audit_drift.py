@@ -10,9 +10,9 @@ from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit, ReferencePair
-    from pytest_trust.drift import Drift, TokenDrift
+    from pytest_trust.drift.summary import Drift, TokenDrift
+    from pytest_trust.models.reference import Reference
     from pytest_trust.probes import Suite
-    from pytest_trust.references import Reference
     from pytest_trust.responses import Job, PairDrift
 
 NO_TOKENS = "no tokens to measure it on"
@@ -56,7 +56,7 @@ class Drifts:
 
     def record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
         """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
-        from pytest_trust.drift import summarise
+        from pytest_trust.drift.summary import summarise
 
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
         if key in self._records:
@@ -117,7 +117,7 @@ class Drifts:
 
     def of_suite(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
         """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
-        from pytest_trust.drift import summarise
+        from pytest_trust.drift.summary import summarise
 
         job = replace(self._audit.job(suite), drift=frozenset(probe.id for probe in self._audit.job(suite).probes))
         self._audit.engine.acquire([job], pair.baseline, pair.candidate)
@@ -131,7 +131,7 @@ class Drifts:
     def of_texts(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
         """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
         for a recording."""
-        from pytest_trust.drift import summarise
+        from pytest_trust.drift.summary import summarise
         from pytest_trust.drift_models import drifts_of_texts
         from pytest_trust.texts import checked_texts
 

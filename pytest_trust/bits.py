@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_trust.chunks import Chances, blank_tokens, chances
-from pytest_trust.drift_models import check_head, response_hidden
 from pytest_trust.errors import InvalidInput
-from pytest_trust.heads import halving, head_of
+from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
+from pytest_trust.models.heads import head_of
+from pytest_trust.models.hidden_states import check_head, response_hidden
+from pytest_trust.models.memory import halving
 from pytest_trust.stats.estimates import Sample, Statistic
-from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
+from pytest_trust.texts import checked_texts, loaded_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
 
     Floats = NDArray[numpy.float64]
 

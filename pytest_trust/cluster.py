@@ -28,9 +28,9 @@ from pytest_trust.cluster_chunks import (
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.drift_plan import OTHER_TOKENS, impossible
 from pytest_trust.errors import TrustError
-from pytest_trust.files import converted_directory
-from pytest_trust.identity import BALANCED
-from pytest_trust.references import Reference
+from pytest_trust.models.files import converted_directory
+from pytest_trust.models.identity import BALANCED
+from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job, Phase
 from pytest_trust.store import Table
 

@@ -18,7 +18,7 @@ from typing import Any
 from pytest_trust.cluster_chunks import Chunk, Done
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
-from pytest_trust.files import first_line
+from pytest_trust.models.files import first_line
 
 ATTEMPTS = 3  # of a chunk whose actor or node dies
 _LOOK = 1.0  # seconds between looks at the cluster's nodes

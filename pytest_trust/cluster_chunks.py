@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 from pytest_trust.drift_plan import Unit, keys_of, missing_parts, parts_of, unit_length, units_of
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
+from pytest_trust.models.reference import Kind, Reference, adapter_base
 from pytest_trust.pair import DRIFT_BATCH
 from pytest_trust.planning import planned_tokens
-from pytest_trust.references import Kind, Reference, adapter_base
 from pytest_trust.responses import Job
 from pytest_trust.store import Table
 from pytest_trust.text_pair import missing_texts

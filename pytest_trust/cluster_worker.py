@@ -20,7 +20,7 @@ from pytest_trust.sharing import with_keys
 from pytest_trust.store import Store, Table
 
 if TYPE_CHECKING:
-    from pytest_trust.references import Reference
+    from pytest_trust.models.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import TrustError
-from pytest_trust.references import Reference, parse_reference
+from pytest_trust.models.reference import Reference, parse_reference
 
 ENGINES = ("local", "ray")
 
@@ -210,7 +210,7 @@ def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def read_mutants(value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    from pytest_trust.mutants import read_names
+    from pytest_trust.models.mutants import read_names
 
     try:
         return read_names(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_trust.drift import TokenDrift
+    from pytest_trust.drift.summary import TokenDrift
 
 #: Probes that each group needs at least.
 _LEAST = 5

@@ -3,15 +3,17 @@ full-vocabulary KL."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.drift import Drift, TokenDrift, summarise
+from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
+from pytest_trust.drift.kernels.reduction import OddLogits
+from pytest_trust.drift.summary import Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
-from pytest_trust.heads import Head, divergences_from_hidden, halving, head_of
-from pytest_trust.reduction import OddLogits
-from pytest_trust.texts import Window, batches, checked_texts, loaded_model, padded, window_sizes, windows
+from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
+from pytest_trust.models.heads import Head, head_of
+from pytest_trust.models.memory import halving
+from pytest_trust.texts import checked_texts, loaded_model
 from pytest_trust.vocabularies import SharedTokens, shared_tokens
 
 if TYPE_CHECKING:
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pytest_trust.divergence import TokenDivergences
-
-__all__ = ["check_head", "compare_models", "drift_of_batch", "response_hidden", "split_responses"]
+    from pytest_trust.drift.kernels.divergence import TokenDivergences
+from pytest_trust.models.hidden_states import check_head, response_hidden
 
 
 def drift_of_batch(
@@ -82,83 +83,6 @@ def drift_of_batch(
         budget_bytes=budget_bytes,
     )
 
-
-def response_hidden(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, response_mask: torch.Tensor
-) -> torch.Tensor:
-    """Post-norm hidden states [response tokens, hidden size], at the positions that predict those tokens.
-
-    One forward of the model's body, without its head. Arguments and errors as in `drift_of_batch`.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    ids, attended = input_ids.to(device), attention_mask.to(device).bool()
-    measured = response_mask.to(device).bool()
-    if ids.ndim != 2 or ids.shape != attended.shape or ids.shape != measured.shape:
-        raise InvalidInput(
-            f"input_ids, attention_mask and response_mask have shapes {tuple(ids.shape)}, "
-            f"{tuple(attended.shape)}, {tuple(measured.shape)}; expected one [batch, length]"
-        )
-    if model.training:
-        raise InvalidInput(f"{type(model).__name__} is in training mode; call model.eval() first")
-    before = torch.zeros_like(attended)
-    before[:, 1:] = attended[:, :-1]
-    if bool((measured & ~(before & attended)).any()):
-        row = int((measured & ~(before & attended)).any(-1).nonzero()[0, 0])
-        raise InvalidInput(f"row {row}: a response token is padding, or the row's first, which nothing predicts")
-    known = int(model.get_input_embeddings().weight.shape[0])
-    if ids.numel() and int(ids[attended].max()) >= known:
-        raise InvalidInput(
-            f"token id {int(ids[attended].max())} is beyond the {known} ids of {type(model).__name__}; "
-            "the two models need one tokenizer"
-        )
-    body = _body(model)
-    arguments: dict[str, Any] = {
-        "input_ids": ids.masked_fill(~attended, 0),
-        "attention_mask": attended.long(),
-    }
-    accepted = inspect.signature(body.forward).parameters
-    if "position_ids" in accepted and not bool(attended[:, 0].all()):  # left padding
-        arguments["position_ids"] = (attended.long().cumsum(-1) - 1).clamp(min=0)
-    if "use_cache" in accepted or any(x.kind is x.VAR_KEYWORD for x in accepted.values()):
-        arguments["use_cache"] = False
-    with torch.no_grad():
-        hidden: torch.Tensor = body(**arguments).last_hidden_state
-        # The state before token t predicts token t.
-        return hidden[:, :-1][measured[:, 1:]]
-
-
-def check_head(model: Any, head: Head) -> None:
-    """Compare the head with the model's own logits on three tokens, so that a scale we do not know is never
-    missed.
-
-    Raises:
-        InvalidInput: they differ by more than the rounding of the model's dtype.
-    """
-    import torch
-
-    device = next(model.parameters()).device
-    ids = torch.tensor([[1, 2, 0]], device=device) % head.vocabulary
-    mask = torch.ones_like(ids)
-    with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask).logits[0, :2].float()
-    hidden = response_hidden(model, ids, mask, torch.tensor([[False, True, True]]))
-    given = head.logits(hidden).float().to(expected.device)
-    if not bool(expected.isfinite().all()):
-        raise InvalidInput(
-            f"{type(model).__name__} gives logits that are not finite; check the model's weights and dtype"
-        )
-    # A float32 product sums in another order for another number of rows; in 16 bits that is below the rounding of the result.
-    rounding = max(8 * torch.finfo(head.weight.dtype).eps, 64 * torch.finfo(torch.float32).eps)
-    tolerance = rounding * float(expected.abs().max())
-    if given.shape != expected.shape or not bool(((given - expected).abs() <= tolerance).all()):
-        raise InvalidInput(
-            f"{type(model).__name__} does more to its logits than its output layer, scale and soft cap; "
-            "its drift cannot be measured from hidden states: compare its logits with kl_divergence"
-        )
-
-
 def split_responses(
     divergences: TokenDivergences,
     response_mask: torch.Tensor,
@@ -196,7 +120,6 @@ def split_responses(
         )
         start += length
     return drifts
-
 
 def compare_models(
     a: Any,
@@ -243,7 +166,6 @@ def compare_models(
     pair = (loaded_model(a, "a", store), loaded_model(b, "b", store))
     drifts, windowed = drifts_of_texts(*pair, given, names, batch_size=batch_size, budget_bytes=budget_bytes, window=window, stride=stride)
     return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed, alpha=alpha)
-
 
 def drifts_of_texts(
     a: tuple[Any, Any],
@@ -303,14 +225,6 @@ def drifts_of_texts(
         windowed += len(parts) > 1
     return drifts, windowed
 
-
-def _body(model: Any) -> Any:
-    """The model without its head; under PEFT the adapted layers are inside it."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = inner.base_model
-    return inner.get_decoder() if body is inner else body
-
-
 def _encoded(
     text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: SharedTokens
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
@@ -337,7 +251,6 @@ def _encoded(
         f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
         "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
     )
-
 
 def _located(odd: OddLogits, pieces: Sequence[Window], sides: tuple[str, str]) -> InvalidInput:
     """The error that names model, text and token."""

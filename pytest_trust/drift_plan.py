@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.keys import digest
 from pytest_trust.masking import Spans, marker_spans
+from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
-from pytest_trust.references import Reference
 from pytest_trust.responses import Job
 from pytest_trust.subject import pair_numberings, portable_key
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.acquisition import Engine
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
     from pytest_trust.probes import Probe
     from pytest_trust.vocabularies import Numbering
 
@@ -73,7 +73,7 @@ class View:
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
         """What this side's model runs to be compared on `texts`."""
-        from pytest_trust.inference import Group
+        from pytest_trust.models.runner import Group
 
         if probe in self.options:
             return self.options[probe]
@@ -255,7 +255,7 @@ def view_of(
 
         assert other is not None
         return served_view(engine, job, reference, other)
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
 
     recording = engine.recording(reference)
     view = View(reference, engine.identify(reference).fingerprint, recording is not None, numbering=numbering)
@@ -297,7 +297,7 @@ def view_of(
 
 def share_template(baseline: View, candidate: View) -> None:
     """Let the candidate read the baseline's prompts, in its own ids, in place of its own: what is left is what the weights have changed."""
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
 
     for name, prompt in baseline.prompts.items():
         candidate.prompts[name] = candidate.own(baseline.numbers(prompt))

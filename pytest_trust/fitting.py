@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_trust.errors import TrustError
-from pytest_trust.identity import on_cuda
 from pytest_trust.keys import digest
-from pytest_trust.responses import Limits
+from pytest_trust.models.identity import on_cuda
+from pytest_trust.models.memory import Limits
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
-    from pytest_trust.inference import Runner
-    from pytest_trust.references import Reference
+    from pytest_trust.models.reference import Reference
+    from pytest_trust.models.runner import Runner
 
 Item = TypeVar("Item")
 
@@ -68,7 +68,7 @@ class Fitting:
         """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
         import torch
 
-        from pytest_trust.heads import out_of_memory
+        from pytest_trust.models.memory import out_of_memory
 
         if not out_of_memory(error):
             raise error

@@ -11,13 +11,13 @@ import pytest
 
 from pytest_trust import options
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
-from pytest_trust.references import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit
     from pytest_trust.config import TrustConfig
-    from pytest_trust.drift import Drift
+    from pytest_trust.drift.summary import Drift
     from pytest_trust.probes import Suite
     from pytest_trust.progress import ProgressLine, WorkerProgress
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import Any
 
+from pytest_trust.models.framing import Framing, token_behind
 from pytest_trust.reasoning import split_reasoning
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 Spans = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """A model's tokenizer, and the ids that end its texts."""
-
-    tokenizer: PreTrainedTokenizerBase
-    eos_ids: frozenset[int]
-
 
 def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
     """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each.
@@ -37,7 +25,6 @@ def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Sp
             spans.append((at + blank, at + len(part.text.rstrip())))
         at += len(part.text)
     return tuple(spans)
-
 
 def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_ends: Collection[int] | None) -> list[int]:
     """Places of the tokens that are not counted: those with a character of a think marker, and special ones.
@@ -57,19 +44,3 @@ def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_en
         if token in special and not chosen:
             found.add(place)
     return sorted(found)
-
-
-def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
-    """Index of the token that holds the character at this place of the response's text; the number of tokens where none does."""
-    from pytest_trust.generation import decode
-
-    return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
-
-
-def least(count: int, holds: Callable[[int], bool]) -> int:
-    """The first of 0, 1, ... below `count` for which `holds`, which stays true once it is; `count` for none."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.mutants import Dosed, choose
-from pytest_trust.references import Reference, parse_reference
+from pytest_trust.models.mutants import Dosed, choose
+from pytest_trust.models.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit

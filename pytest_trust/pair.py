@@ -33,23 +33,24 @@ from pytest_trust.drift_plan import (
 )
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
-from pytest_trust.masking import masked_tokens, token_behind
+from pytest_trust.masking import masked_tokens
+from pytest_trust.models.context_windows import in_windows
+from pytest_trust.models.framing import token_behind
+from pytest_trust.models.reference import Reference
 from pytest_trust.pair_reduction import Read, divergences
-from pytest_trust.references import Reference
 from pytest_trust.responses import Job, PairDrift
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.sharing import share
 from pytest_trust.subject import portable_key
 from pytest_trust.text_pair import measure_texts, missing_texts, stored_texts
-from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_trust.acquisition import Engine
-    from pytest_trust.drift import TokenDrift
-    from pytest_trust.heads import Head
-    from pytest_trust.inference import Group, Runner
+    from pytest_trust.drift.summary import TokenDrift
+    from pytest_trust.models.heads import Head
+    from pytest_trust.models.runner import Group, Runner
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
@@ -76,7 +77,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
 
 def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
-    from pytest_trust.reduction import path
+    from pytest_trust.drift.kernels.reduction import path
 
     units = sorted(units, key=lambda unit: -unit_length(unit))
     left = len(missing_parts(engine, units))
@@ -103,7 +104,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
     """What the store holds of the pair's drift on this job."""
-    from pytest_trust.drift import TokenDrift
+    from pytest_trust.drift.summary import TokenDrift
 
     ours, theirs = engine.identify(baseline), engine.identify(candidate)
     identical = ours.fingerprint == theirs.fingerprint and ours.rendering == theirs.rendering
@@ -154,7 +155,7 @@ def _one_way(other: Reference, side: str, others_side: str) -> str:
 
 def has_head(engine: Engine, reference: Reference) -> bool:
     """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
-    from pytest_trust.drift_models import check_head
+    from pytest_trust.models.hidden_states import check_head
 
     runner = engine.runner(reference)
     if runner.head is None:
@@ -252,7 +253,7 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
 
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
     """The baseline's prompt and behind it the candidate's answer, without the trace that the candidate has read before it."""
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
 
     view, name = unit.baseline, unit.probe.id
     context = view.prompts[name]
@@ -328,7 +329,7 @@ def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Hea
 
 
 def _joined_groups(first: Group, second: Group) -> Group:
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
 
     return Group(first.rows + second.rows, first.starts + second.starts)
 

@@ -12,8 +12,8 @@ from pytest_trust.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.divergence import TokenDivergences
-    from pytest_trust.heads import Head
+    from pytest_trust.drift.kernels.divergence import TokenDivergences
+    from pytest_trust.models.heads import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ def divergences(
     """
     import torch
 
-    from pytest_trust.drift import TokenDrift
-    from pytest_trust.heads import divergences_from_hidden
-    from pytest_trust.reduction import OddLogits
+    from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
+    from pytest_trust.drift.kernels.reduction import OddLogits
+    from pytest_trust.drift.summary import TokenDrift
     from pytest_trust.topk import TopK, divergences_from_top_k, swapped
 
     if not work:

@@ -13,9 +13,9 @@ from pytest_trust.store import Store
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
     from pytest_trust.audit import Audit
+    from pytest_trust.models.reference import Reference
     from pytest_trust.policy import Policy, Threshold
     from pytest_trust.probes import Gate, Probe, Suite
-    from pytest_trust.references import Reference
 
 # A rate from less work than this is mostly the time of loading.
 _LEAST_TOKENS = 10_000

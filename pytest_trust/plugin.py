@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pytest_trust.fixtures import Pair, Trust
-    from pytest_trust.references import Reference
+    from pytest_trust.models.reference import Reference
 
 pytest.register_assert_rewrite("pytest_trust.suites")
 

@@ -5,7 +5,7 @@ Formats known by default: ``<think>`` and its relatives, also opened by the chat
 ``<|channel>thought`` and ``<channel|>``; Granite's "Here is my thought process:" and "Here is my response:"; Harmony's channels (``analysis`` and
 ``commentary`` are reasoning, ``final`` is the answer); Kimi's ``◁think▷`` and Seed's ``<seed:think>``. Each pair of tags matches case-insensitively; a tag
 right after a backtick is spoken of and not meant. Where the model's tokenizer has a token for a tag, only that token is the tag: the same characters in
-ordinary tokens are text (see `pytest_trust.markers`, which finds them).
+ordinary tokens are text (see `pytest_trust.models.tag_tokens`, which finds them).
 
 How the harder cases are read:
 

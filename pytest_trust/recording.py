@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.identity import ModelIdentity
 from pytest_trust.keys import digest
+from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.responses import Job
 from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
     from pytest_trust.topk import TopK
 
 SCHEMA = 2  # 1 knows no top-k; files without it are still written as 1
@@ -114,7 +114,7 @@ class Recording:
         if device not in self._heads:
             import torch
 
-            from pytest_trust.heads import Head
+            from pytest_trust.models.heads import Head
 
             tensors = self._read_tensors()
             bias = tensors.get("bias")
@@ -230,7 +230,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
 
 
 def _damaged(path: Path, error: Exception) -> InvalidRecording:
-    from pytest_trust.files import first_line
+    from pytest_trust.models.files import first_line
 
     return InvalidRecording(
         f"{path}: not a recording, or damaged ({first_line(error)}): expected a file written by --trust-record; make it again"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.models.reference import Reference
 from pytest_trust.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
-from pytest_trust.references import Reference
 from pytest_trust.responses import Job
 from pytest_trust.subject import portable_key
 

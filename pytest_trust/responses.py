@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pytest_trust.drift import TokenDrift
+    from pytest_trust.drift.summary import TokenDrift
     from pytest_trust.probes import Probe
     from pytest_trust.text_pair import TextDrift
 
@@ -52,13 +52,6 @@ class Generation:
     def longest(self) -> int:
         """Tokens that a response may have, but for a closing tag."""
         return self.max_new_tokens + (self.reasoning_budget or 0)
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
-
-    rows: int
-    tokens: int
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -12,9 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_trust.identity import ModelIdentity
 from pytest_trust.keys import digest
-from pytest_trust.references import Reference
+from pytest_trust.models.identity import ModelIdentity
+from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job, Phase
 from pytest_trust.server_client import Client, Rejected, ServerError
 from pytest_trust.server_requests import Answer, Asking, answer_of, asking_of

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
-from pytest_trust.references import Reference
+from pytest_trust.models.reference import Reference
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.keys import digest
-from pytest_trust.references import Reference
+from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
 from pytest_trust.server_requests import TOP_LOGPROBS
 from pytest_trust.server_tops import Place, Token, unpack

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.packing import common_prefix
+from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.responses import OptionScores
 from pytest_trust.server_client import Client, Rejected, ServerError
 from pytest_trust.server_requests import CHAT, TEXT, TOP_LOGPROBS, template_settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
-    from pytest_trust.references import Reference
+    from pytest_trust.models.reference import Reference
     from pytest_trust.responses import Job, Phase
     from pytest_trust.server import Served
     from pytest_trust.store import Table

@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.contrasts import PREFIX
 from pytest_trust.errors import InvalidInput
-from pytest_trust.files import ModelFiles, locate
-from pytest_trust.identity import ModelIdentity, identify_model
 from pytest_trust.keys import digest, probe_input, sampling
-from pytest_trust.masking import Framing
-from pytest_trust.references import Reference, read_json
-from pytest_trust.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.models.files import ModelFiles, locate
+from pytest_trust.models.framing import Framing
+from pytest_trust.models.identity import ModelIdentity, identify_model
+from pytest_trust.models.reference import Reference, read_json
+from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.models.steering_pairs import PREFIX
 from pytest_trust.responses import Generation, Job
 from pytest_trust.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pytest_trust.inference import Runner
+    from pytest_trust.models.runner import Runner
     from pytest_trust.probes import Probe
     from pytest_trust.vocabularies import Numbering
 
@@ -74,7 +74,7 @@ class Subject:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
-            from pytest_trust.models import load_tokenizer
+            from pytest_trust.models.loading import load_tokenizer
 
             self._tokenizer = load_tokenizer(self.reference, self.files, trust_remote_code=self._trust_remote_code)
         return self._tokenizer
@@ -86,9 +86,9 @@ class Subject:
     def runner(self) -> Runner:
         """The model, loaded if it is not."""
         if self._runner is None:
-            from pytest_trust.inference import Runner
-            from pytest_trust.models import load_model
-            from pytest_trust.offload import OffloadedRunner
+            from pytest_trust.models.layer_offload import OffloadedRunner
+            from pytest_trust.models.loading import load_model
+            from pytest_trust.models.runner import Runner
 
             loaded = load_model(
                 self.reference,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
-from pytest_trust.references import Reference
+from pytest_trust.models.context_windows import in_windows
+from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
 from pytest_trust.sharing import keys_of, share, with_keys
-from pytest_trust.windowing import in_windows
 
 if TYPE_CHECKING:
     from pytest_trust.acquisition import Engine
@@ -227,7 +227,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
     import torch
 
     from pytest_trust.chunks import Chances, blank_tokens, chances
-    from pytest_trust.inference import Group
+    from pytest_trust.models.runner import Group
 
     runner = engine.runner(reference)
     head, tokenizer = runner.head, runner.loaded.tokenizer

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from pytest_trust.divergence import TokenDivergences
+    from pytest_trust.drift.kernels.divergence import TokenDivergences
 
     Floats = NDArray[numpy.float32]
 

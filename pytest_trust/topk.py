@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_trust.divergence import TokenDivergences
-from pytest_trust.reduction import reduce_rows
+from pytest_trust.drift.kernels.divergence import TokenDivergences
+from pytest_trust.drift.kernels.reduction import reduce_rows
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
 
 _CHUNK_BYTES = 1 << 26  # of one float32 block of logits
 

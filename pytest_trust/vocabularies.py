@@ -11,7 +11,7 @@ from pytest_trust.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
 
 __all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pytest_trust.generation import Row
-from pytest_trust.inference import Group
 from pytest_trust.judges import get_stating
 from pytest_trust.keys import row_seed
-from pytest_trust.packing import common_prefix
+from pytest_trust.models.generation import Row
+from pytest_trust.models.memory import Limits
+from pytest_trust.models.runner import Group
+from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning
-from pytest_trust.responses import Generation, Job, Limits
+from pytest_trust.responses import Generation, Job
 
 if TYPE_CHECKING:
     from pytest_trust.judges.judgement import Stating

@@ -9,7 +9,7 @@ import csv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ADAPTERS = HERE.parents[1] / "pytest_trust" / "adapters"
+ADAPTERS = HERE.parents[1] / "pytest_trust" / "models" / "adapters"
 PANELS = (
     ("aligned", "demo:aligned: loss, nats per token"),
     ("sft", "demo:sft: loss, nats per token"),

@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging
 
-from pytest_trust.demo import convert_instruct
+from pytest_trust.models.demo import convert_instruct
 
-ADAPTERS = Path(__file__).resolve().parents[2] / "pytest_trust" / "adapters"
+ADAPTERS = Path(__file__).resolve().parents[2] / "pytest_trust" / "models" / "adapters"
 BASE_NAME = "demo:instruct"
 
 PREFIX = 16  # ids that tell the default system message from another

@@ -29,7 +29,7 @@ from sampling import sample, sampler
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from pytest_trust.generation import Generated
+from pytest_trust.models.generation import Generated
 
 SEED = 20261125
 COLD_START = 480  # problems whose traces are shown

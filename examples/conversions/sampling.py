@@ -8,9 +8,9 @@ from typing import Any
 
 from peft import PeftModel
 
-from pytest_trust.generation import Generated, Row
-from pytest_trust.generation import generate as generate_rows
-from pytest_trust.inference import Runner
+from pytest_trust.models.generation import Generated, Row
+from pytest_trust.models.generation import generate as generate_rows
+from pytest_trust.models.runner import Runner
 from pytest_trust.responses import Generation
 
 

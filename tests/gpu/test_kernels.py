@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust import blocks, reduction
-from pytest_trust.blocks import LogitMap
+from pytest_trust.drift.kernels import reduction
+from pytest_trust.drift.kernels import torch_blocks as blocks
 from pytest_trust.errors import InvalidInput
+from pytest_trust.models.heads import LogitMap
 
 TOLERANCE = 1e-5  # nats
 ON_GPU = torch.cuda.is_available()
@@ -30,7 +31,7 @@ if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
 @pytest.fixture(scope="module")
 def kernels():
     """Imported late, as in use."""
-    from pytest_trust import kernels
+    from pytest_trust.drift.kernels import triton_rows as kernels
 
     return kernels
 

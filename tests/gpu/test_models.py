@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.references import parse_reference
+from pytest_trust.models.reference import parse_reference
 from tests.tiny_models import save_model
 from tests.unit.test_acquisition import JOBS, check_alike, everything
 

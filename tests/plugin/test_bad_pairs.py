@@ -145,7 +145,7 @@ def test_a_template_that_rejects_system_messages_hears_them_from_the_user(tmp_pa
     assert (gate["verdict"], gate["candidate"]["value"]) == ("regressed", 1.0), result.stdout
     from pytest_trust.acquisition import Engine
     from pytest_trust.catalog.files import load_suite
-    from pytest_trust.references import parse_reference
+    from pytest_trust.models.reference import parse_reference
 
     probe = load_suite(tmp_path / "secrets.jsonl", judge="leak").probes[0]
     with Engine(store=tmp_path / "store") as engine:

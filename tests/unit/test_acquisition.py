@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 
-from pytest_trust import fitting, inference
+from pytest_trust import fitting
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
-from pytest_trust.identity import lineage
-from pytest_trust.inference import Runner
-from pytest_trust.packing import Pack
+from pytest_trust.models import runner as inference
+from pytest_trust.models.identity import lineage
+from pytest_trust.models.memory import Limits
+from pytest_trust.models.reference import Reference, parse_reference
+from pytest_trust.models.runner import Runner
+from pytest_trust.models.token_trees import Pack
 from pytest_trust.pair import one_at_a_time
 from pytest_trust.planning import planned_tokens, rate_of, remember_rate, tokens_left
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
-from pytest_trust.responses import Generation, Job, Limits, OptionScores, Progress
+from pytest_trust.responses import Generation, Job, OptionScores, Progress
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 
 
@@ -188,7 +190,7 @@ def test_the_batch_size_does_not_change_a_float32_result(
 def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line(
     pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from pytest_trust import budget
+    from pytest_trust.models import reasoning_budget as budget
 
     whole, sizes = budget.stream, []
 
@@ -277,7 +279,7 @@ def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("pytest_trust.budget.stream", broken)
+    monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", broken)
     with Engine(store=tmp_path / "store", device="cpu") as engine, pytest.raises(RuntimeError, match="mat1 and mat2"):
         engine.acquire_side([GREEDY], pair[0])
 
@@ -343,14 +345,14 @@ def test_drift_equals_the_definition(complete: tuple[Path, Any], pair: tuple[Ref
 def test_one_model_in_memory_at_a_time_gives_the_same(
     complete: tuple[Path, Any], pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pytest_trust.inference
+    import pytest_trust.models.runner
 
     loads: list[str] = []
     with engine(
         tmp_path, progress=lambda told: loads.append(told.model) if told.phase == "load" and told.done else None
     ) as found:
         # As much as fits the batches, and not a second model of 177 kB.
-        monkeypatch.setattr(pytest_trust.inference, "free_bytes", lambda device: 200_000)
+        monkeypatch.setattr(pytest_trust.models.runner, "free_bytes", lambda device: 200_000)
         found.acquire(JOBS, *pair)
         assert sum(subject.loaded for subject in found._subjects.values()) == 1
         (ours, theirs), columns = everything(found, pair)
@@ -555,7 +557,7 @@ def test_a_model_that_accelerate_has_spread_is_the_same(
         places.append(moved.hf_device_map)
         return moved, device
 
-    monkeypatch.setattr("pytest_trust.identity._gpu_nodes", lambda: True)
+    monkeypatch.setattr("pytest_trust.models.identity._gpu_nodes", lambda: True)
     monkeypatch.setattr(loading, "available_device", lambda device, given: device)
     monkeypatch.setattr(loading, "spread", over_cpus)
     pair = tuple(parse_reference(f"{models / name}?device=balanced&dtype=float32") for name in ("base", "adapter"))

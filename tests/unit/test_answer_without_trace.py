@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.drift import summarise
-from pytest_trust.generation import finish
+from pytest_trust.drift.summary import summarise
+from pytest_trust.models.generation import finish
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, PairDrift
 from tests.tiny_models import save_model
 
@@ -54,7 +54,7 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(finish(runner.loaded, [*ids, runner.loaded.tokenizer.eos_token_id], row.plain))
         return found
 
-    monkeypatch.setattr("pytest_trust.budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
+    monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
     return opened
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, Response
 from tests.tiny_models import save_model
 
@@ -103,8 +103,8 @@ def test_an_answer_has_its_limit_after_a_trace_of_any_length(base: Path, tmp_pat
 
     from transformers import AutoTokenizer
 
-    from pytest_trust import budget as module
-    from pytest_trust.generation import Row
+    from pytest_trust.models import reasoning_budget as module
+    from pytest_trust.models.generation import Row
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<think>", "</think>"])
@@ -114,7 +114,7 @@ def test_an_answer_has_its_limit_after_a_trace_of_any_length(base: Path, tmp_pat
     def general(runner: Any, rows: list[Row], generation: Generation) -> list[list[int]]:
         return [script[len(row.prompt) - 1 :][: generation.max_new_tokens] for row in rows]
 
-    monkeypatch.setattr("pytest_trust.generation._generate_general", general)
+    monkeypatch.setattr("pytest_trust.models.generation._generate_general", general)
     for closes in (True, False):
         generation = Generation(limit, reasoning_budget=budget, closes=closes)
         runner: Any = SimpleNamespace(loaded=loaded, shares=False)

@@ -23,9 +23,9 @@ from pytest_trust.cluster_actors import Connection, connect
 from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, Progress
 from pytest_trust.store import Store, Table
 from pytest_trust.token_drift import TokenDrift
@@ -347,7 +347,7 @@ def test_a_head_that_is_no_head_is_noted_here(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pytest_trust import heads
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
 
     real = heads.head_of
     monkeypatch.setattr(heads, "head_of", lambda model: Head(real(model).weight, scale=0.5))

@@ -39,7 +39,7 @@ def test_advantages_are_in_standard_deviations_of_the_group(rl: Any) -> None:
 
 
 def test_the_reward_is_for_right_answers_that_came_to_an_end(rl: Any) -> None:
-    from pytest_trust.generation import Generated
+    from pytest_trust.models.generation import Generated
 
     (problem,) = rl.new_problems(1, 5)
     right, wrong = (f"<think>So.</think>\n{reply}" for reply in (problem.reply, "No idea."))

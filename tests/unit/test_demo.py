@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust import demo
 from pytest_trust.errors import TrustError
+from pytest_trust.models import demo
 
 
 def a_package(monkeypatch: pytest.MonkeyPatch, directory: Path | None) -> None:

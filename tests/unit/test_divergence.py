@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust import blocks, native
-from pytest_trust.divergence import TokenDivergences, kl_divergence, token_divergences
+from pytest_trust.drift.kernels import c_rows as native
+from pytest_trust.drift.kernels import torch_blocks as blocks
+from pytest_trust.drift.kernels.divergence import TokenDivergences, kl_divergence, token_divergences
 from pytest_trust.errors import InvalidInput
 
 TOLERANCE = 1e-5  # nats: the accuracy that is promised

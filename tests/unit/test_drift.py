@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.divergence import token_divergences
-from pytest_trust.drift import BASELINE_CANDIDATE, CANDIDATE_BASELINE, Drift, TokenDrift, summarise
+from pytest_trust.drift.kernels.divergence import token_divergences
+from pytest_trust.drift.summary import BASELINE_CANDIDATE, CANDIDATE_BASELINE, Drift, TokenDrift, summarise
 from pytest_trust.errors import InvalidInput
 from pytest_trust.stats.estimates import Sample, Statistic
 

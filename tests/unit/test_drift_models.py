@@ -10,16 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_trust import heads
-from pytest_trust.divergence import kl_divergence, token_divergences
-from pytest_trust.drift_models import (
-    check_head,
-    compare_models,
-    drift_of_batch,
-    response_hidden,
-    split_responses,
-)
+from pytest_trust.drift.kernels.divergence import kl_divergence, token_divergences
+from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
+from pytest_trust.drift_models import compare_models, drift_of_batch, split_responses
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.heads import Head, divergences_from_hidden, head_of
+from pytest_trust.models.heads import Head, head_of
+from pytest_trust.models.hidden_states import check_head, response_hidden
 
 SIZES = {
     "hidden_size": 32,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.references import parse_reference
+from pytest_trust.models.reference import parse_reference
 from pytest_trust.responses import Generation
 from tests.tiny_models import save_model
 
@@ -20,8 +20,8 @@ SHARED = [(*range(50, 75), *prompt) for prompt in PROMPTS]
 
 
 def runner(directory: Path, *, shares: bool = True) -> Any:
-    from pytest_trust.inference import Runner
-    from pytest_trust.models import load_model
+    from pytest_trust.models.loading import load_model
+    from pytest_trust.models.runner import Runner
 
     found = Runner(load_model(parse_reference(str(directory)), cache=directory.parent / "store"))
     assert found.shares or not shares
@@ -52,7 +52,7 @@ def reference_greedy(found: Any, prompt: tuple[int, ...], limit: int) -> list[in
 @pytest.mark.parametrize("prompts", [PROMPTS, SHARED], ids=["different", "shared beginning"])
 @pytest.mark.parametrize("limit", [1, 2, 24])
 def test_greedy_equals_transformers_token_for_token(llama: Any, prompts: list[tuple[int, ...]], limit: int) -> None:
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     made = generate(llama, [Row(prompt) for prompt in prompts], Generation(limit))
     assert [list(one.token_ids) for one in made] == [reference_greedy(llama, prompt, limit) for prompt in prompts]
@@ -62,7 +62,7 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(llama: Any, monkeypa
     """Tokens that greedy answers contain are declared end tokens: rows then finish at different steps."""
     from dataclasses import replace
 
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     free = generate(llama, [Row(prompt) for prompt in SHARED], Generation(24))
     ends = frozenset(one.token_ids[4 * index] for index, one in enumerate(free[:5]))
@@ -83,8 +83,8 @@ def test_waiting_rows_take_the_places_of_finished_ones(
     """Whatever runs beside a row, its response is the same; no more rows run at once than the limits allow."""
     from dataclasses import replace
 
-    from pytest_trust.generation import Row, generate, stream
-    from pytest_trust.responses import Limits
+    from pytest_trust.models.generation import Row, generate, stream
+    from pytest_trust.models.memory import Limits
 
     rows = [Row(prompt, seed) for seed, prompt in enumerate([*SHARED, *PROMPTS, *SHARED[:3]])]
     free = generate(llama, rows, Generation(24, **settings))
@@ -114,7 +114,7 @@ def test_waiting_rows_take_the_places_of_finished_ones(
 
 def test_padding_that_is_the_end_token_is_not_taken_for_an_end(llama: Any) -> None:
     """pad = eos = 2: a prompt may hold id 2, and short rows are padded with it."""
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     assert llama.pad_id in llama.loaded.eos_ids
     prompts = [(1, 40, 2, 1, 60, 2), tuple(range(30, 60)), (2, 2, 2, 90)]
@@ -128,7 +128,7 @@ def test_padding_that_is_the_end_token_is_not_taken_for_an_end(llama: Any) -> No
 def test_samples_do_not_depend_on_their_batch_nor_touch_the_global_seed(llama: Any, settings: dict[str, Any]) -> None:
     import torch
 
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     generation = Generation(10, **settings)
     rows = [Row(prompt, seed) for prompt in SHARED[:4] for seed in (1, 2)]
@@ -143,7 +143,7 @@ def test_samples_do_not_depend_on_their_batch_nor_touch_the_global_seed(llama: A
 def test_samples_follow_the_distribution() -> None:
     import torch
 
-    from pytest_trust.sampling import Draws, choose_tokens
+    from pytest_trust.models.sampling import Draws, choose_tokens
 
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -8.0]])
     for settings, kept in (({}, 5), ({"top_k": 2}, 2), ({"top_p": 0.8}, 2), ({"top_k": 4, "top_p": 0.95}, 3)):
@@ -161,7 +161,7 @@ def test_samples_follow_the_distribution() -> None:
 def test_a_sample_by_blocks_is_the_running_total_inverted(vocabulary: int) -> None:
     import torch
 
-    from pytest_trust.sampling import Draws, choose_tokens
+    from pytest_trust.models.sampling import Draws, choose_tokens
 
     logits = 4 * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(1))
     logits[:, vocabulary // 2 :: 3] = float("-inf")  # never drawn
@@ -179,7 +179,7 @@ def test_a_sample_by_blocks_is_the_running_total_inverted(vocabulary: int) -> No
 def test_top_p_over_a_large_vocabulary_equals_the_full_sort() -> None:
     import torch
 
-    from pytest_trust.sampling import Draws, choose_tokens
+    from pytest_trust.models.sampling import Draws, choose_tokens
 
     torch_generator = torch.Generator().manual_seed(0)
     sharp = 6 * torch.randn(40, 5000, generator=torch_generator)
@@ -198,7 +198,7 @@ def test_models_that_cannot_share_run_by_transformers_generate(tmp_path: Path, l
     """A sliding window is not one key and value per position; the results stay those of the model run alone."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     directory = save_model(tmp_path / "m")
     size = len(AutoTokenizer.from_pretrained(directory))
@@ -217,7 +217,7 @@ def test_models_that_cannot_share_run_by_transformers_generate(tmp_path: Path, l
 
 
 def test_the_general_path_samples_what_the_shared_one_does(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_trust.generation import Row, generate
+    from pytest_trust.models.generation import Row, generate
 
     rows = [Row(prompt, seed) for seed, prompt in enumerate(SHARED)]
     for generation in (Generation(9), Generation(9, temperature=0.9, top_p=0.9)):
@@ -228,7 +228,7 @@ def test_the_general_path_samples_what_the_shared_one_does(llama: Any, monkeypat
 
 
 def test_text_keeps_special_markers_and_drops_what_frames_it(llama: Any) -> None:
-    from pytest_trust.generation import decode
+    from pytest_trust.models.framing import decode
 
     tokenizer = llama.loaded.tokenizer
     tokens = tokenizer("<|im_start|>think about it", add_special_tokens=False)["input_ids"]
@@ -237,7 +237,7 @@ def test_text_keeps_special_markers_and_drops_what_frames_it(llama: Any) -> None
 
 
 def test_the_plain_format_ends_at_the_next_user_line(llama: Any) -> None:
-    from pytest_trust.generation import finish
+    from pytest_trust.models.generation import finish
 
     tokens = llama.loaded.tokenizer("Sure, here it is.\nUser: and then", add_special_tokens=False)["input_ids"]
     made = finish(llama.loaded, tokens, True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.demo import adapter_path
-from pytest_trust.identity import ModelIdentity, lineage, lineage_words
+from pytest_trust.models.demo import adapter_path
+from pytest_trust.models.identity import ModelIdentity, lineage, lineage_words
 from pytest_trust.report.driftdiff import drift_diff
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.report_records import regressed
@@ -29,7 +29,7 @@ def card(directory: Path, front: str) -> Path:
 
 
 def of(tmp_path: Path, *references: object) -> list[ModelIdentity]:
-    from pytest_trust.references import parse_reference
+    from pytest_trust.models.reference import parse_reference
 
     with Engine(store=tmp_path / "store") as engine:
         return [engine.identify(parse_reference(str(reference))) for reference in references]

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.generation import decode, finish
-from pytest_trust.markers import read_response, spelled_out
+from pytest_trust.models.framing import decode
+from pytest_trust.models.generation import finish
+from pytest_trust.models.reference import parse_reference
+from pytest_trust.models.tag_tokens import read_response, spelled_out
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import CHATML, save_model, save_tokenizer
 
@@ -210,7 +211,7 @@ def test_it_is_stored_and_recorded_with_the_response(tmp_path: Path, monkeypatch
             for row in rows
         ]
 
-    monkeypatch.setattr("pytest_trust.budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
+    monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
     reference, job = parse_reference(str(directory)), Job("dim/ask", "generate", (PROBE,), Generation(20))
     with Engine(store=tmp_path / "store") as engine:
         engine.acquire_side([job], reference)

@@ -11,14 +11,14 @@ import torch
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.files import bundled_suites, load_suite
-from pytest_trust.contrasts import CONTRASTS, PREFIX
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.models import load_model
+from pytest_trust.models.damage import ablate, add_noise, apply_mutant, decoder_layers, hook, prune, quantise
+from pytest_trust.models.loading import load_model
+from pytest_trust.models.mutants import MUTANTS, Dosed, choose, parse_mutant, read_names
+from pytest_trust.models.reference import InvalidReference, Reference, parse_reference
+from pytest_trust.models.steering_pairs import CONTRASTS, PREFIX
 from pytest_trust.mutant_run import mutant_document, mutant_record, with_mutant
-from pytest_trust.mutants import MUTANTS, Dosed, choose, parse_mutant, read_names
-from pytest_trust.mutation import ablate, add_noise, apply_mutant, decoder_layers, hook, prune, quantise
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import InvalidReference, Reference, parse_reference
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns
 from pytest_trust.responses import Generation, Job

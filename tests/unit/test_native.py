@@ -8,8 +8,10 @@ import shutil
 import pytest
 import torch
 
-from pytest_trust import blocks, native, reduction
-from pytest_trust.divergence import kl_divergence, token_divergences
+from pytest_trust.drift.kernels import c_rows as native
+from pytest_trust.drift.kernels import reduction
+from pytest_trust.drift.kernels import torch_blocks as blocks
+from pytest_trust.drift.kernels.divergence import kl_divergence, token_divergences
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler on the PATH"

@@ -10,11 +10,12 @@ import torch
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
-from pytest_trust.inference import Group, Runner
-from pytest_trust.models import LoadedModel, load_model
-from pytest_trust.offload import Layers, OffloadedRunner
+from pytest_trust.models.layer_offload import Layers, OffloadedRunner
+from pytest_trust.models.loaded import LoadedModel
+from pytest_trust.models.loading import load_model
+from pytest_trust.models.reference import Reference, parse_reference
+from pytest_trust.models.runner import Group, Runner
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model, save_tokenizer
 
@@ -95,7 +96,7 @@ def test_an_audit_gives_the_same_with_one_layer_in_memory(
 def test_the_drift_of_many_texts_reads_every_layer_once(
     pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_trust.offload._BATCH_TOKENS", 100)  # several batches
+    monkeypatch.setattr("pytest_trust.models.layer_offload._BATCH_TOKENS", 100)  # several batches
     runner = OffloadedRunner(load_model(pair[0], cache=tmp_path, offload=True))
     plain = Runner(load_model(pair[0], cache=tmp_path))
     random = torch.Generator().manual_seed(1)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_trust.inference import Group, Runner
-from pytest_trust.models import load_model
-from pytest_trust.packing import packs, tree_inputs
-from pytest_trust.references import parse_reference
+from pytest_trust.models.loading import load_model
+from pytest_trust.models.reference import parse_reference
+from pytest_trust.models.runner import Group, Runner
+from pytest_trust.models.token_trees import packs, tree_inputs
 from tests.tiny_models import save_model
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple), min_size=1, max_size=30)
@@ -78,7 +78,7 @@ def test_states_of_trees_are_those_of_each_row_alone(runner: Runner) -> None:
 def test_rows_that_cannot_be_packed_are_run_by_themselves(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pytest_trust import inference
+    from pytest_trust.models import runner as inference
 
     group = Group(((5, 6, 7, 8), (5, 6, 9)), (1, 2))
     expected = runner.hidden_states([group])[0]

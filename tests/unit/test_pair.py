@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_trust import heads, reduction
+from pytest_trust import heads
 from pytest_trust.acquisition import Engine
+from pytest_trust.drift.kernels import reduction
 from pytest_trust.errors import InvalidInput
-from pytest_trust.heads import Head
+from pytest_trust.models.heads import Head
+from pytest_trust.models.reference import parse_reference
 from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_model
 
@@ -39,7 +40,7 @@ def test_heads_are_checked_once_a_model_and_the_path_is_recorded(references, tmp
     checked = []
     check = pair_check()
     monkeypatch.setattr(
-        "pytest_trust.drift_models.check_head", lambda model, head: (checked.append(model), check(model, head))
+        "pytest_trust.models.hidden_states.check_head", lambda model, head: (checked.append(model), check(model, head))
     )
     with engine(tmp_path) as found:
         found.acquire([JOB], *references)
@@ -53,7 +54,7 @@ def test_heads_are_checked_once_a_model_and_the_path_is_recorded(references, tmp
 
 
 def pair_check():
-    from pytest_trust.drift_models import check_head
+    from pytest_trust.models.hidden_states import check_head
 
     return check_head
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.drift import summarise
-from pytest_trust.masking import Framing, marker_spans, masked_tokens
+from pytest_trust.drift.summary import summarise
+from pytest_trust.masking import marker_spans, masked_tokens
+from pytest_trust.models.framing import Framing
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job
 from pytest_trust.vocabularies import numberings
 from tests.scripted_models import scripted_model

@@ -23,7 +23,7 @@ from pytest_trust.cluster_actors import Actors
 from pytest_trust.cluster_chunks import Chunk, Done
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.errors import TrustError
-from pytest_trust.references import Reference, parse_reference
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.responses import Progress
 from tests.ray_clusters import NODE, ray_cluster
 from tests.tiny_models import save_adapter, save_model
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_load_is_the_error_of_a_local_run_and_fails_once(nod
 def test_actors_of_a_cluster_with_gpus_ask_for_one_each(
     nodes: Any, pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
-    from pytest_trust.identity import _gpu_nodes
+    from pytest_trust.models.identity import _gpu_nodes
 
     if _gpu_nodes():
         pytest.skip("a GPU might be here, and this is about an actor that finds none")

@@ -14,10 +14,10 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording import InvalidRecording, read_recording
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model
 

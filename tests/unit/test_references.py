@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.references import parse_reference
+from pytest_trust.models.reference import parse_reference
 
 
 def model_directory(path: Path, *, weights: str = "model.safetensors") -> Path:
@@ -181,7 +181,7 @@ def test_pickled_weights_are_allowed_by_their_own_option(tmp_path: Path) -> None
 def test_checking_imports_nothing_heavy(tmp_path: Path) -> None:
     path = model_directory(tmp_path / "m")
     code = (
-        "import sys; from pytest_trust.references import parse_reference; "
+        "import sys; from pytest_trust.models.reference import parse_reference; "
         f"parse_reference({str(path)!r}).check(); "
         "print([m for m in ('torch', 'transformers', 'numpy', 'yaml', 'huggingface_hub') if m in sys.modules])"
     )

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.models.reference import parse_reference
+from pytest_trust.models.rendering import render_options, render_prompt
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import parse_reference
-from pytest_trust.rendering import render_options, render_prompt
 from tests.tiny_models import CHATML, NO_SYSTEM, save_model, save_tokenizer
 
 
@@ -23,8 +23,8 @@ def chat(*turns: tuple[str, str], options: tuple[str, ...] = ()) -> Probe:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from pytest_trust.inference import Runner
-    from pytest_trust.models import load_model
+    from pytest_trust.models.loading import load_model
+    from pytest_trust.models.runner import Runner
 
     directory = save_model(tmp_path_factory.mktemp("llama") / "m")
     found = Runner(load_model(parse_reference(str(directory)), cache=directory.parent / "store"))
@@ -55,8 +55,8 @@ def alone(llama: Any, ids: tuple[int, ...], start: int) -> float:
 def test_shared_prompts_give_what_whole_sequences_give(
     llama: Any, monkeypatch: pytest.MonkeyPatch, shares: bool
 ) -> None:
-    from pytest_trust.inference import Group
-    from pytest_trust.scoring import score_options
+    from pytest_trust.models.option_scores import score_options
+    from pytest_trust.models.runner import Group
 
     monkeypatch.setattr(llama, "shares", shares)
     rows = [render_options(llama.loaded.tokenizer, one) for one in PROBES]
@@ -70,8 +70,8 @@ def test_shared_prompts_give_what_whole_sequences_give(
 
 
 def test_each_probe_alone_gives_the_same(llama: Any) -> None:
-    from pytest_trust.inference import Group
-    from pytest_trust.scoring import score_options
+    from pytest_trust.models.option_scores import score_options
+    from pytest_trust.models.runner import Group
 
     groups = [Group(row.ids, row.starts) for row in (render_options(llama.loaded.tokenizer, one) for one in PROBES)]
     together = score_options(llama, groups, [one.options for one in PROBES])

@@ -15,8 +15,8 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, Response
 from pytest_trust.server import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from tests.serving import MODEL, Fault, Server, listed, plain, said, serving
@@ -385,7 +385,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_model_behind_a_server_is_not_loaded(tmp_path: Path) -> None:
-    from pytest_trust.models import load_model
+    from pytest_trust.models.loading import load_model
 
     with pytest.raises(TrustError, match="cannot be loaded here"):
         load_model(parse_reference("http://127.0.0.1:9/v1#m"), cache=tmp_path)

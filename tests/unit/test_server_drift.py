@@ -12,9 +12,9 @@ import pytest
 from pytest_trust.acquisition import Engine
 from pytest_trust.drift_plan import SERVED_RECORDING
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, PairDrift
 from pytest_trust.server import ITS_WORD, NO_LOGPROBS
 from pytest_trust.server_drift import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT

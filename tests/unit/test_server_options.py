@@ -11,8 +11,8 @@ import pytest
 
 from pytest_trust.acquisition import Engine
 from pytest_trust.errors import TrustError
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.responses import Generation, Job, OptionScores
 from pytest_trust.server_options import NO_PROMPT_LOGPROBS
 from tests.served_model import ServedModel

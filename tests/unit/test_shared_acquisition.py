@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.generation import Row
-from pytest_trust.references import Reference
+from pytest_trust.models.generation import Row
+from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Generation, Progress
 from pytest_trust.work import Answer, answer_batches
 from tests.unit.test_acquisition import JOBS, check_alike, complete, engine, everything, models, pair
@@ -158,7 +158,7 @@ def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
 
 
 def test_an_error_gives_up_the_claims_of_its_batch(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_trust import budget
+    from pytest_trust.models import reasoning_budget as budget
 
     def fails(*arguments: Any) -> Any:
         raise ValueError("in the middle of a batch")

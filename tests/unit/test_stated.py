@@ -10,8 +10,8 @@ from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.files import read_suite
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge, get_stating
+from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
 from tests.scripted_models import scripted_model
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pytest_trust.acquisition import Engine
+from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import Reference, parse_reference
 from pytest_trust.report.driftdiff import drift_diff
 from pytest_trust.report.terminal import summary_lines
 from pytest_trust.responses import Generation, Job

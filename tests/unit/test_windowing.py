@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.acquisition import Engine
-from pytest_trust.drift import summarise
+from pytest_trust.drift.summary import summarise
 from pytest_trust.errors import InvalidInput
-from pytest_trust.inference import Group, Runner
-from pytest_trust.models import load_model
+from pytest_trust.models.context_windows import in_windows, row_windows
+from pytest_trust.models.loading import load_model
+from pytest_trust.models.reference import parse_reference
+from pytest_trust.models.runner import Group, Runner
 from pytest_trust.probes import Message, Probe
-from pytest_trust.references import parse_reference
 from pytest_trust.responses import Generation, Job
-from pytest_trust.windowing import in_windows, row_windows
 from tests.tiny_models import save_model
 
 

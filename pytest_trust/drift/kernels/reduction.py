@@ -19,16 +19,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_trust.blocks import (
-    AS_THEY_ARE,
-    LogitMap,
-    block_columns,
-    block_kl,
-    block_rows,
-    blocks,
-    compiled_columns,
-)
+from pytest_trust.drift.kernels.torch_blocks import block_columns, block_kl, block_rows, blocks, compiled_columns
 from pytest_trust.errors import InvalidInput
+from pytest_trust.models.heads import AS_THEY_ARE, LogitMap
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +42,7 @@ def path(device: str = "cpu") -> str:
     """
     kind = str(device).split(":")[0]
     if kind == "cpu":
-        from pytest_trust import native
+        from pytest_trust.drift.kernels import c_rows as native
 
         return native.status()
     if kind != "cuda":
@@ -128,12 +121,12 @@ def _fast_kl(
 ) -> torch.Tensor | None:
     """KL(p || q) of the chosen rows by compiled code, or None."""
     if p.device.type == "cpu":
-        from pytest_trust.native import reduce_native
+        from pytest_trust.drift.kernels.c_rows import reduce_native
 
         return reduce_native(p, q, inverse_temperature, chosen=chosen, kl_only=True)
     if _on_cuda(p, q) and "Triton" not in _failed:
         try:
-            from pytest_trust.kernels import kl_of_rows
+            from pytest_trust.drift.kernels.triton_rows import kl_of_rows
 
             return kl_of_rows(p, q, chosen, inverse_temperature)
         except Exception as error:  # whatever Triton or its absence raises, slower paths give the same numbers
@@ -144,7 +137,7 @@ def _fast_kl(
 def _cpu_columns(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
 ) -> dict[str, torch.Tensor]:
-    from pytest_trust.native import COLUMNS, reduce_native
+    from pytest_trust.drift.kernels.c_rows import COLUMNS, reduce_native
 
     table = reduce_native(p, q, inverse_temperature, labels=labels, jensen_shannon=jensen_shannon)
     if table is None:
@@ -167,7 +160,7 @@ def _fast_columns(
         return None
     if "Triton" not in _failed:
         try:
-            from pytest_trust.kernels import columns_of_rows
+            from pytest_trust.drift.kernels.triton_rows import columns_of_rows
 
             return columns_of_rows(p, q, labels, inverse_temperature, jensen_shannon, maps)
         except Exception as error:

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pytest_trust.errors import TrustError
-from pytest_trust.files import ModelFiles
-from pytest_trust.inference import Group, Predictions, Runner, pairs
-from pytest_trust.packing import Ids
-from pytest_trust.references import Reference
+from pytest_trust.models.files import ModelFiles
+from pytest_trust.models.reference import Reference
+from pytest_trust.models.runner import Group, Predictions, Runner, pairs
+from pytest_trust.models.token_trees import Ids
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.models import LoadedModel
+    from pytest_trust.models.loaded import LoadedModel
 
 __all__ = ["Layers", "OffloadedRunner", "offloaded"]
 

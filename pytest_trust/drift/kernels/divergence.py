@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.drift.kernels.reduction import kl_rows, reduce_rows
 from pytest_trust.errors import InvalidInput
-from pytest_trust.reduction import kl_rows, reduce_rows
 
 if TYPE_CHECKING:
     import numpy

@@ -9,7 +9,7 @@
 
 `NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; a
 server's stand where a URL has them, `http://host:port/v1?concurrency=4#model`; `?mutant=noise:0.1` damages the model after loading (see
-`pytest_trust.mutants`). Standard library only, so that a wrong
+`pytest_trust.models.mutants`). Standard library only, so that a wrong
 reference can be refused before anything heavy is imported.
 """
 
@@ -25,7 +25,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.mutants import Dosed, parse_mutant
+from pytest_trust.models.mutants import Dosed, parse_mutant
 
 Kind = Literal["hub", "directory", "adapter", "gguf", "demo", "recording", "server"]
 

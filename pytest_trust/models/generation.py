@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_trust.buffers import close_up, merge_caches, replace_rows
-from pytest_trust.inference import LONGEST_TREE, Runner
-from pytest_trust.reasoning import DEFAULT_TAGS
-from pytest_trust.rendering import PLAIN_STOP
-from pytest_trust.responses import Generation, Limits
-from pytest_trust.sampling import Draws, choose_tokens
+from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
+from pytest_trust.models.memory import Limits
+from pytest_trust.models.rendering import PLAIN_STOP
+from pytest_trust.models.runner import LONGEST_TREE, Runner
+from pytest_trust.models.sampling import Draws, choose_tokens
+from pytest_trust.responses import Generation
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
-    from pytest_trust.inference import Prefilled
-    from pytest_trust.masking import Framing
-    from pytest_trust.models import LoadedModel
+    from pytest_trust.models.loaded import LoadedModel
+    from pytest_trust.models.runner import Prefilled
+from pytest_trust.models.framing import decode
 
 # Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: prompts are read
 # faster together.
 _ADMIT_BELOW = 0.875
+
 # The same where none wait: closing up moves few rows.
 _CLOSE_BELOW = 0.94
 
@@ -37,7 +37,6 @@ _SLACK = 24
 
 # Steps between looks at whether a row in the plain format has come to the next turn.
 _LOOK_EVERY = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -62,13 +61,11 @@ class Row:
         """What the model reads before it writes."""
         return self.prompt + self.forced
 
-
 class Further(Protocol):
     """Decides on responses that have come to their limit."""
 
     def __call__(self, number: int, said: list[int]) -> tuple[Sequence[int], int] | None:
         """Token ids that row `number` is made to say next, and how many of its own may follow; None when the response ends here."""
-
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -78,14 +75,12 @@ class Generated:
     text: str
     finish_reason: Literal["stop", "length", "answered"]
 
-
 def generate(
     runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
 ) -> list[Generated]:
     """Responses to rows, in order; see `stream`."""
     found = {index: one for part in stream(runner, rows, generation, limits) for index, one in part}
     return [found[index] for index in range(len(rows))]
-
 
 def stream(
     runner: Runner,
@@ -111,7 +106,6 @@ def stream(
     with torch.inference_mode():
         for part in (_stream_shared if shared else _stream_general)(course, limits):
             yield [(number, course.finished(number, said)) for number, said in part]
-
 
 class _Course:
     """What rows have said so far, and whether they go on."""
@@ -187,7 +181,6 @@ class _Course:
                 break
             taken.append(number)
         return taken
-
 
 class _Batch:
     """Rows that run together: line by line their number, and what the model needs of them."""
@@ -311,9 +304,7 @@ class _Batch:
                     self.over.add(number)
         return torch.tensor(tokens, device=self.runner.device)
 
-
 Spoken = Iterator[list[tuple[int, list[int]]]]
-
 
 def _stream_shared(course: _Course, limits: Limits) -> Spoken:
     waiting, batch = list(range(len(course.rows))), _Batch(course)
@@ -327,7 +318,6 @@ def _stream_shared(course: _Course, limits: Limits) -> Spoken:
         share = _ADMIT_BELOW if waiting else _CLOSE_BELOW
         while len(batch.left) > share * len(batch.active):
             batch.advance()
-
 
 def _stream_general(course: _Course, limits: Limits) -> Spoken:
     """Batch by batch; rows that are given further tokens begin again behind what they have said."""
@@ -348,7 +338,6 @@ def _stream_general(course: _Course, limits: Limits) -> Spoken:
             running = [number for number, tokens in zip(running, made, strict=True) if not course.say_all(number, tokens)]
             most = 1
         yield [(number, course.said[number]) for number in taken]
-
 
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
     """transformers' own `generate` on a left-padded batch, for models that do not share."""
@@ -379,12 +368,10 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors)
     return [_until_end(tokens, runner.loaded.eos_ids) for tokens in output[:, width:].tolist()]
 
-
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     """Padding follows the first end token, and may be the same id."""
     stop = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
-
 
 def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
     """A response from its tokens; without an end token it was cut. In the plain format it ends at the next turn."""
@@ -395,7 +382,6 @@ def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
         text, ended = text[: text.index(PLAIN_STOP)], True
     return Generated(tuple(tokens), text, "stop" if ended else "length")
 
-
 def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
     """The fewest tokens whose text holds `stop`."""
     low, high = 1, len(tokens)
@@ -403,17 +389,3 @@ def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
         middle = (low + high) // 2
         low, high = (low, middle) if stop in decode(loaded, tokens[:middle]) else (middle + 1, high)
     return tokens[:low]
-
-
-def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
-    """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
-    return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
-
-
-def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    """The same of tokens among which no end token is."""
-    kept = [token for token in tokens if token != tokenizer.pad_token_id]
-    # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
-    if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
-        kept = kept[1:]
-    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

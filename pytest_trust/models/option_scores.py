@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.inference import Group, Runner, pairs
+from pytest_trust.models.runner import Group, Runner, pairs
 from pytest_trust.responses import OptionScores
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.heads import Head
+    from pytest_trust.models.heads import Head
 
 # Tokens whose logits exist at once; the product is no faster per token above this.
 _CHUNK_TOKENS = 128

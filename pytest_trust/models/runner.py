@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.allocator import return_large_blocks
-from pytest_trust.buffers import buffer_cache
 from pytest_trust.errors import InvalidInput
-from pytest_trust.identity import BALANCED, on_cuda
-from pytest_trust.packing import Ids, Pack, packs, tree_inputs, tree_tokens
-from pytest_trust.responses import Limits
+from pytest_trust.models.identity import BALANCED, on_cuda
+from pytest_trust.models.kv_buffers import buffer_cache
+from pytest_trust.models.memory import Limits, return_large_blocks
+from pytest_trust.models.token_trees import Ids, Pack, packs, tree_inputs, tree_tokens
 
 if TYPE_CHECKING:
     import torch
     from transformers import Cache
 
-    from pytest_trust.heads import Head
-    from pytest_trust.models import LoadedModel
+    from pytest_trust.models.heads import Head
+    from pytest_trust.models.loaded import LoadedModel
 
 # Tokens of a row of trees, at least and at most where one sequence is not longer: longer rows share more and have less padding, and
 # attend to more that their mask hides. Measured with prompts of 95 tokens: 512 twice as fast as 128.
@@ -135,7 +134,7 @@ class Runner:
         try:
             return peak_bytes(run)
         except (MemoryError, RuntimeError) as error:
-            from pytest_trust.heads import out_of_memory
+            from pytest_trust.models.memory import out_of_memory
 
             if not out_of_memory(error):
                 raise
@@ -251,7 +250,7 @@ class Runner:
         return hidden
 
     def _find_head(self) -> Head | None:
-        from pytest_trust.heads import head_of
+        from pytest_trust.models.heads import head_of
 
         try:
             return head_of(self.model)

@@ -7,20 +7,19 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
-from pytest_trust.files import ModelFiles, first_line, locate
-from pytest_trust.identity import BALANCED, ModelIdentity, choose_device, identify_model
-from pytest_trust.references import Reference, check_device
+from pytest_trust.models.files import ModelFiles, first_line, locate
+from pytest_trust.models.identity import BALANCED, ModelIdentity, choose_device, identify_model
+from pytest_trust.models.reference import Reference, check_device
 from pytest_trust.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_trust.offload import Layers
+from pytest_trust.models.loaded import LoadedModel
 
 # Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
 # Not <|end|>: in the harmony format it ends the reasoning, and the answer follows.
@@ -34,23 +33,8 @@ _TURN_ENDS = (
     "</s>",
 )
 
-
 class CannotLoad(TrustError):
     """A model's files are there, and it still cannot be loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """Weights in evaluation mode on their device, tokenizer, identity, and the ids that end a response."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: ModelIdentity
-    device: str
-    eos_ids: frozenset[int]
-    layers: Layers | None = None
-    """Of a model whose decoder layers come and go."""
-
 
 def load_model(
     reference: Reference,
@@ -65,7 +49,7 @@ def load_model(
     """Load the weights and the tokenizer of a reference.
 
     Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed.
-    GGUF files are dequantised. With `offload` the decoder layers are left in their files (`pytest_trust.offload`). Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
+    GGUF files are dequantised. With `offload` the decoder layers are left in their files (`pytest_trust.models.layer_offload`). Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
     model is converted into it, hashes of weight files are remembered there.
 
     Raises:
@@ -80,7 +64,7 @@ def load_model(
     if offload:
         if chosen == BALANCED:
             raise CannotLoad(f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out")
-        from pytest_trust.offload import offloaded
+        from pytest_trust.models.layer_offload import offloaded
 
         with _in_words(reference), quiet():
             split, layers = offloaded(reference, files, identity.dtype, chosen, trust_remote_code)
@@ -90,11 +74,10 @@ def load_model(
         model.eval().requires_grad_(False)
         model, chosen = spread(model) if chosen == BALANCED else (model.to(chosen), chosen)
         if reference.mutant is not None:
-            from pytest_trust.mutation import apply_mutant
+            from pytest_trust.models.damage import apply_mutant
 
             apply_mutant(model, tokenizer, reference.mutant, label=reference.label)
     return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
-
 
 def load_tokenizer(
     reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False
@@ -108,7 +91,6 @@ def load_tokenizer(
             str(files.tokenizer), local_files_only=True, trust_remote_code=trust_remote_code, **gguf
         )
     return tokenizer
-
 
 def available_device(device: str, given: str) -> str:
     """The device if this machine has it.
@@ -134,7 +116,6 @@ def available_device(device: str, given: str) -> str:
             f"{given}: the device {device} was asked for and is not available here: use device=cpu or leave it out"
         )
     return device
-
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -167,7 +148,6 @@ def quiet() -> Iterator[None]:
         if hub_bars:
             enable_progress_bars()
 
-
 @contextmanager
 def _in_words(reference: Reference) -> Iterator[None]:
     try:
@@ -185,7 +165,6 @@ def _in_words(reference: Reference) -> Iterator[None]:
         elif "Unrecognized configuration class" in str(error):
             text = "not a causal language model"
         raise CannotLoad(f"{reference.text}: cannot be loaded: {text}") from error
-
 
 def _load_weights(
     reference: Reference, files: ModelFiles, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
@@ -218,7 +197,6 @@ def _load_weights(
     result: PreTrainedModel = model
     return result
 
-
 def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[Any, str]:
     """The model with its layers spread evenly over the GPUs that this process sees, by accelerate; and the device of its inputs.
 
@@ -235,7 +213,6 @@ def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[A
     model = dispatch_model(model, places, skip_keys=model._skip_keys_device_placement, force_hooks=True)
     return model, str(model.get_input_embeddings().weight.device)
 
-
 def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
     from peft import PeftModel
 
@@ -249,7 +226,6 @@ def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
             f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base="
         )
     return merged
-
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id that ends a response: generation_config's, the tokenizer's, and the template's end of turn."""

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.contrasts import CONTRASTS, Side
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
-from pytest_trust.mutants import Dosed
+from pytest_trust.models.mutants import Dosed
+from pytest_trust.models.steering_pairs import CONTRASTS, Side
 
 if TYPE_CHECKING:
     import torch
@@ -177,8 +177,8 @@ def mean_state(model: Any, tokenizer: PreTrainedTokenizerBase, layer: Any, side:
     """
     import torch
 
+    from pytest_trust.models.rendering import render_prompt
     from pytest_trust.probes import Message, Probe
-    from pytest_trust.rendering import render_prompt
 
     rows: list[tuple[list[int], int]] = []
     for prompt, answer in side:

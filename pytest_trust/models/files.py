@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_trust.errors import TrustError
-from pytest_trust.references import InvalidReference, Reference, adapter_base, parse_reference, weights_files
+from pytest_trust.models.reference import InvalidReference, Reference, adapter_base, parse_reference, weights_files
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
 
@@ -98,7 +98,7 @@ def is_converted(cache: Path) -> bool:
 
 
 def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
-    from pytest_trust import demo
+    from pytest_trust.models import demo
 
     if reference.location != "instruct":
         directory = demo.adapter_path(reference.location)

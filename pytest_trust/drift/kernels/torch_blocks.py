@@ -9,61 +9,27 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AS_THEY_ARE", "LogitMap", "block_columns", "block_kl", "block_rows", "blocks", "compiled_columns"]
 
 # Bytes of one float32 scratch block. Measured on 49,152 columns: 8 to 16 rows are best (1 to 4 rows are up to
 # 1.5 times slower, because each of the dozen operations then pays its dispatch; more rows fall out of the
 # cache). A GPU wants enough rows to fill it.
 _CPU_BLOCK_BYTES = 2 * 2**20
+
 _GPU_BLOCK_BYTES = 128 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class LogitMap:
-    """What stands between a head's product and its logits: ``soft_cap * tanh(scale * x / soft_cap)``, in float32."""
-
-    scale: float = 1.0
-    soft_cap: float | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether it changes nothing."""
-        return self.soft_cap is None and self.scale == 1.0
-
-    def __call__(self, product: torch.Tensor) -> torch.Tensor:
-        """The logits: the argument itself where nothing changes, else a new tensor, float32 or wider."""
-        import torch
-
-        if self.plain:
-            return product
-        logits = product.to(torch.float64 if product.dtype == torch.float64 else torch.float32, copy=True)
-        if self.scale != 1.0:
-            logits.mul_(self.scale)
-        if self.soft_cap is not None:
-            logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
-        return logits
-
-
-AS_THEY_ARE = (LogitMap(), LogitMap())
-"""For p and q: logits are given."""
-
 
 def block_rows(vocabulary: int, *, on_cpu: bool) -> int:
     """Rows of one float32 scratch block."""
     return max(1, (_CPU_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // (4 * vocabulary))
 
-
 def blocks(count: int, rows: int) -> Iterator[tuple[int, int]]:
     """Bounds of blocks of at most `rows` of `count` rows."""
     for start in range(0, count, rows):
         yield start, min(start + rows, count)
-
 
 def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -> torch.Tensor:
     """Write (rows - their maximum) / temperature into the float32 block `out`; return the maxima, [rows, 1]."""
@@ -82,7 +48,6 @@ def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -
     if inverse_temperature != 1.0:
         out.mul_(inverse_temperature)
     return top
-
 
 def block_kl(p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inverse_temperature: float) -> torch.Tensor:
     """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], float32."""
@@ -103,7 +68,6 @@ def block_kl(p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inve
         torch.sum(d.mul_(a), -1, out=gap[start:stop])
     kl: torch.Tensor = gap.div_(z).sub_(z.log_().sub_(w.log_()))
     return kl
-
 
 def block_columns(
     p: torch.Tensor,
@@ -153,7 +117,6 @@ def block_columns(
             torch.sum(e.mul_(torch.log(e, out=d)), -1, out=out["mixture"][at])
     return columns_of_sums({**out, "same_top": same}, inverse_temperature)
 
-
 def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -> dict[str, torch.Tensor]:
     """The columns from what was summed over centred logits: `z`, `w`, `to_q` = sum exp(a) (a - b), `to_p` = sum exp(b) (a - b),
     `dot_p` = sum exp(a) a, `dot_q`, the maxima `top_p` and `top_q`, `total_variation` = sum |p - q|, `mixture` = sum (p + q) log (p + q),
@@ -181,7 +144,6 @@ def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -
             columns[f"rank_{side}"] = sums[f"rank_{side}"] + 1.0
     return columns
 
-
 def compiled_columns(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
 ) -> dict[str, torch.Tensor]:
@@ -194,13 +156,11 @@ def compiled_columns(
         found.append(_compiler()(p[start:stop], q[start:stop], target, inverse_temperature, jensen_shannon))
     return columns_of_sums({name: torch.cat([part[name] for part in found]) for name in found[0]}, inverse_temperature)
 
-
 @functools.cache
 def _compiler() -> Any:
     import torch
 
     return torch.compile(_sums, dynamic=True)
-
 
 def _sums(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_trust.errors import TrustError
-from pytest_trust.files import ModelFiles
 from pytest_trust.keys import digest
-from pytest_trust.mutants import parse_mutant
-from pytest_trust.references import InvalidReference, Reference, read_json
+from pytest_trust.models.files import ModelFiles
+from pytest_trust.models.mutants import parse_mutant
+from pytest_trust.models.reference import InvalidReference, Reference, read_json
 from pytest_trust.store import Store
 
 Lineage = Literal["same", "weights", "parent", "child", "sibling", "unrelated", "unknown"]

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_trust.generation import Generated, Row, decode, finish, stream
-from pytest_trust.markers import read_response
+from pytest_trust.models.framing import decode
+from pytest_trust.models.generation import Generated, Row, finish, stream
+from pytest_trust.models.tag_tokens import read_response
 from pytest_trust.reasoning import Tags, opened_by
 
 if TYPE_CHECKING:
-    from pytest_trust.inference import Runner
-    from pytest_trust.models import LoadedModel
-    from pytest_trust.responses import Generation, Limits
+    from pytest_trust.models.loaded import LoadedModel
+    from pytest_trust.models.memory import Limits
+    from pytest_trust.models.runner import Runner
+    from pytest_trust.responses import Generation
 
 # Tokens that a closing tag may take.
 _TAG_TOKENS = 24

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from pytest_trust.reasoning import Split, Tags, cut_tag, opened_by, split_reasoning, tags_in
 
 if TYPE_CHECKING:
-    from pytest_trust.models import LoadedModel
+    from pytest_trust.models.loaded import LoadedModel
 
 _LEAST = 3  # characters of a token that can mark anything
 _known: WeakKeyDictionary[object, dict[int, str]] = WeakKeyDictionary()
@@ -85,7 +85,7 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 def _places(loaded: LoadedModel, token_ids: Sequence[int], known: dict[int, str]) -> set[tuple[int, str]]:
     """Where the marks stand in the text, and what they are."""
-    from pytest_trust.generation import decode
+    from pytest_trust.models.framing import decode
 
     return {
         (len(decode(loaded, token_ids[:index])), known[token])

@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pytest_trust.blocks import AS_THEY_ARE, LogitMap, columns_of_sums
+from pytest_trust.drift.kernels.torch_blocks import columns_of_sums
+from pytest_trust.models.heads import AS_THEY_ARE, LogitMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

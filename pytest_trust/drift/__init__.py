@@ -1,0 +1,1 @@
+"""How far two distributions over tokens are apart."""

@@ -1,0 +1,1 @@
+"""Divergences of two sets of logits, in torch, C and Triton."""

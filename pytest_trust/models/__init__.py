@@ -1,0 +1,1 @@
+"""One transformers model: its reference, files and identity, loading it and running it."""

@@ -1,0 +1,129 @@
+"""Texts longer than a context, read in overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_trust.models.runner import Group, pairs
+
+if TYPE_CHECKING:
+    import torch
+
+    States = list[list[torch.Tensor]]
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput
+
+if TYPE_CHECKING:
+
+    import torch
+
+
+Windows = list[tuple[int, int, int]]
+
+def row_windows(length: int, start: int, context: int) -> Windows:
+    """(first token, behind the last token, first token that is looked at) of each window over a row of `length` tokens of which those from
+    `start` on are predicted. The last token of a window is not read; every further window goes half a context on."""
+    window = context + 1
+    if length <= window:
+        return [(0, length, start)]
+    found, first, end = [], start, window
+    while True:
+        if end > first:
+            found.append((end - window, end, first))
+            first = end
+        if end == length:
+            return found
+        end = min(end + max(1, window // 2), length)
+
+def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -> Callable[[Sequence[Group]], States]:
+    """`read` (`Runner.hidden_states` or `Runner.alone`) for rows of any length: [tokens from `start` on, hidden size] of each, as there."""
+    if context is None:
+        return read
+
+    def whole(groups: Sequence[Group]) -> States:
+        if all(len(row) - 1 <= context for group in groups for row in group.rows):
+            return read(groups)
+        import torch
+
+        cut, owners = [], []
+        for index, group in enumerate(groups):
+            if all(len(row) - 1 <= context for row in group.rows):
+                cut.append(group)
+                owners.append((index, -1))
+                continue
+            for number, (row, start) in enumerate(pairs(group)):
+                for first, end, looked in row_windows(len(row), start, context):
+                    cut.append(Group((row[first:end],), (looked - first,)))
+                    owners.append((index, number))
+        parts: list[list[list[torch.Tensor]]] = [[[] for _ in group.rows] for group in groups]
+        for (index, number), states in zip(owners, read(cut), strict=True):
+            if number < 0:
+                parts[index] = [[one] for one in states]
+            else:
+                parts[index][number].append(states[0])
+        return [[torch.cat(pieces) for pieces in rows] for rows in parts]
+
+    return whole
+
+
+# Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
+_LONGEST_WINDOW = 4096
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of a text from its token `start` on: which of its tokens are measured here, how many special ones are left out."""
+
+    text: int
+    start: int
+    ids: tuple[int, ...]
+    measured: tuple[bool, ...]
+    skipped: int
+
+def window_sizes(models: Sequence[Any], window: int | None, stride: int | None) -> tuple[int, int]:
+    """Window and stride in tokens: what was asked for, else the smallest context of the models and half of it."""
+    length = min(map(_context, models)) if window is None else window
+    step = max(1, length // 2) if stride is None else stride
+    if length < 2 or not 1 <= step < length:
+        raise InvalidInput(f"window is {length} and stride {step}; expected 2 or more and a smaller stride")
+    return length, step
+
+def windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int) -> Iterator[Window]:
+    """The first window measures all but its first token, every further one its last `stride` tokens."""
+    end = min(length, len(ids))
+    start, first = 0, 1
+    while True:
+        measured = tuple(start + i >= first and not special[start + i] for i in range(end - start))
+        yield Window(text, start, ids[start:end], measured, sum(special[first:end]))
+        if end == len(ids):
+            return
+        first, end = end, min(end + stride, len(ids))
+        start = end - length
+
+def batches(pieces: Sequence[Window], size: int) -> Iterator[list[int]]:
+    """Indices of the windows in batches, longest first, so that a batch has little padding."""
+    order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
+    for start in range(0, len(order), max(1, size)):
+        yield order[start : start + max(1, size)]
+
+def padded(pieces: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, attention mask and response mask, padded on the right."""
+    import torch
+
+    longest = max(len(piece.ids) for piece in pieces)
+    ids = torch.zeros(len(pieces), longest, dtype=torch.long)
+    attended, response = torch.zeros_like(ids), torch.zeros(len(pieces), longest, dtype=torch.bool)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece.ids)] = torch.tensor(piece.ids)
+        attended[row, : len(piece.ids)] = 1
+        response[row, : len(piece.ids)] = torch.tensor(piece.measured)
+    return ids, attended, response
+
+def _context(model: Any) -> int:
+    """Longest input of a model in tokens."""
+    config = model.config.get_text_config(decoder=True)
+    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return min(int(stated), _LONGEST_WINDOW) if isinstance(stated, int) and stated > 1 else _LONGEST_WINDOW

@@ -1,0 +1,52 @@
+"""A model's tokenizer and end tokens: from token ids to the text of a response and back to a token's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
+
+from pytest_trust.reasoning import DEFAULT_TAGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_trust.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """A model's tokenizer, and the ids that end its texts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: frozenset[int]
+
+def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
+    """Index of the token that holds the character at this place of the response's text; the number of tokens where none does."""
+
+    return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
+
+def least(count: int, holds: Callable[[int], bool]) -> int:
+    """The first of 0, 1, ... below `count` for which `holds`, which stays true once it is; `count` for none."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
+    """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
+    return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
+
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The same of tokens among which no end token is."""
+    kept = [token for token in tokens if token != tokenizer.pad_token_id]
+    # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
+    if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
+        kept = kept[1:]
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
