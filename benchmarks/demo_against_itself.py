@@ -16,8 +16,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.files import bundled_suites, load_suite
+from pytest_trust.engine.engine import Engine
 from pytest_trust.evaluation import gate_record
 from pytest_trust.judges import get_judge
 from pytest_trust.judges.samples import Side, judge_responses

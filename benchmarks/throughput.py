@@ -101,7 +101,7 @@ def run_ours(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tu
 
 def engine(given: str, answer: str, store: str) -> None:
     """The part of `run_ours` in the new process."""
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
     from pytest_trust.responses import Generation, Job
 

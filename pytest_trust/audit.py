@@ -17,8 +17,8 @@ from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job, Progress, Response
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
     from pytest_trust.config import TrustConfig
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.judge_error import Accuracy
     from pytest_trust.judges.samples import Side
     from pytest_trust.models.reference import Reference
@@ -103,7 +103,7 @@ class Audit:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            from pytest_trust.acquisition import Engine
+            from pytest_trust.engine.engine import Engine
 
             make: Callable[..., Engine] = Engine
             if self.trust.engine == "ray":

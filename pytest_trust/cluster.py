@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.cluster_actors import Actors, Connection, connect, share
 from pytest_trust.cluster_chunks import (
     Chunk,
@@ -27,12 +26,13 @@ from pytest_trust.cluster_chunks import (
 )
 from pytest_trust.cluster_worker import Settings, Worker
 from pytest_trust.drift_plan import OTHER_TOKENS, impossible
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import converted_directory
 from pytest_trust.models.identity import BALANCED
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job, Phase
-from pytest_trust.store import Table
 
 # What an actor on a CPU takes beside weights: the interpreter, torch and a batch.
 _BESIDE = 1 << 30

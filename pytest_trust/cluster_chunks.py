@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from pytest_trust.drift_plan import Unit, keys_of, missing_parts, parts_of, unit_length, units_of
+from pytest_trust.engine.rates import planned_tokens
+from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
 from pytest_trust.models.reference import Kind, Reference, adapter_base
 from pytest_trust.pair import DRIFT_BATCH
-from pytest_trust.planning import planned_tokens
 from pytest_trust.responses import Job
-from pytest_trust.store import Table
 from pytest_trust.text_pair import missing_texts
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.probes import Probe
 
 ON_DISK: tuple[Kind, ...] = ("directory", "adapter", "gguf")

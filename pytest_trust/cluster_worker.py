@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest_trust
-from pytest_trust.acquisition import Engine
 from pytest_trust.cluster_chunks import Chunk, Done, Shipped, check_here, wanted_units
 from pytest_trust.drift_plan import vocabulary_of
+from pytest_trust.engine.claimed_work import with_keys
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.responses import Progress
-from pytest_trust.sharing import with_keys
-from pytest_trust.store import Store, Table
 
 if TYPE_CHECKING:
     from pytest_trust.models.reference import Reference

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_trust.engine.store import default_store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 
 ENGINES = ("local", "ray")
-
 
 @dataclass(frozen=True)
 class TrustConfig:
@@ -83,7 +83,6 @@ class TrustConfig:
     def compares(self) -> bool:
         """Whether this run compares a pair; otherwise it records one model or prints a plan."""
         return self.candidate is not None and self.record is None and not self.plan
-
 
 def build_config(config: pytest.Config) -> TrustConfig:
     """The frozen options of this run. Raises pytest.UsageError naming the option and the fix."""
@@ -159,14 +158,12 @@ def build_config(config: pytest.Config) -> TrustConfig:
             raise pytest.UsageError("--trust-engine=ray: the cluster's actors do the work, and one process hands it out: leave out -n")
     return trust
 
-
 def read_record_form(form: str) -> int:
     """The K of `--trust-record=FILE?topk=K`."""
     name, _, value = form.partition("=")
     if name != "topk" or not value.isdigit() or int(value) < 1:
         raise pytest.UsageError(f"--trust-record: {form!r} after '?', expected topk=K with a whole number K of 1 or more")
     return int(value)
-
 
 def read_reference(name: str, value: str) -> Reference:
     try:
@@ -175,7 +172,6 @@ def read_reference(name: str, value: str) -> Reference:
     except TrustError as error:
         raise pytest.UsageError(f"--trust-{name}: {error}") from None
     return parsed
-
 
 def read_judges(values: Sequence[str]) -> tuple[str, ...]:
     """The specifications, checked; nothing is loaded."""
@@ -187,7 +183,6 @@ def read_judges(values: Sequence[str]) -> tuple[str, ...]:
         except TrustError as error:
             raise pytest.UsageError(f"--trust-judge: {error}") from None
     return tuple(values)
-
 
 def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
     if not values:
@@ -206,7 +201,6 @@ def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
         tags.append((opening, closing))
     return tuple(tags)
 
-
 def read_mutants(value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -216,7 +210,6 @@ def read_mutants(value: str | None) -> tuple[str, ...] | None:
         return read_names(value)
     except TrustError as error:
         raise pytest.UsageError(f"--trust-mutants={value}: {error}") from None
-
 
 def check_mutants(trust: TrustConfig, given: list[str]) -> None:
     if trust.plan or trust.record is not None:
@@ -229,7 +222,6 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         raise pytest.UsageError(
             f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: give the model itself"
         )
-
 
 def check_engine(trust: TrustConfig) -> None:
     if trust.engine not in ENGINES:
@@ -246,7 +238,6 @@ def check_engine(trust: TrustConfig) -> None:
             raise pytest.UsageError(
                 "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"
             )
-
 
 def check_config(trust: TrustConfig) -> None:
     given = ["baseline"] * (trust.baseline is not None) + ["candidate"] * len(trust.candidates)
@@ -289,14 +280,6 @@ def check_config(trust: TrustConfig) -> None:
                 f"{option}={path}: the directory {path.parent} does not exist: create it or name another"
             )
 
-
-def default_store() -> Path:
-    """The user's cache directory, as platformdirs finds it."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("pytest-trust", appauthor=False))
-
-
 def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
     try:
         number = int(value or "")
@@ -308,13 +291,11 @@ def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
         )
     return number
 
-
 def one_of(option: str, value: str | None, names: tuple[str, ...]) -> str:
     """The value, or the first of the names when none was given."""
     if value is not None and value not in names:
         raise pytest.UsageError(f"{option}={value}: expected {' or '.join(names)}")
     return value or names[0]
-
 
 def read_limit(value: str) -> float:
     """lm-evaluation-harness's `--limit`: a fraction below 1, or a whole number."""

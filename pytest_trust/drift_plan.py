@@ -9,17 +9,17 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_trust.keys import digest
+from pytest_trust.keys import digest, portable_key
 from pytest_trust.masking import Spans, marker_spans
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.responses import Job
-from pytest_trust.subject import pair_numberings, portable_key
+from pytest_trust.vocabularies import pair_numberings
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.runner import Group
     from pytest_trust.probes import Probe
     from pytest_trust.vocabularies import Numbering

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_trust.probes import Probe
-from pytest_trust.responses import Generation
+from pytest_trust.responses import Generation, Job
+
+_VERSION = 1  # of a recording's keys: raise it when what a key stands for changes
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
@@ -34,3 +36,8 @@ def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]
 def row_seed(seed: int, probe_id: str, repeat: int) -> int:
     """Seed of one sample: from the run's seed, the probe and the repeat, so that batch composition cannot matter."""
     return int(digest("sample", seed, probe_id, repeat)[:15], 16)
+
+def portable_key(probe: Probe, job: Job, repeat: int) -> str:
+    """Names a response or an option score without naming a model: the key inside a recording."""
+    what = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
+    return digest("recorded", _VERSION, job.task, probe_input(probe), what)

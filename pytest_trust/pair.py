@@ -31,8 +31,9 @@ from pytest_trust.drift_plan import (
     view_of,
     vocabulary_of,
 )
+from pytest_trust.engine.claimed_work import share
 from pytest_trust.errors import InvalidInput
-from pytest_trust.keys import digest
+from pytest_trust.keys import digest, portable_key
 from pytest_trust.masking import masked_tokens
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.framing import token_behind
@@ -40,15 +41,13 @@ from pytest_trust.models.reference import Reference
 from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.responses import Job, PairDrift
 from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
-from pytest_trust.sharing import share
-from pytest_trust.subject import portable_key
 from pytest_trust.text_pair import measure_texts, missing_texts, stored_texts
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.acquisition import Engine
     from pytest_trust.drift.summary import TokenDrift
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.heads import Head
     from pytest_trust.models.runner import Group, Runner
 
@@ -314,7 +313,7 @@ def _states(
 
 def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
     """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
-    from pytest_trust.recording import hash_of_head
+    from pytest_trust.engine.recording import hash_of_head
 
     recording, beside = engine.recording(reference), engine.recording(other)
     assert recording is not None

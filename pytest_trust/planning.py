@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.keys import digest
 from pytest_trust.responses import Job
-from pytest_trust.store import Store
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
     from pytest_trust.audit import Audit
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import Reference
     from pytest_trust.policy import Policy, Threshold
     from pytest_trust.probes import Gate, Probe, Suite
+from pytest_trust.engine.rates import _operations, planned_tokens, rate_of, tokens_left
 
-# A rate from less work than this is mostly the time of loading.
-_LEAST_TOKENS = 10_000
-# Planned tokens a second, as a share of what a matrix product of this machine would allow at 2 operations a parameter: what the
-# demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
-_EFFICIENCY = 0.8
 # Share of clusters that is taken to change to better before anything has been measured.
 _BACKGROUND = 0.05
-
 
 def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     """What a run would do and could find; see `pytest_trust.report.plan`. Loads no weights, downloads and converts nothing.
@@ -68,7 +61,6 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
         "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
     }
 
-
 def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str, Any]:
     """A model's label; of a recording also what it is of and what it holds. Raises InvalidInput when it is damaged or lacks what is asked."""
     side: dict[str, Any] = {"model": reference.label, "reference": reference.unlabelled}
@@ -79,37 +71,6 @@ def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str
         side["holds"] = recording.verify()
         recording.require(jobs)
     return side
-
-
-def planned_tokens(job: Job, probe: Probe) -> int:
-    """Tokens of a probe's input at four characters a token, and of its responses at their limit."""
-    characters = sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
-    return characters // 4 + 8 + (job.generation.longest * job.repeats() if job.task == "generate" else 0)
-
-
-def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:
-    """Keep how long planned tokens took, for the next plan of these models; the first such run of a store counts."""
-    if tokens >= _LEAST_TOKENS:
-        store.put_json("notes", {_rate_key(fingerprints): {"tokens": tokens, "seconds": round(seconds, 1)}})
-
-
-def rate_of(store: Store, fingerprints: Iterable[str]) -> float | None:
-    """Planned tokens a second of these models' first run in this store; None when there was none."""
-    key = _rate_key(fingerprints)
-    found = store.get_json("notes", [key]).get(key)
-    return found["tokens"] / max(found["seconds"], 0.1) if found else None
-
-
-def tokens_left(engine: Engine, jobs: Iterable[Job], reference: Reference) -> int:
-    """Planned tokens of what the store does not hold of a model."""
-    left = 0
-    for job in jobs:
-        stored = engine.stored(reference, job)
-        for probe in job.probes:
-            missing = sum((probe.id, repeat) not in stored for repeat in range(job.repeats()))
-            left += planned_tokens(job, probe) * missing // job.repeats()
-    return left
-
 
 def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> dict[str, Any]:
     responses = stored = tokens = size = 0
@@ -140,26 +101,6 @@ def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]
         "rough": not rate,
         "memory_bytes": size if known else None,
     }
-
-
-def _rate_key(fingerprints: Iterable[str]) -> str:
-    return digest("rate", 1, sorted(set(fingerprints)))
-
-
-def _operations() -> float:
-    """Floating-point operations a second that a run may hope for here: the best of a few matrix products."""
-    import time
-
-    import numpy as np
-
-    a = np.ones((512, 1024), np.float32)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ a.T
-        best = min(best, time.perf_counter() - start)
-    return 2 * 512 * 512 * 1024 / best * _EFFICIENCY
-
 
 def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:
     """Infinite when no change would be found with the policy's power."""

@@ -1,4 +1,4 @@
-"""Writing a recording; `pytest_trust.recording` says what is in it, and reads it."""
+"""Writing a recording; `pytest_trust.engine.recording` says what is in it, and reads it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.keys import portable_key
 from pytest_trust.models.reference import Reference
-from pytest_trust.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
 from pytest_trust.responses import Job
-from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
 
 _FLOAT16_LIMIT = 60_000.0
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pytest_trust.engine.store import Store
 from pytest_trust.judges import Judge, Judgement
 from pytest_trust.keys import digest
 from pytest_trust.probes import Probe
 from pytest_trust.responses import Response
-from pytest_trust.store import Store
 
 
 class Remembered:

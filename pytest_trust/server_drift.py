@@ -16,17 +16,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.keys import digest
+from pytest_trust.engine.server.logprobs import Place, Token, unpack
+from pytest_trust.engine.server.protocol import TOP_LOGPROBS
+from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
-from pytest_trust.server_requests import TOP_LOGPROBS
-from pytest_trust.server_tops import Place, Token, unpack
-from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
     from pytest_trust.drift_plan import Side, Text, Unit, View
-    from pytest_trust.server import Served
+    from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.server.model import Served
     from pytest_trust.topk import TopK
 
 _KEYS = 1
@@ -40,7 +39,7 @@ NOT_RUN_TWICE = "the baseline is behind a server, and is not asked a second time
 
 def impossible_here(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift can be measured of a pair of which one or both are behind a server, as far as is known before their responses are; or nothing."""
-    from pytest_trust.server import NO_LOGPROBS
+    from pytest_trust.engine.server.model import NO_LOGPROBS
 
     reference, other = (baseline, candidate) if baseline.kind == "server" else (candidate, baseline)
     if not other.has_weights:

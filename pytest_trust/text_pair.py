@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_trust.engine.claimed_work import keys_of, share, with_keys
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
-from pytest_trust.sharing import keys_of, share, with_keys
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
     from pytest_trust.chunks import Chances
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.probes import Probe
 
 Side = Literal["baseline", "candidate"]

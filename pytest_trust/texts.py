@@ -27,7 +27,7 @@ def checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> tuple
 def loaded_model(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
     """Model and tokenizer of a reference, a pair, or an object with both as attributes; `name` is for errors."""
     if isinstance(given, str):
-        from pytest_trust.config import default_store
+        from pytest_trust.engine.store import default_store
         from pytest_trust.models.loading import load_model
         from pytest_trust.models.reference import parse_reference
 

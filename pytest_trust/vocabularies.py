@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.keys import digest
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_trust.engine.local import Subject
     from pytest_trust.models.heads import Head
 
 __all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
+
+_VERSION = 1  # of the store's note on a pair of tokenizers
 
 # Share of the smaller vocabulary that must be common: below it, too much of both distributions would be left out.
 _ENOUGH = 0.9
@@ -168,3 +172,17 @@ def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> 
         Numbering(shared.count, offsets[0], orders[0], spelling(tokenizer_a, tokenizer_b, offsets[1])),
         Numbering(shared.count, offsets[1], orders[1], spelling(tokenizer_b, tokenizer_a, offsets[0])),
     )
+
+
+def pair_numberings(baseline: Subject, candidate: Subject) -> tuple[Numbering, Numbering] | None:
+    """How the baseline's and the candidate's ids translate where their vocabularies differ; None where they share too little for KL.
+
+    Which of the two it is, is remembered: a pair without KL loads no tokenizer to learn so again.
+    """
+
+    key = digest("shared tokens", _VERSION, baseline.identity.tokenizer, candidate.identity.tokenizer)
+    if baseline.store.get_json("notes", [key]).get(key) == 0:
+        return None
+    found = numberings(baseline.tokenizer, candidate.tokenizer, baseline.head_size(), candidate.head_size())
+    baseline.store.put_json("notes", {key: found[0].count if found else 0})
+    return found

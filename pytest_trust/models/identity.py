@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_trust.engine.store import Store
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
 from pytest_trust.models.files import ModelFiles
 from pytest_trust.models.mutants import parse_mutant
 from pytest_trust.models.reference import InvalidReference, Reference, read_json
-from pytest_trust.store import Store
 
 Lineage = Literal["same", "weights", "parent", "child", "sibling", "unrelated", "unknown"]
 # `base_model_relation` of a model card, as it is said

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.store import Store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import ModelFiles, first_line, locate
 from pytest_trust.models.identity import BALANCED, ModelIdentity, choose_device, identify_model
 from pytest_trust.models.reference import Reference, check_device
-from pytest_trust.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import parse_reference
 from tests.tiny_models import save_model
 from tests.unit.test_acquisition import JOBS, check_alike, everything

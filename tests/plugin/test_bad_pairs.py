@@ -143,8 +143,8 @@ def test_a_template_that_rejects_system_messages_hears_them_from_the_user(tmp_pa
     result = trust_run(tmp_path, f"--trust-baseline={complying}", f"--trust-candidate={rejecting}", *arguments)
     (gate,) = read_report(tmp_path / "report.json")["gates"]
     assert (gate["verdict"], gate["candidate"]["value"]) == ("regressed", 1.0), result.stdout
-    from pytest_trust.acquisition import Engine
     from pytest_trust.catalog.files import load_suite
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
 
     probe = load_suite(tmp_path / "secrets.jsonl", judge="leak").probes[0]

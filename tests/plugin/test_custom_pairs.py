@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.config import default_store
+from pytest_trust.engine.store import default_store
 from pytest_trust.models.files import converted_directory
 from pytest_trust.report import read_report
 from tests.plugin.test_runs import trust_run

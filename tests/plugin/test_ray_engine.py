@@ -173,7 +173,7 @@ def test_an_interrupted_run_leaves_nothing_running(
 
 
 def stored(directory: Path) -> int:
-    from pytest_trust.store import Store
+    from pytest_trust.engine.store import Store
 
     if not (directory / "store.sqlite3").exists():
         return 0

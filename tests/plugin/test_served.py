@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from pytest_trust.audit import Audit
+from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
+from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.fixtures import Pair
 from pytest_trust.models.reference import parse_reference
 from pytest_trust.report import read_report
-from pytest_trust.server import ITS_WORD, NO_LOGPROBS
-from pytest_trust.server_options import NO_PROMPT_LOGPROBS
 from tests.served_model import ServedModel
 from tests.serving import MODEL, Fault, Server, serving
 

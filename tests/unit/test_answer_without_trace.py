@@ -11,8 +11,8 @@ import numpy
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.drift.summary import summarise
+from pytest_trust.engine.engine import Engine
 from pytest_trust.models.generation import finish
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe

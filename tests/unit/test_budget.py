@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe

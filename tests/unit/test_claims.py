@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust import claims as module
-from pytest_trust.claims import Claims
-from pytest_trust.store import Store, StoreError
+from pytest_trust.engine import claims as module
+from pytest_trust.engine.claims import Claims
+from pytest_trust.engine.store import Store, StoreError
 
 ROOT = Path(__file__).parents[2]
 ALL = ["a", "b", "c", "d"]

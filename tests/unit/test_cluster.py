@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 
 from pytest_trust import cluster, cluster_chunks
-from pytest_trust.acquisition import Engine
-from pytest_trust.claims import Claims
 from pytest_trust.cluster import ClusterEngine
 from pytest_trust.cluster_actors import Connection, connect
 from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.engine.claims import Claims
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job, Progress
-from pytest_trust.store import Store, Table
 from pytest_trust.token_drift import TokenDrift
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 from tests.unit.test_acquisition import check_alike

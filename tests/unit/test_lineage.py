@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.models.demo import adapter_path
 from pytest_trust.models.identity import ModelIdentity, lineage, lineage_words
 from pytest_trust.report.driftdiff import drift_diff

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.models.framing import decode
 from pytest_trust.models.generation import finish
 from pytest_trust.models.reference import parse_reference

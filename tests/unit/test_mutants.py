@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.files import bundled_suites, load_suite
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.models.damage import ablate, add_noise, apply_mutant, decoder_layers, hook, prune, quantise
 from pytest_trust.models.loading import load_model

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.models.layer_offload import Layers, OffloadedRunner
 from pytest_trust.models.loaded import LoadedModel

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pytest_trust import heads
-from pytest_trust.acquisition import Engine
 from pytest_trust.drift.kernels import reduction
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.drift.summary import summarise
+from pytest_trust.engine.engine import Engine
 from pytest_trust.masking import marker_spans, masked_tokens
 from pytest_trust.models.framing import Framing
 from pytest_trust.models.reference import Reference, parse_reference

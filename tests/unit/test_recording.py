@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.recording import InvalidRecording, read_recording
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording import InvalidRecording, read_recording
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model
@@ -260,7 +260,7 @@ def test_what_a_recording_holds_is_read_and_counted(made: Any, tmp_path: Path) -
 
 
 def _text(recording: Any, probe: str, job: Job = JOBS[0]) -> Any:
-    from pytest_trust.subject import portable_key
+    from pytest_trust.keys import portable_key
 
     return recording.drift_text(portable_key(next(one for one in job.probes if one.id == probe), job, 0))
 

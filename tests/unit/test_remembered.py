@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_trust.engine.store import Store
 from pytest_trust.judges import Judgement
 from pytest_trust.probes import Probe
 from pytest_trust.remembered import Remembered
 from pytest_trust.responses import Response
-from pytest_trust.store import Store
 
 PROBE = Probe(id="a", cluster="a", text="Who?", secrets=("42",))
 

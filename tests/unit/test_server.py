@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.server.model import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, Response
-from pytest_trust.server import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from tests.serving import MODEL, Fault, Server, listed, plain, said, serving
 
 pytest.importorskip("openai", reason="the openai package is not installed")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, OptionScores
-from pytest_trust.server_options import NO_PROMPT_LOGPROBS
 from tests.served_model import ServedModel
 from tests.serving import MODEL, Fault, Server, listed, plain, serving
 from tests.tiny_models import CHATML, save_model

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.engine.batches import Answer, answer_batches
 from pytest_trust.models.generation import Row
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Generation, Progress
-from pytest_trust.work import Answer, answer_batches
 from tests.unit.test_acquisition import JOBS, check_alike, complete, engine, everything, models, pair
 
 __all__ = ["complete", "models", "pair"]
@@ -131,7 +131,7 @@ def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
     complete: tuple[Path, Any], pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process has claimed everything there is; while we wait it puts the responses of both sides and gives up the rest."""
-    from pytest_trust import claims
+    from pytest_trust.engine import claims
 
     keys, slept, told = rows(complete[0], "key"), [], list[Progress]()
     with engine(complete[0]) as known:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.catalog.files import read_suite
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge, get_stating
 from pytest_trust.models.reference import parse_reference

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust.filesystems import between_machines
-from pytest_trust.store import Store, StoreError
+from pytest_trust.engine.filesystems import between_machines
+from pytest_trust.engine.store import Store, StoreError
 
 
 def test_keeps_what_is_put_and_the_first_value_of_a_key(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_store_of_several_machines_does_without_shared_memory(
 ) -> None:
     with Store(tmp_path) as store:
         store.put("notes", {"before": b"1"})
-    monkeypatch.setattr("pytest_trust.store.between_machines", lambda directory: shared)
+    monkeypatch.setattr("pytest_trust.engine.store.between_machines", lambda directory: shared)
     with Store(tmp_path) as one, Store(tmp_path) as two:
         one.put("notes", {"a": b"1"})
         two.put("notes", {"b": b"2"})

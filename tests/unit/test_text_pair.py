@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_trust.acquisition import Engine
+from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.report.driftdiff import drift_diff

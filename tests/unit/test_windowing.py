@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.acquisition import Engine
 from pytest_trust.drift.summary import summarise
+from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.context_windows import in_windows, row_windows
 from pytest_trust.models.loading import load_model

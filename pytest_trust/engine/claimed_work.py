@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.server.model import Served
+    from pytest_trust.engine.store import Table
     from pytest_trust.models.reference import Reference
     from pytest_trust.responses import Job, Phase
-    from pytest_trust.server import Served
-    from pytest_trust.store import Table
 
 Item = TypeVar("Item")
 

@@ -12,20 +12,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_trust.keys import digest
+from pytest_trust.engine.server.client import Client, Rejected, ServerError
+from pytest_trust.engine.server.protocol import Answer, Asking, answer_of, asking_of
+from pytest_trust.engine.store import Store, Table, context_of
+from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job, Phase
-from pytest_trust.server_client import Client, Rejected, ServerError
-from pytest_trust.server_requests import Answer, Asking, answer_of, asking_of
-from pytest_trust.store import Store, Table, context_of
-from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.server.options import OptionScorer
     from pytest_trust.probes import Probe
     from pytest_trust.responses import OptionScores
-    from pytest_trust.server_options import OptionScorer
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
 # Of a server's entry for a model: what differs between two starts of one model, or says nothing about it.
@@ -136,7 +135,7 @@ class Served:
     def read(self, wanted: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
         """Ask for the log-probabilities of texts, (prompt, text) each, that the store lacks. Where the server gives none, `reads` is false
         from then on. Raises ServerError."""
-        from pytest_trust.server_options import Unscored, read_text
+        from pytest_trust.engine.server.options import Unscored, read_text
 
         keys = {self.reading_key(*one): one for one in wanted}
         have = self._store.get("drifts", keys)
@@ -271,7 +270,7 @@ class Served:
         self.in_parallel(missing, lambda one: self._answer(one.asking), commit)
 
     def _choose(self, job: Job, tell: Tell) -> None:
-        from pytest_trust.server_options import OptionScorer, Unscored
+        from pytest_trust.engine.server.options import OptionScorer, Unscored
 
         keys = self.keys(job)
         have = self._store.get("options", keys.values())

@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.server.client import Client, Rejected, ServerError
+from pytest_trust.engine.server.logprobs import pack, reading_of
+from pytest_trust.engine.server.protocol import CHAT, TEXT, TOP_LOGPROBS, template_settings
 from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.responses import OptionScores
-from pytest_trust.server_client import Client, Rejected, ServerError
-from pytest_trust.server_requests import CHAT, TEXT, TOP_LOGPROBS, template_settings
-from pytest_trust.server_tops import pack, reading_of
 
 if TYPE_CHECKING:
+    from pytest_trust.engine.server.model import Served
     from pytest_trust.probes import Probe
-    from pytest_trust.server import Served
 
 NO_PROMPT_LOGPROBS = "this server does not return log-probabilities of a prompt"
 _FORCING = 1e6  # a bias above any difference of logits

@@ -15,25 +15,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from pytest_trust.claims import Claims
+from pytest_trust.engine.batch_limits import Fitting
+from pytest_trust.engine.batches import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
+from pytest_trust.engine.claimed_work import ask, keys_of, share, with_keys
+from pytest_trust.engine.claims import Claims
+from pytest_trust.engine.local import Subject
+from pytest_trust.engine.store import Store, context_of
 from pytest_trust.errors import TrustError
-from pytest_trust.fitting import Fitting
+from pytest_trust.keys import portable_key
 from pytest_trust.models.files import is_converted, read_ahead
 from pytest_trust.models.identity import ModelIdentity, choose_device
 from pytest_trust.models.reference import Reference, check_device
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
 from pytest_trust.responses import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
-from pytest_trust.sharing import ask, keys_of, share, with_keys
-from pytest_trust.store import Store, context_of
-from pytest_trust.subject import Subject, portable_key
-from pytest_trust.work import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 
 if TYPE_CHECKING:
     from pytest_trust.drift_plan import Vocabulary
+    from pytest_trust.engine.recording import Recording
+    from pytest_trust.engine.server.model import Served
     from pytest_trust.models.reasoning_budget import Budgeted
     from pytest_trust.models.runner import Runner
-    from pytest_trust.recording import Recording
-    from pytest_trust.server import Served
 
 __all__ = ["Engine", "Generation", "Job", "OptionScores", "PairDrift", "Progress", "Response"]
 
@@ -130,7 +131,7 @@ class Engine:
         if reference.kind != "recording":
             return None
         if reference not in self._recordings:
-            from pytest_trust.recording import read_recording
+            from pytest_trust.engine.recording import read_recording
 
             self._recordings[reference] = read_recording(reference.path, label=reference.label)
         return self._recordings[reference]
@@ -140,7 +141,7 @@ class Engine:
         if reference.kind != "server":
             return None
         if reference not in self._served:
-            from pytest_trust.server import Served
+            from pytest_trust.engine.server.model import Served
 
             self._served[reference] = Served(reference, store=self.store, trace=self._tags[0])
         return self._served[reference]
@@ -178,11 +179,11 @@ class Engine:
         Raises:
             TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.
         """
+        from pytest_trust.engine.rates import remember_rate, tokens_left
         from pytest_trust.pair import acquire_drift
-        from pytest_trust.planning import remember_rate, tokens_left
 
         if baseline.kind == candidate.kind == "server":
-            from pytest_trust.server import check_apart
+            from pytest_trust.engine.server.model import check_apart
 
             check_apart(self, baseline, candidate)
         planned = list(jobs)

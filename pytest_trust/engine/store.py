@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from pytest_trust.engine.filesystems import between_machines
 from pytest_trust.errors import TrustError
-from pytest_trust.filesystems import between_machines
 
 SCHEMA = 2
 """1: values and hashes of files. 2: claims and their owners. An older store is migrated where it lies, a newer one refused."""
@@ -272,3 +272,10 @@ def context_of(**values: object) -> dict[str, object]:
     names = ("torch", "transformers", "peft", "tokenizers")
     versions = {name: str(getattr(sys.modules[name], "__version__", "")) for name in names if name in sys.modules}
     return {**values, "versions": versions}
+
+
+def default_store() -> Path:
+    """The user's cache directory, as platformdirs finds it."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pytest-trust", appauthor=False))

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.keys import digest
+from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.responses import Job
-from pytest_trust.subject import portable_key
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from pytest_trust.models.identity import on_cuda
 from pytest_trust.models.memory import Limits
 
 if TYPE_CHECKING:
-    from pytest_trust.acquisition import Engine
+    from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import Reference
     from pytest_trust.models.runner import Runner
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_trust.store import Store, StoreError, Table
+from pytest_trust.engine.store import Store, StoreError, Table
 
 _BEAT_SECONDS = 5.0
 # An owner whose process cannot be looked at (another machine) or looks alive (it is stopped) is dead when its heart was watched so long

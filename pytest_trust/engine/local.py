@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.store import Store
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, probe_input, sampling
 from pytest_trust.models.files import ModelFiles, locate
@@ -16,17 +17,15 @@ from pytest_trust.models.reference import Reference, read_json
 from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
 from pytest_trust.models.steering_pairs import PREFIX
 from pytest_trust.responses import Generation, Job
-from pytest_trust.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pytest_trust.models.runner import Runner
     from pytest_trust.probes import Probe
-    from pytest_trust.vocabularies import Numbering
+
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
-
 
 class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
@@ -274,39 +273,14 @@ class Subject:
         value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
         return value if isinstance(value, int) and value > 1 else None
 
-
-def pair_numberings(baseline: Subject, candidate: Subject) -> tuple[Numbering, Numbering] | None:
-    """How the baseline's and the candidate's ids translate where their vocabularies differ; None where they share too little for KL.
-
-    Which of the two it is, is remembered: a pair without KL loads no tokenizer to learn so again.
-    """
-    from pytest_trust.vocabularies import numberings
-
-    key = digest("shared tokens", _KEYS, baseline.identity.tokenizer, candidate.identity.tokenizer)
-    if baseline.store.get_json("notes", [key]).get(key) == 0:
-        return None
-    found = numberings(baseline.tokenizer, candidate.tokenizer, baseline.head_size(), candidate.head_size())
-    baseline.store.put_json("notes", {key: found[0].count if found else 0})
-    return found
-
-
 def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:
     return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
-
 
 def as_options(stored: dict[str, Any]) -> dict[str, OptionRows]:
     return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
 
-
 def _from_prompt(prompt: Prompt) -> dict[str, object]:
     return {"ids": prompt.ids, "tail": prompt.tail}
 
-
 def _from_options(rows: OptionRows) -> dict[str, object]:
     return {"ids": rows.ids, "starts": rows.starts}
-
-
-def portable_key(probe: Probe, job: Job, repeat: int) -> str:
-    """Names a response or an option score without naming a model: the key inside a recording."""
-    what = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
-    return digest("recorded", _KEYS, job.task, probe_input(probe), what)

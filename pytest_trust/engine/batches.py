@@ -21,9 +21,9 @@ from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasonin
 from pytest_trust.responses import Generation, Job
 
 if TYPE_CHECKING:
+    from pytest_trust.engine.local import Subject
     from pytest_trust.judges.judgement import Stating
     from pytest_trust.probes import Probe
-    from pytest_trust.subject import Subject
 
 # Responses of a part of the plan: enough for full batches to the end, few enough for another process to have a part.
 _ANSWERS = 1024

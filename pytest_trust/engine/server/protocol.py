@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_trust.engine.server.client import ServerError
+from pytest_trust.engine.server.logprobs import tops_of
 from pytest_trust.keys import row_seed
 from pytest_trust.responses import Generation
-from pytest_trust.server_client import ServerError
-from pytest_trust.server_tops import tops_of
 
 if TYPE_CHECKING:
     from pytest_trust.probes import Probe
