@@ -243,7 +243,7 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
 
     from pytest_trust import pair
     from pytest_trust.catalog.files import load_suite
-    from pytest_trust.drift_plan import units_of
+    from pytest_trust.drift.alignment import units_of
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
     from pytest_trust.recording_writer import write_recording

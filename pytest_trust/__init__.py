@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_trust.bits import BitsPerByte, bits_per_byte
     from pytest_trust.catalog.files import load_suite
-    from pytest_trust.chunks import ChunkBound, chunk_bound
+    from pytest_trust.drift.compare import compare_models
+    from pytest_trust.drift.cross_tokenizer.bits_per_byte import BitsPerByte, bits_per_byte
+    from pytest_trust.drift.cross_tokenizer.chunk_bound import ChunkBound, chunk_bound
     from pytest_trust.drift.kernels.divergence import kl_divergence
     from pytest_trust.drift.summary import Drift
-    from pytest_trust.drift_models import compare_models
     from pytest_trust.errors import InvalidInput, TrustError
     from pytest_trust.judges import Judgement, get_judge
     from pytest_trust.probes import Gate, Message, Probe, Suite
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "BitsPerByte": "bits",
-    "ChunkBound": "chunks",
+    "BitsPerByte": "drift.cross_tokenizer.bits_per_byte",
+    "ChunkBound": "drift.cross_tokenizer.chunk_bound",
     "Comparison": "stats.comparison",
     "Drift": "drift.summary",
     "Gate": "probes",
@@ -38,9 +38,9 @@ _MODULES = {
     "Statistic": "stats.estimates",
     "Suite": "probes",
     "TrustError": "errors",
-    "bits_per_byte": "bits",
-    "chunk_bound": "chunks",
-    "compare_models": "drift_models",
+    "bits_per_byte": "drift.cross_tokenizer.bits_per_byte",
+    "chunk_bound": "drift.cross_tokenizer.chunk_bound",
+    "compare_models": "drift.compare",
     "compare_scores": "stats.comparison",
     "get_judge": "judges",
     "kl_divergence": "drift.kernels.divergence",

@@ -389,7 +389,7 @@ class Audit:
 
     def _memory_warnings(self, pair: ReferencePair) -> list[str]:
         """What was done for want of memory."""
-        from pytest_trust.pair import one_at_a_time
+        from pytest_trust.drift.loaded_pair import one_at_a_time
 
         if self.trust.offload == "layers":
             return ["--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"]

@@ -10,10 +10,11 @@ from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
     from pytest_trust.audit import Audit, ReferencePair
+    from pytest_trust.drift.pair_drift import PairDrift
     from pytest_trust.drift.summary import Drift, TokenDrift
     from pytest_trust.models.reference import Reference
     from pytest_trust.probes import Suite
-    from pytest_trust.responses import Job, PairDrift
+    from pytest_trust.responses import Job
 
 NO_TOKENS = "no tokens to measure it on"
 DIRECTIONS = {
@@ -97,7 +98,7 @@ class Drifts:
 
     def _texts(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
         """What there is in place of KL where the tokenizers differ, by the responses it is on."""
-        from pytest_trust.text_pair import WRITERS, summarise_texts
+        from pytest_trust.drift.cross_tokenizer.responses import WRITERS, summarise_texts
 
         ordered = sorted(suites, key=lambda suite: suite.name)
         measured = [self._of_pair(pair, suite).texts for suite in ordered]
@@ -131,9 +132,9 @@ class Drifts:
     def of_texts(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
         """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
         for a recording."""
+        from pytest_trust.drift.compare import drifts_of_texts
         from pytest_trust.drift.summary import summarise
-        from pytest_trust.drift_models import drifts_of_texts
-        from pytest_trust.texts import checked_texts
+        from pytest_trust.drift.texts import checked_texts
 
         given, names = checked_texts(texts, clusters)
         sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")

@@ -25,7 +25,7 @@ from pytest_trust.cluster_chunks import (
     shipped,
 )
 from pytest_trust.cluster_worker import Settings, Worker
-from pytest_trust.drift_plan import OTHER_TOKENS, impossible
+from pytest_trust.drift.alignment import OTHER_TOKENS, impossible
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError

@@ -13,15 +13,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pytest_trust.drift_plan import Unit, keys_of, missing_parts, parts_of, unit_length, units_of
+from pytest_trust.drift.alignment import missing_parts, units_of
+from pytest_trust.drift.cross_tokenizer.responses import missing_texts
+from pytest_trust.drift.measure import DRIFT_BATCH
+from pytest_trust.drift.sides import Unit, keys_of, parts_of, unit_length
 from pytest_trust.engine.rates import planned_tokens
 from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
 from pytest_trust.models.reference import Kind, Reference, adapter_base
-from pytest_trust.pair import DRIFT_BATCH
 from pytest_trust.responses import Job
-from pytest_trust.text_pair import missing_texts
 
 if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest_trust
 from pytest_trust.cluster_chunks import Chunk, Done, Shipped, check_here, wanted_units
-from pytest_trust.drift_plan import vocabulary_of
+from pytest_trust.drift.alignment import vocabulary_of
 from pytest_trust.engine.claimed_work import with_keys
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
@@ -102,8 +102,8 @@ class Worker:
         return Done(store.take(), sum(self._tokens.values()))
 
     def _measure(self, engine: Engine, chunk: Chunk, baseline: Reference, candidate: Reference) -> None:
-        from pytest_trust.pair import measure_units
-        from pytest_trust.text_pair import measure_texts, missing_texts
+        from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts
+        from pytest_trust.drift.measure import measure_units
 
         if vocabulary_of(engine, baseline, candidate).shared:
             units = wanted_units(engine, chunk.jobs, baseline, candidate, chunk.keys)

@@ -85,7 +85,7 @@ def _add_stored(manifest: dict[str, Any], engine: Engine, reference: Reference, 
 def _drift_part(
     engine: Engine, reference: Reference, jobs: Sequence[Job], topk: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    from pytest_trust.pair import own_states
+    from pytest_trust.drift.measure import own_states
 
     found = own_states(engine, jobs, reference)
     if found is None:
@@ -100,7 +100,8 @@ def _drift_part(
         entries[key] |= {"masked": masked} if masked else {}
         offset += states.shape[0]
     if topk:
-        from pytest_trust.topk import TopK, top_k
+        from pytest_trust.drift.top_k import top_k
+        from pytest_trust.engine.top_k import TopK
 
         if topk >= head.vocabulary:
             raise InvalidInput(f"topk={topk}: expected less than the vocabulary's {head.vocabulary} tokens")

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.drift.token_drift import TokenDrift
 from pytest_trust.errors import InvalidInput
 from pytest_trust.stats.estimates import Sample, Statistic
-from pytest_trust.token_drift import TokenDrift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_trust.token_drift import Floats
+    from pytest_trust.drift.token_drift import Floats
 
 __all__ = ["BASELINE_CANDIDATE", "CANDIDATE_BASELINE", "Drift", "Statistic", "TokenDrift", "summarise"]
 

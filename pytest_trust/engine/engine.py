@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.engine.batch_limits import Fitting
 from pytest_trust.engine.batches import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 from pytest_trust.engine.claimed_work import ask, keys_of, share, with_keys
@@ -27,10 +28,10 @@ from pytest_trust.models.files import is_converted, read_ahead
 from pytest_trust.models.identity import ModelIdentity, choose_device
 from pytest_trust.models.reference import Reference, check_device
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from pytest_trust.responses import Generation, Job, OptionScores, PairDrift, Phase, Progress, Response
+from pytest_trust.responses import Generation, Job, OptionScores, Phase, Progress, Response
 
 if TYPE_CHECKING:
-    from pytest_trust.drift_plan import Vocabulary
+    from pytest_trust.drift.sides import Vocabulary
     from pytest_trust.engine.recording import Recording
     from pytest_trust.engine.server.model import Served
     from pytest_trust.models.reasoning_budget import Budgeted
@@ -179,8 +180,8 @@ class Engine:
         Raises:
             TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.
         """
+        from pytest_trust.drift.measure import acquire_drift
         from pytest_trust.engine.rates import remember_rate, tokens_left
-        from pytest_trust.pair import acquire_drift
 
         if baseline.kind == candidate.kind == "server":
             from pytest_trust.engine.server.model import check_apart
@@ -288,7 +289,7 @@ class Engine:
 
     def drift(self, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
         """Stored token drifts of the pair on the job's drift probes, with the reason where there are none."""
-        from pytest_trust.pair import stored_drift
+        from pytest_trust.drift.measure import stored_drift
 
         return stored_drift(self, job, baseline, candidate)
 

@@ -25,8 +25,8 @@ from pytest_trust.responses import Job
 if TYPE_CHECKING:
     import torch
 
+    from pytest_trust.engine.top_k import TopK
     from pytest_trust.models.heads import Head
-    from pytest_trust.topk import TopK
 
 SCHEMA = 2  # 1 knows no top-k; files without it are still written as 1
 FORMAT = "pytest-trust recording"
@@ -102,7 +102,7 @@ class Recording:
 
     def tops(self, keys: Sequence[str]) -> list[TopK]:
         """What a top-k recording keeps of recorded texts."""
-        from pytest_trust.topk import TopK
+        from pytest_trust.engine.top_k import TopK
 
         tensors = self._read_tensors()
         whole = TopK(*(tensors[name] for name in TopK.__slots__))

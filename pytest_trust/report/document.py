@@ -60,7 +60,7 @@ did not, with limits; and ``drift_by_outcome``, by outcome of the candidate's re
 
 Of models with **different tokenizers** a drift holds in place of its directions their ``..._reason`` and ``texts``: for ``candidate_responses``,
 ``baseline_responses`` and ``options`` the ``bits_per_byte`` under each model and the ``chunk_bound``, see
-:func:`pytest_trust.text_pair.summarise_texts`.
+:func:`pytest_trust.drift.cross_tokenizer.responses.summarise_texts`.
 
 JSON knows neither NaN nor infinity: such a number is null, and the object that held it says what it was under
 ``not_finite``: ``{"p_value": null, "not_finite": {"p_value": "not a number"}}``. Controls, bidi overrides and

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.drift.loaded_pair import one_at_a_time
 from pytest_trust.engine import batch_limits as fitting
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.rates import planned_tokens, rate_of, remember_rate, tokens_left
@@ -23,7 +24,6 @@ from pytest_trust.models.memory import Limits
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.models.runner import Runner
 from pytest_trust.models.token_trees import Pack
-from pytest_trust.pair import one_at_a_time
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, OptionScores, Progress
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer

@@ -11,13 +11,14 @@ import numpy
 import pytest
 import torch
 
+from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.summary import summarise
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.generation import finish
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.responses import Generation, Job, PairDrift
+from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_model
 
 PROBES = tuple(
@@ -121,7 +122,7 @@ def test_it_is_stored_and_only_what_is_missing_is_measured(
 ) -> None:
     baseline, candidate = (parse_reference(str(directory)) for directory in models)
     first = measured(tmp_path, baseline, candidate)
-    monkeypatch.setattr("pytest_trust.pair.measure", None)
+    monkeypatch.setattr("pytest_trust.drift.measure.measure", None)
     second = measured(tmp_path, baseline, candidate)
     assert first.answer_without_trace["ask-1"].to_bytes() == second.answer_without_trace["ask-1"].to_bytes()
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pytest_trust.bits import bits_per_byte
+from pytest_trust.drift.cross_tokenizer.bits_per_byte import bits_per_byte
 from pytest_trust.errors import InvalidInput
 from tests.tiny_models import save_model, save_tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.chunks import Chances, binary_divergence, chunk_bound, chunk_divergences, ends_of_tokens
+from pytest_trust.drift.cross_tokenizer.chances import Chances, ends_of_tokens
+from pytest_trust.drift.cross_tokenizer.chunk_bound import binary_divergence, chunk_bound, chunk_divergences
 from pytest_trust.errors import InvalidInput
 from tests.tiny_models import save_model, save_tokenizer
 
@@ -84,7 +85,7 @@ def test_a_model_against_itself_and_windows(models):
 
 def test_below_the_exact_divergence_where_there_is_one(models):
     """One tokenizer, so KL exists: over the same words it is at least the bound."""
-    from pytest_trust.drift_models import compare_models
+    from pytest_trust.drift.compare import compare_models
 
     (ours, tokenizer), (theirs, _) = models
     for text in TEXTS[:2]:

@@ -20,6 +20,7 @@ from pytest_trust.cluster import ClusterEngine
 from pytest_trust.cluster_actors import Connection, connect
 from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.drift.token_drift import TokenDrift
 from pytest_trust.engine.claims import Claims
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
@@ -28,7 +29,6 @@ from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job, Progress
-from pytest_trust.token_drift import TokenDrift
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 from tests.unit.test_acquisition import check_alike
 

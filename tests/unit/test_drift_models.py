@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_trust import heads
+from pytest_trust.drift.compare import compare_models, drift_of_batch, split_responses
 from pytest_trust.drift.kernels.divergence import kl_divergence, token_divergences
 from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
-from pytest_trust.drift_models import compare_models, drift_of_batch, split_responses
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.models.heads import Head, head_of
 from pytest_trust.models.hidden_states import check_head, response_hidden
@@ -540,7 +540,7 @@ def test_no_tokens_at_all_are_no_error():
 
 
 def test_memory_running_out_halves_the_batch_of_texts(pair, monkeypatch):
-    from pytest_trust import drift_models
+    from pytest_trust.drift import compare as drift_models
 
     words = tokenizer()
     expected = compare_models((pair[0], words), (pair[1], words), TEXTS, batch_size=3)

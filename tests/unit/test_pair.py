@@ -11,11 +11,11 @@ import torch
 
 from pytest_trust import heads
 from pytest_trust.drift.kernels import reduction
+from pytest_trust.drift.reduce_pair import Read, divergences
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference
-from pytest_trust.pair_reduction import Read, divergences
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_model

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_trust.drift.masking import marker_spans, masked_tokens
+from pytest_trust.drift.shared_tokens import numberings
 from pytest_trust.drift.summary import summarise
 from pytest_trust.engine.engine import Engine
-from pytest_trust.masking import marker_spans, masked_tokens
 from pytest_trust.models.framing import Framing
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job
-from pytest_trust.vocabularies import numberings
 from tests.scripted_models import scripted_model
 from tests.tiny_models import CHATML, extend, renumber, save_model
 

@@ -311,7 +311,7 @@ def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path)
 
 def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
     """By its hash: the live model's own, or that of the other recording."""
-    from pytest_trust.pair import recorded_head
+    from pytest_trust.drift.measure import recorded_head
 
     base = save_model(tmp_path / "base")
     one, two, three = (parse_reference(str(path)) for path in (base, save_adapter(tmp_path / "adapter", base), save_model(tmp_path / "c", seed=7)))

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.drift_plan import SERVED_RECORDING
+from pytest_trust.drift.alignment import SERVED_RECORDING
+from pytest_trust.drift.pair_drift import PairDrift
+from pytest_trust.drift.served import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.server.logprobs import places_of, reading_of, tops_of, unpack
 from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
@@ -17,8 +19,7 @@ from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.responses import Generation, Job, PairDrift
-from pytest_trust.server_drift import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
+from pytest_trust.responses import Generation, Job
 from tests.served_model import ServedModel
 from tests.serving import MODEL, plain, serving
 from tests.tiny_models import save_model

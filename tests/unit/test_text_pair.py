@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_trust.drift.cross_tokenizer.responses import TextDrift, summarise_texts
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.report.driftdiff import drift_diff
 from pytest_trust.report.terminal import summary_lines
 from pytest_trust.responses import Generation, Job
-from pytest_trust.text_pair import TextDrift, summarise_texts
 from tests.scripted_models import scripted_model
 from tests.tiny_models import save_model, save_tokenizer
 from tests.unit.report_records import regressed

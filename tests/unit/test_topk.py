@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from pytest_trust.drift.kernels.divergence import token_divergences
 from pytest_trust.drift.summary import BASELINE_CANDIDATE, summarise
+from pytest_trust.drift.top_k import divergences_from_top_k, swapped, top_k
 from pytest_trust.engine.recording import InvalidRecording, read_recording
+from pytest_trust.engine.top_k import TopK
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference
 from pytest_trust.recording_writer import write_recording
-from pytest_trust.topk import TopK, divergences_from_top_k, swapped, top_k
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.test_recording import JOBS, engine, rewritten
 

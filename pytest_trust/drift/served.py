@@ -23,10 +23,10 @@ from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
-    from pytest_trust.drift_plan import Side, Text, Unit, View
+    from pytest_trust.drift.sides import Side, Text, Unit, View
     from pytest_trust.engine.engine import Engine
     from pytest_trust.engine.server.model import Served
-    from pytest_trust.topk import TopK
+    from pytest_trust.engine.top_k import TopK
 
 _KEYS = 1
 _WIDTH = TOP_LOGPROBS + 1  # a text that is read has its own token beside the most likely ones
@@ -54,7 +54,7 @@ def impossible_here(engine: Engine, baseline: Reference, candidate: Reference) -
 
 def served_view(engine: Engine, job: Job, reference: Reference, other: Reference) -> View:
     """The server's side of a job: the tokens of its responses, by the ids that `other` has for them."""
-    from pytest_trust.drift_plan import View
+    from pytest_trust.drift.sides import View
 
     served = engine.served(reference)
     assert served is not None
@@ -148,7 +148,7 @@ def as_top_k(places: Sequence[Place], vocabulary: _Vocabulary) -> TopK:
     """
     import torch
 
-    from pytest_trust.topk import TopK
+    from pytest_trust.engine.top_k import TopK
 
     rows = [vocabulary.known(place)[:_WIDTH] for place in places]
     tails = [max(_SMALLEST_TAIL, 1 - sum(math.exp(value) for _, value in row)) for row in rows]

@@ -44,31 +44,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy
-    import torch
     from numpy.typing import NDArray
 
-    from pytest_trust.models.heads import Head
 
     Floats = NDArray[numpy.float64]
-
-__all__ = ["Chances", "ChunkBound", "binary_divergence", "chances", "chunk_bound", "chunk_divergences", "ends_of_tokens"]
-
-# Tokens whose logits exist at once.
-_CHUNK_TOKENS = 128
-#: How tokens that begin with white space are written: as it is, by byte-level BPE, by SentencePiece, as SentencePiece's bytes.
-_BLANK = (" ", "\n", "\t", "\r", "Ġ", "Ċ", "ĉ", "č", "▁", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
-
-
-@dataclass(frozen=True, slots=True)
-class Chances:
-    """What one model gives a tokenized text, log-probabilities in nats, float64."""
-
-    tokens: Floats
-    """[tokens]: of each token given those before."""
-    word: Floats
-    """[tokens + 1]: before each token, and after the last, that the next token begins with white space."""
-    end: float
-    """That the text ends after its last token."""
+from pytest_trust.drift.cross_tokenizer.chances import Chances, ends_of_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +71,6 @@ class ChunkBound:
     def __bool__(self) -> bool:
         """Refused, as for a drift."""
         raise TypeError("a bound is neither true nor false: compare one of its numbers, for example found.per_chunk <= 0.02")
-
 
 def chunk_bound(
     a: Any,
@@ -116,8 +95,8 @@ def chunk_bound(
     """
     import numpy
 
-    from pytest_trust.bits import chances_of_texts
-    from pytest_trust.texts import checked_texts, loaded_model
+    from pytest_trust.drift.cross_tokenizer.chances import chances_of_texts
+    from pytest_trust.drift.texts import checked_texts, loaded_model
 
     given, names = checked_texts(texts, clusters)
     sides = []
@@ -141,7 +120,6 @@ def chunk_bound(
         texts=len(given),
         left_out=left,
     )
-
 
 def chunk_divergences(
     text: str, ours: Sequence[int], p: Chances, theirs: Sequence[int], q: Chances, *, ended: bool
@@ -175,7 +153,6 @@ def chunk_divergences(
         covered = len(text)
     return binary_divergence(*(numpy.minimum(numpy.array(one, dtype=float), 0.0) for one in logs)), covered
 
-
 def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
     """KL of (p, 1 - p) and (q, 1 - q) in nats, from log p and log q; at least 0, infinite where q excludes what p allows."""
     import numpy
@@ -188,51 +165,5 @@ def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
     found: Floats = numpy.maximum(here + other, 0.0)
     return found
 
-
 def _ends_a_word(text: str, end: int) -> bool:
     return 0 < end < len(text) and not text[end - 1].isspace() and text[end].isspace()
-
-
-def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[int]:
-    """Where each token of the text ends, in characters. A token that ends inside of a character, or before the end of one that came before,
-    ends where nothing does: -1 and below, so that no two are equal.
-
-    Raises:
-        InvalidInput: a tokenizer without offsets.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InvalidInput(f"{name}: its tokenizer does not tell where its tokens are; use the fast one of transformers")
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    following = [start for start, _ in offsets[1:]] + [len(text)]
-    return [end if end <= after else -1 - index for index, ((_, end), after) in enumerate(zip(offsets, following, strict=True))]
-
-
-def blank_tokens(tokenizer: Any, size: int) -> list[int]:
-    """Ids below `size` whose text begins with white space. None at all: the tokenizer writes words apart, so every token begins one."""
-    return sorted(index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK))
-
-
-def chances(
-    head: Head, hidden: torch.Tensor, tokens: Sequence[int], blanks: Sequence[int], ends: Sequence[int]
-) -> tuple[Floats, Floats, Floats]:
-    """Log-probabilities at each state of [tokens, hidden size]: of the token that follows, of a token among `blanks` (of any, where there are
-    none), of one among `ends`. Logits exist for a chunk of tokens at a time."""
-    import torch
-
-    device = head.weight.device
-    groups = [torch.tensor(list(ids), device=device, dtype=torch.long) for ids in (blanks, ends)]
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(tokens), _CHUNK_TOKENS):
-            logits = head.logits(hidden[start : start + _CHUNK_TOKENS]).float()
-            total = logits.logsumexp(-1)
-            label = torch.tensor(tokens[start : start + _CHUNK_TOKENS], device=device)
-            columns = [logits.gather(-1, label[:, None])[:, 0] - total]
-            columns += [logits[:, ids].logsumexp(-1) - total if len(ids) else torch.zeros_like(total) for ids in groups]
-            parts.append(torch.stack(columns).double().cpu())
-    if not parts:
-        import numpy
-
-        return numpy.zeros(0), numpy.zeros(0), numpy.zeros(0)
-    whole = torch.cat(parts, 1).numpy()
-    return whole[0], whole[1], whole[2]

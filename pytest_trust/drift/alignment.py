@@ -5,136 +5,42 @@ Keys take no weights to compute, so what the store holds is found without loadin
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from pytest_trust.drift.masking import marker_spans
+from pytest_trust.drift.shared_tokens import pair_numberings
 from pytest_trust.keys import digest, portable_key
-from pytest_trust.masking import Spans, marker_spans
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.responses import Job
-from pytest_trust.vocabularies import pair_numberings
 
 if TYPE_CHECKING:
-    import torch
 
+    from pytest_trust.drift.shared_tokens import Numbering
     from pytest_trust.engine.engine import Engine
-    from pytest_trust.models.runner import Group
-    from pytest_trust.probes import Probe
-    from pytest_trust.vocabularies import Numbering
-
-Side = Literal["baseline", "candidate"]
-Text = tuple[tuple[int, ...], ...]  # token ids (numbers, where the ids of the two models differ): one response, or one tuple per option
+from pytest_trust.drift.sides import Unit, View, Vocabulary, keys_of, parts_of
 
 _KEYS = 2
+
 # Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
 _FLOOR_PROBES = 2
 
 OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
+
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
+
 SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
+
 NO_HEAD = "the head of {label} is quantised or missing"
+
 NO_PROMPTS = "a recording keeps no prompts, so its template cannot be shared: leave out --trust-template=shared"
-
-
-@dataclass(slots=True)
-class View:
-    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on.
-
-    `recorded`: it cannot be run; where it has `prompts` nevertheless, a server can be given the other side's text after them.
-    """
-
-    reference: Reference
-    fingerprint: str
-    recorded: bool
-    contexts: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, Text] = field(default_factory=dict)
-    prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    options: dict[str, Group] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
-    traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
-    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
-    markers: dict[str, Spans] = field(default_factory=dict)  # characters of think markers
-    numbering: Numbering | None = None
-    context: int | None = None  # tokens that the model was made for
-
-    def beyond(self, probe: str, text: Text) -> bool:
-        """Whether this side reads the text in windows."""
-        return self.context is not None and probe in self.prompts and len(self.prompts[probe]) + len(self.own(text[0])) - 1 > self.context
-
-    def own(self, row: Sequence[int]) -> tuple[int, ...]:
-        """The row in this side's ids."""
-        return tuple(row) if self.numbering is None else self.numbering.read(row)[0]
-
-    def numbers(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """This side's ids as numbers."""
-        return tuple(ids) if self.numbering is None else self.numbering.numbers(ids)
-
-    def group(self, probe: str, texts: Sequence[Text]) -> Group:
-        """What this side's model runs to be compared on `texts`."""
-        from pytest_trust.models.runner import Group
-
-        if probe in self.options:
-            return self.options[probe]
-        prompt = self.prompts[probe]
-        return Group(tuple((*prompt, *self.own(text[0])) for text in texts), (len(prompt),) * len(texts))
-
-    def aligned(self, row: Sequence[int], states: torch.Tensor) -> torch.Tensor:
-        """The states that predict the row's tokens, of those that this side's model has for its own reading of it."""
-        if self.numbering is None:
-            return states
-        places = self.numbering.read(row)[1]
-        # Where the last token is spelled as nothing, its state is another's: it is masked in any case.
-        return states[[min(place, len(states) - 1) for place in places]]
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One probe of one job with the keys of what is missing; `floor` and `answer_without_trace` are empty when they are not wanted."""
-
-    job: Job
-    probe: Probe
-    baseline: View
-    candidate: View
-    candidate_baseline: str
-    baseline_candidate: str
-    floor: str
-    answer_without_trace: str = ""
-
-    def side(self, side: Side) -> View:
-        return self.baseline if side == "baseline" else self.candidate
-
-    def on(self, direction: Side) -> Text:
-        """The text on which `direction`, p's side, is measured."""
-        return self.side(direction).texts[self.probe.id]
-
-    def texts(self) -> list[Text]:
-        """The texts that both sides are run on: each side's own response, or the options once."""
-        wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
-        if self.baseline_candidate or self.floor:
-            wanted.append(self.on("baseline"))
-        return list(dict.fromkeys(wanted))
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What two models' tokens have in common. `shared` leading numbers mean the same to both: -1 for all, and ids are numbers; 0 for none."""
-
-    shared: int
-    baseline: Numbering | None = None
-    candidate: Numbering | None = None
-    key: tuple[object, ...] = ()
-    """What of it decides a result beside the numbers."""
-
-    def side(self, side: Side) -> Numbering | None:
-        return self.baseline if side == "baseline" else self.candidate
-
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
     if "server" in (baseline.kind, candidate.kind):
-        from pytest_trust.server_drift import impossible_here
+        from pytest_trust.drift.served import impossible_here
 
         reason = impossible_here(engine, baseline, candidate)
         if reason:
@@ -154,7 +60,6 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
                 return noted if isinstance(noted, str) else NO_HEAD.format(label=reference.label)
     return "" if vocabulary_of(engine, baseline, candidate).shared else OTHER_TOKENS
 
-
 def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
     """What the pair's tokens have in common: same ids, leading ids (padded and extended vocabularies), the same pieces under other ids."""
     if "server" in (baseline.kind, candidate.kind):
@@ -166,7 +71,6 @@ def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> 
     if found is None:
         found = engine.vocabularies[baseline, candidate] = _compared(engine, baseline, candidate)
     return found
-
 
 def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
     recordings = [engine.recording(reference) for reference in (baseline, candidate)]
@@ -182,10 +86,8 @@ def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Voca
     moved = any(numbering.order is not None for numbering in pair)
     return Vocabulary(pair[0].count, *pair, key=tuple(sorted(hashes)) if moved else ())
 
-
 def headless_key(engine: Engine, reference: Reference) -> str:
     return digest("no head", _KEYS, engine.identify(reference).fingerprint)
-
 
 def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[Unit]:
     """The probes of a job that both sides have answered, with the keys of their drifts (empty where it cannot be had)."""
@@ -221,37 +123,17 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
     return units
 
-
-_PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
-
-
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
     keys = keys_of(units)
     have = engine.store.get("drifts", keys).keys()
     return parts_of(units, set(keys) - have)
-
-
-def keys_of(units: Sequence[Unit]) -> list[str]:
-    """Keys of all that the units are to be measured for."""
-    return [key for unit in units for name in _PARTS if (key := getattr(unit, name))]
-
-
-def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
-    """The units with what these keys ask of them; those of which nothing is asked are left out."""
-    found = []
-    for unit in units:
-        wanted: dict[str, Any] = {name: key if (key := getattr(unit, name)) in keys else "" for name in _PARTS}
-        if any(wanted.values()):
-            found.append(replace(unit, **wanted))
-    return found
-
 
 def view_of(
     engine: Engine, job: Job, reference: Reference, numbering: Numbering | None = None, other: Reference | None = None
 ) -> View:
     """One side of a job; `other` is what a server's tokens are looked up in."""
     if reference.kind == "server":
-        from pytest_trust.server_drift import served_view
+        from pytest_trust.drift.served import served_view
 
         assert other is not None
         return served_view(engine, job, reference, other)
@@ -294,7 +176,6 @@ def view_of(
             view.closings[name] = closing
     return view
 
-
 def share_template(baseline: View, candidate: View) -> None:
     """Let the candidate read the baseline's prompts, in its own ids, in place of its own: what is left is what the weights have changed."""
     from pytest_trust.models.runner import Group
@@ -309,10 +190,3 @@ def share_template(baseline: View, candidate: View) -> None:
         texts = baseline.texts[name]
         candidate.options[name] = Group(rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True)))
         candidate.contexts[name] = digest(candidate.options[name].rows, candidate.options[name].starts)
-
-
-def unit_length(unit: Unit) -> int:
-    sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.texts[unit.probe.id]]
-    return max(sizes) + max(
-        (len(view.prompts.get(unit.probe.id, ())) for view in (unit.baseline, unit.candidate)), default=0
-    )

@@ -7,24 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_trust.chunks import Chances, blank_tokens, chances
-from pytest_trust.errors import InvalidInput
-from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
-from pytest_trust.models.heads import head_of
-from pytest_trust.models.hidden_states import check_head, response_hidden
-from pytest_trust.models.memory import halving
+from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.stats.estimates import Sample, Statistic
-from pytest_trust.texts import checked_texts, loaded_model
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["BitsPerByte", "bits_per_byte"]
+from pytest_trust.drift.cross_tokenizer.chances import chances_of_texts
 
 _UNIT = "bits per byte"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsPerByte:
@@ -48,7 +38,6 @@ class BitsPerByte:
         raise TypeError(
             "bits per byte are neither true nor false: compare one of them, for example found.difference <= 0.02"
         )
-
 
 def bits_per_byte(
     a: Any,
@@ -101,67 +90,9 @@ def bits_per_byte(
         windowed=sum(long),
     )
 
-
 def _bits(
     name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
 ) -> tuple[list[float], list[bool]]:
     """Bits of each text, and whether it was read in windows."""
     found, windowed = chances_of_texts(name, loaded, texts, batch_size, window, stride)
     return [-math.fsum(one.tokens) / math.log(2.0) for one in found], windowed
-
-
-def chances_of_texts(
-    name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
-) -> tuple[list[Chances], list[bool]]:
-    """What a model gives each text behind a beginning token, and whether the text was read in windows."""
-    model, tokenizer = loaded
-    head = head_of(model)
-    check_head(model, head)
-    length, step = window_sizes([model], window, stride)
-    blanks = blank_tokens(tokenizer, head.vocabulary)
-    pieces: list[Window] = []
-    for index, text in enumerate(texts):
-        encoded = _encoded(name, tokenizer, index, text)
-        row = (*encoded, encoded[0])  # the last one is not read; the state before it says what follows the text
-        pieces += windows(index, row, (False,) * len(row), length, step)
-    columns: list[list[list[float]]] = [[[], []] for _ in texts]
-    parts: dict[int, tuple[Any, Any]] = {}
-
-    def measure(chosen: Sequence[int]) -> None:
-        ids, attended, response = padded([pieces[index] for index in chosen])
-        found = chances(head, response_hidden(model, ids, attended, response), ids[response].tolist(), blanks, ())
-        start = 0
-        for index in chosen:
-            stop = start + sum(pieces[index].measured)
-            parts[index] = (found[0][start:stop], found[1][start:stop])
-            start = stop
-
-    for batch in batches(pieces, batch_size):
-        halving(batch, measure)
-    for index, piece in enumerate(pieces):  # in order of the text
-        for column, values in zip(columns[piece.text], parts[index], strict=True):
-            column.extend(values)
-    result = []
-    for index, (tokens, word) in enumerate(columns):
-        one = Chances(np.array(tokens[:-1]), np.array(word), 0.0)
-        if not np.isfinite(one.tokens).all():
-            raise InvalidInput(
-                f"{name}: the probability of text {index} is not a number above 0; check the model's weights and dtype"
-            )
-        result.append(one)
-    return result, [sum(piece.text == index for piece in pieces) > 1 for index in range(len(texts))]
-
-
-def _encoded(name: str, tokenizer: Any, index: int, text: str) -> tuple[int, ...]:
-    """The text's ids behind a token that stands for its beginning."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(start, int):
-        raise InvalidInput(
-            f"{name}: its tokenizer has neither a bos_token nor an eos_token to read a text behind; set one"
-        )
-    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    if not ids or tokenizer.unk_token_id in ids:
-        raise InvalidInput(
-            f"{name}: text {index} has tokens that its tokenizer does not know; their bytes would be lost"
-        )
-    return (start, *ids)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.drift_plan import Side, Text, Unit
+from pytest_trust.drift.sides import Side, Text, Unit
 from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def divergences(
     from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
     from pytest_trust.drift.kernels.reduction import OddLogits
     from pytest_trust.drift.summary import TokenDrift
-    from pytest_trust.topk import TopK, divergences_from_top_k, swapped
+    from pytest_trust.drift.top_k import divergences_from_top_k, swapped
+    from pytest_trust.engine.top_k import TopK
 
     if not work:
         return {}
@@ -102,7 +103,7 @@ def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
     """The counted tokens of all texts, one after the other: states, or what a top-k recording has in their place."""
     import torch
 
-    from pytest_trust.topk import TopK
+    from pytest_trust.engine.top_k import TopK
 
     if isinstance(states[0], TopK):
         return TopK.joined([state.at(keep) for state, keep in zip(states, kept, strict=True)])

@@ -20,7 +20,7 @@ from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
-    from pytest_trust.chunks import Chances
+    from pytest_trust.drift.cross_tokenizer.chances import Chances
     from pytest_trust.engine.engine import Engine
     from pytest_trust.probes import Probe
 
@@ -80,7 +80,7 @@ def missing_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
 
 def measure_texts(engine: Engine, texts: Sequence[_Text], baseline: Reference, candidate: Reference) -> None:
     """Measure and store these texts; nothing where a head is not at hand, which is then noted."""
-    from pytest_trust.pair import all_fit, has_head
+    from pytest_trust.drift.loaded_pair import all_fit, has_head
 
     pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
     if not texts or not all(has_head(engine, reference) for reference in pair.values()):
@@ -99,7 +99,8 @@ def measure_texts(engine: Engine, texts: Sequence[_Text], baseline: Reference, c
 
 def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Reference]) -> dict[str, bytes]:
     """Encoded text drifts by key."""
-    from pytest_trust.chunks import chunk_divergences, ends_of_tokens
+    from pytest_trust.drift.cross_tokenizer.chances import ends_of_tokens
+    from pytest_trust.drift.cross_tokenizer.chunk_bound import chunk_divergences
 
     found: dict[Side, dict[str, tuple[list[int], Chances]]] = {}
     for side, reference in pair.items():
@@ -226,7 +227,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
     """What one model gives each text, by key; texts with tokens that its tokenizer does not know are left out."""
     import torch
 
-    from pytest_trust.chunks import Chances, blank_tokens, chances
+    from pytest_trust.drift.cross_tokenizer.chances import Chances, blank_tokens, chances
     from pytest_trust.models.runner import Group
 
     runner = engine.runner(reference)

@@ -8,7 +8,6 @@ distribution nearest to it that p may be, whose tail is spread as q's is: for it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_trust.drift.kernels.divergence import TokenDivergences
@@ -18,45 +17,12 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.models.heads import Head
+from pytest_trust.engine.top_k import TopK
 
 _CHUNK_BYTES = 1 << 26  # of one float32 block of logits
 
-
-@dataclass(frozen=True, slots=True)
-class TopK:
-    """What is kept of a distribution, by token of a text."""
-
-    ids: torch.Tensor
-    """[tokens, K], int32, most likely first."""
-    log_p: torch.Tensor
-    """[tokens, K], float32: their log-probabilities, nats."""
-    tail: torch.Tensor
-    """[tokens], float32: the log of the mass of all other tokens."""
-    label: torch.Tensor
-    """[tokens], float32: the log-probability of the token that follows."""
-    entropy: torch.Tensor
-    """[tokens], float32, nats."""
-
-    def __len__(self) -> int:
-        return int(self.ids.shape[0])
-
-    def rows(self, start: int, stop: int) -> TopK:
-        return TopK(*(getattr(self, name)[start:stop] for name in self.__slots__))
-
-    def at(self, index: torch.Tensor) -> TopK:
-        """The tokens at these positions."""
-        return TopK(*(getattr(self, name)[index] for name in self.__slots__))
-
-    @classmethod
-    def joined(cls, parts: list[TopK]) -> TopK:
-        import torch
-
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__slots__))
-
-
 def _chunk(vocabulary: int) -> int:
     return max(1, _CHUNK_BYTES // (4 * vocabulary))
-
 
 def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> TopK:
     """The `k` most likely tokens of each state, [tokens, hidden size], and of all the rest what `TopK` says. Needs k below the vocabulary."""
@@ -79,7 +45,6 @@ def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> Top
                 )
             )
     return TopK.joined(parts)
-
 
 def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels: torch.Tensor) -> TokenDivergences:
     """Lower bounds of the divergences of p and q at each token, and what is exact beside them: the tops, the entropies, the labels'
@@ -117,7 +82,6 @@ def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels
             columns["tail"] = tail[:, 0].exp()
             parts.append(TokenDivergences.of(columns))
     return TokenDivergences.concatenate(parts)
-
 
 def swapped(found: TokenDivergences) -> TokenDivergences:
     """The same with p and q exchanged."""

@@ -16,32 +16,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_trust.drift_plan import (
+from pytest_trust.drift.alignment import (
     OTHER_TOKENS,
-    Side,
-    Text,
-    Unit,
-    headless_key,
     impossible,
-    keys_of,
     missing_parts,
-    parts_of,
-    unit_length,
     units_of,
     view_of,
     vocabulary_of,
 )
+from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts, stored_texts
+from pytest_trust.drift.masking import masked_tokens
+from pytest_trust.drift.pair_drift import PairDrift
+from pytest_trust.drift.reduce_pair import Read, divergences
+from pytest_trust.drift.served import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
+from pytest_trust.drift.sides import Side, Text, Unit, keys_of, parts_of, unit_length
 from pytest_trust.engine.claimed_work import share
-from pytest_trust.errors import InvalidInput
-from pytest_trust.keys import digest, portable_key
-from pytest_trust.masking import masked_tokens
+from pytest_trust.keys import portable_key
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.framing import token_behind
 from pytest_trust.models.reference import Reference
-from pytest_trust.pair_reduction import Read, divergences
-from pytest_trust.responses import Job, PairDrift
-from pytest_trust.server_drift import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
-from pytest_trust.text_pair import measure_texts, missing_texts, stored_texts
+from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
     import torch
@@ -50,13 +44,17 @@ if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.heads import Head
     from pytest_trust.models.runner import Group, Runner
+from pytest_trust.drift.loaded_pair import _apart_key, _device, all_fit, has_head
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
-NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
-_head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
-NO_TRACES = "no response of the candidate has a trace and an answer after it"
-NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
+NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
+
+_head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
+
+NO_TRACES = "no response of the candidate has a trace and an answer after it"
+
+NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
@@ -72,7 +70,6 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
         units = with_readings(engine, units)
     if missing_parts(engine, units):
         measure_units(engine, units, baseline, candidate)
-
 
 def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
@@ -99,7 +96,6 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
         yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
 
     share(engine, candidate, "drift", "drifts", parts, make, missing=left, keys=keys_of, part=parts_of)
-
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
     """What the store holds of the pair's drift on this job."""
@@ -146,51 +142,9 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
         identical=identical,
     )
 
-
 def _one_way(other: Reference, side: str, others_side: str) -> str:
     """Why there is no drift on the text of `side`: `other` cannot be given it to read."""
     return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
-
-
-def has_head(engine: Engine, reference: Reference) -> bool:
-    """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
-    from pytest_trust.models.hidden_states import check_head
-
-    runner = engine.runner(reference)
-    if runner.head is None:
-        engine.store.put_json("notes", {headless_key(engine, reference): True})
-        return False
-    if reference not in engine.checked_heads:
-        try:
-            check_head(runner.model, runner.head)
-        except InvalidInput as error:
-            engine.store.put_json("notes", {headless_key(engine, reference): f"{reference.label}: {error}"})
-            return False
-        engine.checked_heads.add(reference)
-    return True
-
-
-def _device(engine: Engine, live: Sequence[Reference]) -> str:
-    """Where the logits are reduced."""
-    return str(engine.runner(live[0]).device) if live else "cpu"
-
-
-def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
-    """Whether the pair did not fit into memory together when its drift was measured; remembered by the store."""
-    key = _apart_key(engine, baseline, candidate)
-    return key in engine.store.get_json("notes", [key])
-
-
-def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
-    return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
-
-
-def all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
-    """Whether the models are in memory together; loads them."""
-    for reference in references:
-        engine.runner(reference)
-    return all(engine.subject(reference).loaded for reference in references)
-
 
 def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
     """Encoded token drifts by key."""
@@ -230,16 +184,13 @@ def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidat
     ]  # fmt: skip
     return values | divergences(floors, our_head, our_head, -1, "baseline", "baseline")
 
-
 WITHOUT_TRACE: Text = ()  # stands for the candidate's answer among the baseline's texts, where the baseline reads no trace before it
-
 
 def _after(states: Any, start: int) -> Any:
     """The states of a text from its token `start` on."""
-    from pytest_trust.topk import TopK
+    from pytest_trust.engine.top_k import TopK
 
     return states.rows(start, len(states)) if isinstance(states, TopK) else states[start:]
-
 
 def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
     """Index of the first token of the answer in that side's text: the token that holds the answer's first character."""
@@ -248,7 +199,6 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
     if not characters or view.recorded:
         return characters
     return token_behind(engine.subject(view.reference).framing(), view.own(unit.on(side)[0]), characters)
-
 
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
     """The baseline's prompt and behind it the candidate's answer, without the trace that the candidate has read before it."""
@@ -261,7 +211,6 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
         context = (*context, *map(int, empty))
     answer = view.own(unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :])
     return Group(((*context, *answer),), (len(context),))
-
 
 def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> list[int]:
     """Places of the tokens of a side's own text that are its template's. The end token is, where the other side's template ends turns
@@ -276,7 +225,6 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
     if not alone and not other.recorded:
         ends = view.own(other.numbers(sorted(engine.subject(other.reference).framing().eos_ids)))
     return masked_tokens(engine.subject(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
-
 
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
@@ -310,7 +258,6 @@ def _states(
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)
 
-
 def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
     """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
     from pytest_trust.engine.recording import hash_of_head
@@ -326,12 +273,10 @@ def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Hea
         _head_hashes[runner] = hash_of_head(runner.head)
     return runner.head if _head_hashes[runner] == recording.head_hash else recording.head(runner.device)
 
-
 def _joined_groups(first: Group, second: Group) -> Group:
     from pytest_trust.models.runner import Group
 
     return Group(first.rows + second.rows, first.starts + second.starts)
-
 
 def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
     import torch
@@ -345,7 +290,6 @@ def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) 
         states[WITHOUT_TRACE] = view.aligned(answer, found[len(texts)])
     return states
 
-
 def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[str, torch.Tensor]:
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
@@ -356,9 +300,7 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     found = in_windows(engine.runner(baseline).alone, engine.subject(baseline).context())(groups)
     return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
-
 Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
-
 
 def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tuple[Own, Head] | None:
     """What a recording keeps for drift: by portable key the text, its answer's first token, the places of its template's tokens and its states;

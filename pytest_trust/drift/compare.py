@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift.kernels.from_hidden import divergences_from_hidden
 from pytest_trust.drift.kernels.reduction import OddLogits
+from pytest_trust.drift.shared_tokens import SharedTokens, shared_tokens
 from pytest_trust.drift.summary import Drift, TokenDrift, summarise
+from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
 from pytest_trust.models.heads import Head, head_of
 from pytest_trust.models.memory import halving
-from pytest_trust.texts import checked_texts, loaded_model
-from pytest_trust.vocabularies import SharedTokens, shared_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Two models with different tokenizers: no KL, but lower bounds and bits per byte."""

@@ -1,0 +1,142 @@
+"""What one model gives the words of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.errors import InvalidInput
+
+if TYPE_CHECKING:
+
+    import numpy
+    import torch
+    from numpy.typing import NDArray
+
+    from pytest_trust.models.heads import Head
+
+    Floats = NDArray[numpy.float64]
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
+from pytest_trust.models.heads import head_of
+from pytest_trust.models.hidden_states import check_head, response_hidden
+from pytest_trust.models.memory import halving
+
+# Tokens whose logits exist at once.
+_CHUNK_TOKENS = 128
+
+#: How tokens that begin with white space are written: as it is, by byte-level BPE, by SentencePiece, as SentencePiece's bytes.
+_BLANK = (" ", "\n", "\t", "\r", "Ġ", "Ċ", "ĉ", "č", "▁", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What one model gives a tokenized text, log-probabilities in nats, float64."""
+
+    tokens: Floats
+    """[tokens]: of each token given those before."""
+    word: Floats
+    """[tokens + 1]: before each token, and after the last, that the next token begins with white space."""
+    end: float
+    """That the text ends after its last token."""
+
+def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[int]:
+    """Where each token of the text ends, in characters. A token that ends inside of a character, or before the end of one that came before,
+    ends where nothing does: -1 and below, so that no two are equal.
+
+    Raises:
+        InvalidInput: a tokenizer without offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInput(f"{name}: its tokenizer does not tell where its tokens are; use the fast one of transformers")
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    following = [start for start, _ in offsets[1:]] + [len(text)]
+    return [end if end <= after else -1 - index for index, ((_, end), after) in enumerate(zip(offsets, following, strict=True))]
+
+def blank_tokens(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` whose text begins with white space. None at all: the tokenizer writes words apart, so every token begins one."""
+    return sorted(index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK))
+
+def chances(
+    head: Head, hidden: torch.Tensor, tokens: Sequence[int], blanks: Sequence[int], ends: Sequence[int]
+) -> tuple[Floats, Floats, Floats]:
+    """Log-probabilities at each state of [tokens, hidden size]: of the token that follows, of a token among `blanks` (of any, where there are
+    none), of one among `ends`. Logits exist for a chunk of tokens at a time."""
+    import torch
+
+    device = head.weight.device
+    groups = [torch.tensor(list(ids), device=device, dtype=torch.long) for ids in (blanks, ends)]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(tokens), _CHUNK_TOKENS):
+            logits = head.logits(hidden[start : start + _CHUNK_TOKENS]).float()
+            total = logits.logsumexp(-1)
+            label = torch.tensor(tokens[start : start + _CHUNK_TOKENS], device=device)
+            columns = [logits.gather(-1, label[:, None])[:, 0] - total]
+            columns += [logits[:, ids].logsumexp(-1) - total if len(ids) else torch.zeros_like(total) for ids in groups]
+            parts.append(torch.stack(columns).double().cpu())
+    if not parts:
+        import numpy
+
+        return numpy.zeros(0), numpy.zeros(0), numpy.zeros(0)
+    whole = torch.cat(parts, 1).numpy()
+    return whole[0], whole[1], whole[2]
+
+
+def chances_of_texts(
+    name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
+) -> tuple[list[Chances], list[bool]]:
+    """What a model gives each text behind a beginning token, and whether the text was read in windows."""
+    model, tokenizer = loaded
+    head = head_of(model)
+    check_head(model, head)
+    length, step = window_sizes([model], window, stride)
+    blanks = blank_tokens(tokenizer, head.vocabulary)
+    pieces: list[Window] = []
+    for index, text in enumerate(texts):
+        encoded = _encoded(name, tokenizer, index, text)
+        row = (*encoded, encoded[0])  # the last one is not read; the state before it says what follows the text
+        pieces += windows(index, row, (False,) * len(row), length, step)
+    columns: list[list[list[float]]] = [[[], []] for _ in texts]
+    parts: dict[int, tuple[Any, Any]] = {}
+
+    def measure(chosen: Sequence[int]) -> None:
+        ids, attended, response = padded([pieces[index] for index in chosen])
+        found = chances(head, response_hidden(model, ids, attended, response), ids[response].tolist(), blanks, ())
+        start = 0
+        for index in chosen:
+            stop = start + sum(pieces[index].measured)
+            parts[index] = (found[0][start:stop], found[1][start:stop])
+            start = stop
+
+    for batch in batches(pieces, batch_size):
+        halving(batch, measure)
+    for index, piece in enumerate(pieces):  # in order of the text
+        for column, values in zip(columns[piece.text], parts[index], strict=True):
+            column.extend(values)
+    result = []
+    for index, (tokens, word) in enumerate(columns):
+        one = Chances(np.array(tokens[:-1]), np.array(word), 0.0)
+        if not np.isfinite(one.tokens).all():
+            raise InvalidInput(
+                f"{name}: the probability of text {index} is not a number above 0; check the model's weights and dtype"
+            )
+        result.append(one)
+    return result, [sum(piece.text == index for piece in pieces) > 1 for index in range(len(texts))]
+
+def _encoded(name: str, tokenizer: Any, index: int, text: str) -> tuple[int, ...]:
+    """The text's ids behind a token that stands for its beginning."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(start, int):
+        raise InvalidInput(
+            f"{name}: its tokenizer has neither a bos_token nor an eos_token to read a text behind; set one"
+        )
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    if not ids or tokenizer.unk_token_id in ids:
+        raise InvalidInput(
+            f"{name}: text {index} has tokens that its tokenizer does not know; their bytes would be lost"
+        )
+    return (start, *ids)
