@@ -16,13 +16,13 @@ from pathlib import Path
 
 from scipy import stats
 
+from pytest_trust.audit.gate import gate_record
+from pytest_trust.audit.policy import Policy, load_policy
 from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.engine.engine import Engine
-from pytest_trust.evaluation import gate_record
 from pytest_trust.judges import get_judge
 from pytest_trust.judges.samples import Side, judge_responses
 from pytest_trust.models.reference import Reference, parse_reference
-from pytest_trust.policy import Policy, load_policy
 from pytest_trust.probes import Suite, select
 from pytest_trust.responses import Generation, Job
 

@@ -242,11 +242,11 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
     from dataclasses import replace
 
     from pytest_trust import pair
+    from pytest_trust.audit.record_file import write_recording
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.drift.alignment import units_of
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
-    from pytest_trust.recording_writer import write_recording
     from pytest_trust.responses import Generation, Job
 
     suite = load_suite("safety/harmful_requests")

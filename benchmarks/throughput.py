@@ -341,11 +341,11 @@ def growth_rows() -> list[dict[str, Any]]:
     toxicity) takes 20 to 70 ms an answer, once, see `judges.py`."""
     from dataclasses import replace
 
+    from pytest_trust.audit.gate import gate_record
+    from pytest_trust.audit.policy import load_policy
     from pytest_trust.catalog.files import load_suite
-    from pytest_trust.evaluation import gate_record
     from pytest_trust.judges import get_judge
     from pytest_trust.judges.samples import Side, judge_responses
-    from pytest_trust.policy import load_policy
     from pytest_trust.report.driftdiff import drift_diff
     from pytest_trust.responses import Response
 

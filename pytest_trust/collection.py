@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_trust.audit.policy import load_policy
 from pytest_trust.catalog.files import bundled_directory, bundled_suites
-from pytest_trust.policy import load_policy
 from pytest_trust.probes import PUBLIC
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
 
 if TYPE_CHECKING:
-    from pytest_trust.audit import Audit
+    from pytest_trust.audit.audit import Audit
     from pytest_trust.config import TrustConfig
     from pytest_trust.drift.summary import Drift
     from pytest_trust.probes import Suite
@@ -207,7 +207,7 @@ def make_pair(baseline: Reference | str | None, candidate: Reference | str | Non
 def audit_of(config: pytest.Config) -> Audit:
     """This process's audit, made when the first test needs it."""
     if _AUDIT not in config.stash:
-        from pytest_trust.audit import Audit
+        from pytest_trust.audit.audit import Audit
         from pytest_trust.progress import note_line, progress_line
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))

@@ -83,9 +83,9 @@ class TrustRun:
         return None
 
     def _print_plan(self, session: pytest.Session) -> None:
-        from pytest_trust.audit import Audit
+        from pytest_trust.audit.audit import Audit
+        from pytest_trust.audit.plan import plan_of
         from pytest_trust.fixtures import suites_of
-        from pytest_trust.planning import plan_of
         from pytest_trust.report.plan import plan_lines
 
         audit = Audit(self.trust)
@@ -97,8 +97,8 @@ class TrustRun:
             audit.close()
 
     def _run_mutants(self, session: pytest.Session) -> None:
+        from pytest_trust.audit.mutants import run_mutants
         from pytest_trust.fixtures import audit_of, suites_of
-        from pytest_trust.mutant_run import run_mutants
         from pytest_trust.report.mutants import mutant_lines, write_mutants
 
         assert self.trust.baseline is not None and self.trust.mutants is not None
@@ -113,8 +113,8 @@ class TrustRun:
         session.testsfailed += not document["passed"]  # exit code 1
 
     def _record(self, session: pytest.Session) -> None:
+        from pytest_trust.audit.record_file import write_recording
         from pytest_trust.fixtures import audit_of, suites_of
-        from pytest_trust.recording_writer import write_recording
 
         reference = self.trust.baseline or self.trust.candidate
         assert reference is not None and self.trust.record is not None
@@ -224,7 +224,7 @@ class TrustRun:
 
     def _candidates(self) -> list[dict[str, Any]]:
         """What is known of each candidate, in the order of the options."""
-        from pytest_trust.drift_flips import flip_auc
+        from pytest_trust.audit.drift_flips import flip_auc
         from pytest_trust.report.tax import trust_tax
 
         given = [candidate.label for candidate in self.trust.candidates]

@@ -2,7 +2,7 @@
 
 As mutation testing does for unit tests: a *mutant* is a model reference with the option `mutant=NAME:DOSE`
 (`demo:aligned?mutant=noise:0.1`), a *dose* says how strong, and dose 0, the null mutant, changes nothing. A mutant is *killed* when a gate
-finds it `regressed`. `pytest_trust.models.damage` carries the damage out, `pytest_trust.mutant_run` measures it.
+finds it `regressed`. `pytest_trust.models.damage` carries the damage out, `pytest_trust.audit.mutants` measures it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _NARROW = 4  # of a dimension's column: its letters, and the beginning of its ti
 def mutant_lines(document: Mapping[str, Any], *, width: int) -> list[Line]:
     """Return the lines of the result, each with its markup, none wider than `width` columns.
 
-    `document` is what `pytest_trust.mutant_run.mutant_document` gives.
+    `document` is what `pytest_trust.audit.mutants.mutant_document` gives.
     """
     runs: Sequence[Mapping[str, Any]] = document["mutants"]
     dimensions = sorted(

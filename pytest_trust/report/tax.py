@@ -26,7 +26,7 @@ def trust_tax(records: Sequence[Record]) -> dict[str, Any]:
     ``capability``: a row per gate of a control, ``change`` = minus the change of its error rate (larger is better) with ``lower`` and
     ``upper`` limits, and the probes ``gained`` and ``lost``. ``dimensions``: by dimension its ``verdict`` (that of its worst gate: regressed,
     then not measured, inconclusive, held), its ``gates`` with theirs, and the ids of probes that became ``worse`` and ``better``.
-    The run adds ``drift_auc`` to each, whether drift predicted its flips (:func:`pytest_trust.drift_flips.flip_auc`).
+    The run adds ``drift_auc`` to each, whether drift predicted its flips (:func:`pytest_trust.audit.drift_flips.flip_auc`).
     ``sentence``: both in words, with no claim beyond the verdicts.
     """
     capability = [_capability(record) for record in records if record.get("control")]

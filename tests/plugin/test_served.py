@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.audit import Audit
+from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.errors import TrustError

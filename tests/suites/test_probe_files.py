@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_trust.audit import make_job
+from pytest_trust.audit.audit import make_job
+from pytest_trust.audit.policy import load_policy
 from pytest_trust.catalog.files import load_suite
-from pytest_trust.policy import load_policy
 
 DATA = Path(__file__).parents[2] / "suites" / "data"
 FILES = sorted(DATA.glob("*/*.yaml"))

@@ -11,13 +11,13 @@ import numpy
 import pytest
 import torch
 
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.summary import summarise
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.generation import finish
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_model
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_trust.breakdown import MOST_VALUES, breakdown, factors
-from pytest_trust.evaluation import gate_record
+from pytest_trust.audit.breakdown import MOST_VALUES, breakdown, factors
+from pytest_trust.audit.gate import gate_record
+from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.judges.samples import JudgedSample, Side
-from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Message, Probe, Suite
 
 GATE = Gate("bad_rate", "is bad", of=("ok", "bad"))

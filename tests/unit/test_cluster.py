@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_trust import cluster, cluster_chunks
-from pytest_trust.cluster import ClusterEngine
-from pytest_trust.cluster_actors import Connection, connect
-from pytest_trust.cluster_chunks import Chunk, Done, cut, missing_of_side, shipped
-from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.audit.ray import executor as cluster
+from pytest_trust.audit.ray import shipments as cluster_chunks
+from pytest_trust.audit.ray.actors import Connection, connect
+from pytest_trust.audit.ray.executor import ClusterEngine
+from pytest_trust.audit.ray.shipments import Chunk, Done, cut, missing_of_side, shipped
+from pytest_trust.audit.ray.worker import Settings, Worker
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.token_drift import TokenDrift
 from pytest_trust.engine.claims import Claims
 from pytest_trust.engine.engine import Engine
@@ -27,7 +29,6 @@ from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job, Progress
 from tests.tiny_models import CHATML, save_adapter, save_model, save_tokenizer
 from tests.unit.test_acquisition import check_alike

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_trust.audit.gate import gate_record
+from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.catalog.public.metrics import BbqAnswer, bbq_scores, stereoset_scores
 from pytest_trust.errors import InvalidInput
-from pytest_trust.evaluation import gate_record
 from pytest_trust.judges.samples import JudgedSample, Side
-from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Probe, Suite
 from pytest_trust.stats.corpus import METRICS, choices, compare_corpus
 from pytest_trust.stats.corrections import cluster_bootstrap

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_trust.drift_flips import drift_by_flip, drift_by_outcome, flip_auc
+from pytest_trust.audit.drift_flips import drift_by_flip, drift_by_outcome, flip_auc
 from tests.unit.test_drift import token_drift
 
 VALUES = st.lists(st.integers(0, 6).map(float), min_size=5, max_size=12)

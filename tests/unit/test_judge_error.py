@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytest_trust.audit.gate import gate_record
+from pytest_trust.audit.judge_error import Accuracy, judge_error
+from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.catalog.files import load_suite
 from pytest_trust.errors import InvalidInput
-from pytest_trust.evaluation import gate_record
-from pytest_trust.judge_error import Accuracy, judge_error
 from pytest_trust.judges.samples import JudgedSample, Side
-from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Probe
 
 GOOD = Accuracy("refused", 0.95, 0.9, 200, 300, "hand labels")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.framing import decode
 from pytest_trust.models.generation import finish
@@ -19,7 +20,6 @@ from pytest_trust.models.reference import parse_reference
 from pytest_trust.models.tag_tokens import read_response, spelled_out
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
-from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import CHATML, save_model, save_tokenizer
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pytest_trust.audit.mutants import mutant_document, mutant_record, with_mutant
 from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput, TrustError
@@ -17,7 +18,6 @@ from pytest_trust.models.loading import load_model
 from pytest_trust.models.mutants import MUTANTS, Dosed, choose, parse_mutant, read_names
 from pytest_trust.models.reference import InvalidReference, Reference, parse_reference
 from pytest_trust.models.steering_pairs import CONTRASTS, PREFIX
-from pytest_trust.mutant_run import mutant_document, mutant_record, with_mutant
 from pytest_trust.probes import Message, Probe
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns

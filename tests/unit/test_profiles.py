@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.audit import make_job
+from pytest_trust.audit.audit import make_job
+from pytest_trust.audit.policy import load_policy
 from pytest_trust.catalog.files import load_suite
 from pytest_trust.errors import InvalidInput
-from pytest_trust.policy import load_policy
 from pytest_trust.responses import Generation
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_trust import load_suite
+from pytest_trust.audit.policy import load_policy
 from pytest_trust.catalog.public import adapters, get_adapter, load_public, source
 from pytest_trust.catalog.public.adapter import Checked, NotFound
 from pytest_trust.catalog.public.source import find_records, row_hash
 from pytest_trust.errors import InvalidInput
-from pytest_trust.policy import load_policy
 from tests import made_up_benchmarks as made
 
 

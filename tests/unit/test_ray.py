@@ -16,11 +16,11 @@ from uuid import uuid4
 
 import pytest
 
-from pytest_trust import cluster_chunks
-from pytest_trust.cluster import ClusterEngine
-from pytest_trust.cluster_actors import Actors
-from pytest_trust.cluster_chunks import Chunk, Done
-from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.audit.ray import shipments as cluster_chunks
+from pytest_trust.audit.ray.actors import Actors
+from pytest_trust.audit.ray.executor import ClusterEngine
+from pytest_trust.audit.ray.shipments import Chunk, Done
+from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.recording import InvalidRecording, read_recording
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model
 

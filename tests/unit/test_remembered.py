@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pytest_trust.audit.judgement_cache import Remembered
 from pytest_trust.engine.store import Store
 from pytest_trust.judges import Judgement
 from pytest_trust.probes import Probe
-from pytest_trust.remembered import Remembered
 from pytest_trust.responses import Response
 
 PROBE = Probe(id="a", cluster="a", text="Who?", secrets=("42",))

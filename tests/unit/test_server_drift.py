@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.alignment import SERVED_RECORDING
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.served import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
@@ -18,7 +19,6 @@ from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.recording_writer import write_recording
 from pytest_trust.responses import Generation, Job
 from tests.served_model import ServedModel
 from tests.serving import MODEL, plain, serving

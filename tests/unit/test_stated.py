@@ -113,8 +113,8 @@ def test_a_suite_that_cannot_stop_says_so(tmp_path: Path, judge: str, task: str,
 
 
 def test_a_suite_that_stops(tmp_path: Path) -> None:
-    from pytest_trust.audit import make_job
-    from pytest_trust.policy import load_policy
+    from pytest_trust.audit.audit import make_job
+    from pytest_trust.audit.policy import load_policy
     from tests.unit.test_profiles import trust
 
     gate = "gates: {rate: {title: errs, counts: [bad], of: [ok, bad]}}"

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.kernels.divergence import token_divergences
 from pytest_trust.drift.summary import BASELINE_CANDIDATE, summarise
 from pytest_trust.drift.top_k import divergences_from_top_k, swapped, top_k
@@ -19,7 +20,6 @@ from pytest_trust.engine.top_k import TopK
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference
-from pytest_trust.recording_writer import write_recording
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.test_recording import JOBS, engine, rewritten
 

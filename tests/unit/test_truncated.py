@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.evaluation import gate_record
+from pytest_trust.audit.gate import gate_record
+from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.judges.samples import JudgedSample, Side
-from pytest_trust.policy import Threshold, load_policy
 from pytest_trust.probes import Gate, Message, Probe, Suite
 
 GATE = Gate("bad_rate", "gives a bad response", counts=("bad",), of=("ok", "bad", "refused"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest_trust
-from pytest_trust.cluster_chunks import Chunk, Done, Shipped, check_here, wanted_units
+from pytest_trust.audit.ray.shipments import Chunk, Done, Shipped, check_here, wanted_units
 from pytest_trust.drift.alignment import vocabulary_of
 from pytest_trust.engine.claimed_work import with_keys
 from pytest_trust.engine.engine import Engine

@@ -12,8 +12,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from pytest_trust.cluster_actors import Actors, Connection, connect, share
-from pytest_trust.cluster_chunks import (
+from pytest_trust.audit.ray.actors import Actors, Connection, connect, share
+from pytest_trust.audit.ray.shipments import (
     Chunk,
     Done,
     Piece,
@@ -24,7 +24,7 @@ from pytest_trust.cluster_chunks import (
     missing_of_texts,
     shipped,
 )
-from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.drift.alignment import OTHER_TOKENS, impossible
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Table

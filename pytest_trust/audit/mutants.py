@@ -12,7 +12,7 @@ from pytest_trust.models.mutants import Dosed, choose
 from pytest_trust.models.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
-    from pytest_trust.audit import Audit
+    from pytest_trust.audit.audit import Audit
     from pytest_trust.probes import Suite
 
 _GATE_KEYS = ("gate", "dimension", "control", "unit", "verdict", "reason", "n", "worse", "better")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
-    from pytest_trust.audit import Audit
+    from pytest_trust.audit.audit import Audit
+    from pytest_trust.audit.policy import Policy, Threshold
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import Reference
-    from pytest_trust.policy import Policy, Threshold
     from pytest_trust.probes import Gate, Probe, Suite
 from pytest_trust.engine.rates import _operations, planned_tokens, rate_of, tokens_left
 
@@ -29,7 +29,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
     """
     jobs = [audit.job(suite) for suite in suites]
-    from pytest_trust.evaluation import unit_of
+    from pytest_trust.audit.gate import unit_of
 
     rows = []
     for suite, job in zip(suites, jobs, strict=True):

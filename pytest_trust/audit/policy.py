@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_trust.audit.judge_error import Accuracy
 from pytest_trust.catalog.files import bundled_directory, check_keys, read_yaml
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judge_error import Accuracy
 from pytest_trust.probes import PUBLIC, Gate, Suite
 
 _NUMBER = (int, float)

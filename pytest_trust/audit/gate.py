@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.judges.samples import NOT_MEASURED, JudgedSample, Side, counted_outcomes, score_probe
-from pytest_trust.policy import Policy, Threshold
+from pytest_trust.audit.policy import Policy, Threshold
+from pytest_trust.judges.samples import JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.probes import Gate, Probe, Suite
 
 if TYPE_CHECKING:
-    from pytest_trust.judge_error import Accuracy
+    from pytest_trust.audit.judge_error import Accuracy
+    from pytest_trust.audit.sequential import Stopping
     from pytest_trust.stats.comparison import Comparison
-    from pytest_trust.stopping import Stopping
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """What a gate compares: a score per unit and side, and the units' clusters. A unit is a probe, or a cluster for a contrast."""
-
-    baseline: list[float]
-    candidate: list[float]
-    clusters: list[str]
-    names: list[str]
-
-    def missing(self) -> list[str]:
-        """Units without a score on one side or both."""
-        pairs = zip(self.names, self.baseline, self.candidate, strict=True)
-        return [name for name, before, after in pairs if math.isnan(before) or math.isnan(after)]
-
-
-def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
-    if gate.minus:
-        return _contrast_units(gate, probes, baseline, candidate)
-    chosen = [probe for probe in probes if probe.matches(gate.where)]
-    sides = [
-        [score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen]
-        for side in (baseline, candidate)
-    ]
-    return Units(sides[0], sides[1], [probe.cluster for probe in chosen], [probe.id for probe in chosen])
-
-
-def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
-    clusters: dict[str, list[Probe]] = defaultdict(list)
-    for probe in probes:
-        clusters[probe.cluster].append(probe)
-
-    def contrast(members: list[Probe], side: Side) -> float:
-        means = []
-        for where in (gate.where, gate.minus):
-            scores = [
-                score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)
-            ]
-            means.append(sum(scores) / len(scores) if scores else NOT_MEASURED)
-        return means[0] - means[1]
-
-    both = [
-        name
-        for name, members in clusters.items()
-        if all(any(probe.matches(where) for probe in members) for where in (gate.where, gate.minus))
-    ]
-    scores = [[contrast(clusters[name], side) for name in both] for side in (baseline, candidate)]
-    return Units(scores[0], scores[1], both, both)
+from pytest_trust.audit.units import Units, units
 
 
 def gate_record(
@@ -85,7 +37,7 @@ def gate_record(
     `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured. `stopping` says how `probes` came
     to be the ones that were visited, where a run may stop early.
     """
-    from pytest_trust.breakdown import breakdown
+    from pytest_trust.audit.breakdown import breakdown
     from pytest_trust.stats.anytime import STOPPING_SHARE
     from pytest_trust.stats.comparison import compare_scores
 
@@ -115,7 +67,7 @@ def gate_record(
         comparison = _within_scale(comparison, 2.0 if gate.minus else 1.0)
     sequential = None
     if stopping is not None:
-        from pytest_trust.stopping import stopped
+        from pytest_trust.audit.sequential import stopped
 
         comparison, sequential = stopped(
             comparison, gate, paired, stopping, policy=policy, threshold=threshold, family=family
@@ -177,9 +129,7 @@ def gate_record(
         "flips_total": len(flips),
     }
 
-
 _TRACE_KEYS = ("verdict", "reason", "delta", "lower", "upper", "margin", "n", "worse", "better", "baseline", "candidate")
-
 
 def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool) -> None:
     """Put the record of the same gate on the models' reasoning beside the answers' one, under `trace`.
@@ -197,7 +147,6 @@ def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool)
         record["flips"] = [*record["flips"], *({**flip, "in_trace": True} for flip in trace["flips"])]
         record["flips_total"] = len(record["flips"])
 
-
 def _within_scale(comparison: Comparison, most: float) -> Comparison:
     """Limits of a few clusters can lie beyond what a difference of scores between 0 and 1 can be; `most` is the largest there is."""
 
@@ -205,7 +154,6 @@ def _within_scale(comparison: Comparison, most: float) -> Comparison:
         return None if value is None else min(most, max(-most, value))
 
     return replace(comparison, lower=clipped(comparison.lower), upper=clipped(comparison.upper))
-
 
 def _judge_error(
     gate: Gate,
@@ -216,7 +164,7 @@ def _judge_error(
     accuracy: tuple[Accuracy, Accuracy] | None,
 ) -> dict[str, Any] | None:
     """Only where a probe's score is one judged response: errors of several samples of one probe are not independent."""
-    from pytest_trust.judge_error import judge_error
+    from pytest_trust.audit.judge_error import judge_error
 
     answers = [[side.samples.get(probe.id, ()) for side in (baseline, candidate)] for probe in probes]
     if accuracy is None or gate.minus or gate.score in ("maximum", "corpus") or any(len(one) > 1 for pair in answers for one in pair):
@@ -226,11 +174,9 @@ def _judge_error(
     before, after = (side.of_bad(counts) for side in accuracy)
     return judge_error(paired.baseline, paired.candidate, changed, (before, after))
 
-
 def unit_of(gate: Gate) -> str:
     """`share` where a probe's score is a share of its samples, else `score`."""
     return "score" if gate.score in ("maximum", "corpus") else "share"
-
 
 def _corpus(
     gate: Gate,
@@ -259,13 +205,11 @@ def _corpus(
         sides[name] |= {key: getattr(one, key) if one else None for key in ("value", "lower", "upper")}
     return comparison
 
-
 def _over_ceiling(gate: Gate, threshold: Threshold, candidate: Mapping[str, Any], paired: Units, alpha: float) -> bool:
     if gate.score != "corpus":
         return over_ceiling(threshold, paired.candidate, paired.clusters, alpha)
     # its lower limit is two-sided at 95 %: stricter than one-sided at alpha = 5 %
     return threshold.ceiling is not None and candidate["lower"] is not None and candidate["lower"] > threshold.ceiling
-
 
 def over_ceiling(
     threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float
@@ -277,7 +221,6 @@ def over_ceiling(
 
     interval = rate_interval(scores, clusters, confidence=1 - 2 * alpha)
     return interval is not None and interval.lower is not None and interval.lower > threshold.ceiling
-
 
 def _side_record(
     gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
@@ -301,7 +244,6 @@ def _side_record(
         "closed": sum(sample.closed for sample in samples),
         "judge_errors": errors[:3],
     }
-
 
 def _coverage_reason(
     policy: Policy,
@@ -335,14 +277,12 @@ def _coverage_reason(
         return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
     return ""
 
-
 def _advice(side: Mapping[str, Any]) -> str:
     if side["judge_errors"]:
         return f": the judge failed with {side['judge_errors'][0]}"
     if side["truncated"]:
         return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
     return ""
-
 
 def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> list[dict[str, Any]]:
     """Probes whose score moved, the worst first; ties in order of id, so that the list is the same every time."""
@@ -368,7 +308,6 @@ def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side)
         )
     moved.sort(key=lambda item: (-item[0], item[1]["probe"]))
     return [record for _, record in moved]
-
 
 def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> dict[str, Any]:
     """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""

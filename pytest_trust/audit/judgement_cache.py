@@ -60,5 +60,5 @@ class Remembered:
 @cache
 def _installed() -> str:
     """Changes with the judges' code and weights, by size and time: an edited judge must not answer from memory."""
-    files = sorted((Path(__file__).parent / "judges").glob("*.*"))
+    files = sorted((Path(__file__).parents[1] / "judges").glob("*.*"))
     return digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])

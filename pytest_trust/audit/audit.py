@@ -8,21 +8,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_trust.audit_drift import Drifts
+from pytest_trust.audit.drift_record import Drifts
+from pytest_trust.audit.policy import Profile, Threshold, load_policy
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge
-from pytest_trust.policy import Profile, Threshold, load_policy
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job, Progress, Response
 
 if TYPE_CHECKING:
+    from pytest_trust.audit.judge_error import Accuracy
+    from pytest_trust.audit.sequential import Visit
     from pytest_trust.config import TrustConfig
     from pytest_trust.engine.engine import Engine
-    from pytest_trust.judge_error import Accuracy
     from pytest_trust.judges.samples import Side
     from pytest_trust.models.reference import Reference
-    from pytest_trust.stopping import Visit
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
@@ -107,7 +107,7 @@ class Audit:
 
             make: Callable[..., Engine] = Engine
             if self.trust.engine == "ray":
-                from pytest_trust.cluster import ClusterEngine
+                from pytest_trust.audit.ray.executor import ClusterEngine
 
                 make = partial(ClusterEngine, note=self._note)
             self._engine = make(
@@ -141,7 +141,7 @@ class Audit:
 
     def _visit(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
         """Make responses in rounds, of all suites that are still open, until every gate with a threshold is known."""
-        from pytest_trust.stopping import visit_prefixes
+        from pytest_trust.audit.sequential import visit_prefixes
 
         waiting = {
             suite.name: (suite, visit_prefixes(self.job(suite)))
@@ -165,7 +165,7 @@ class Audit:
             self._visits[pair.baseline, pair.candidate, name] = replace(visit, job=replace(visit.job, drift=drift))
 
     def _known(self, pair: ReferencePair, suite: Suite, gate: Gate, visit: Visit) -> bool:
-        from pytest_trust.evaluation import gate_record
+        from pytest_trust.audit.gate import gate_record
 
         threshold = self.policy.threshold_of(suite, gate)
         assert threshold is not None
@@ -243,8 +243,8 @@ class Audit:
     def judged_responses(
         self, reference: Reference, job: Job, judge: Any, judge_name: str, responses: Mapping[str, tuple[Any, ...]]
     ) -> Side:
+        from pytest_trust.audit.judgement_cache import Remembered
         from pytest_trust.judges.samples import Side, judge_responses
-        from pytest_trust.remembered import Remembered
 
         if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
             return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
@@ -263,8 +263,8 @@ class Audit:
         never: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
-        from pytest_trust.drift_flips import drift_by_outcome, flip_auc
-        from pytest_trust.evaluation import gate_record
+        from pytest_trust.audit.drift_flips import drift_by_outcome, flip_auc
+        from pytest_trust.audit.gate import gate_record
         from pytest_trust.judges import as_judge
 
         known = self.policy.threshold_of(suite, gate)
@@ -324,7 +324,7 @@ class Audit:
         self, record: dict[str, Any], pair: ReferencePair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
     ) -> None:
         """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
-        from pytest_trust.evaluation import gate_record, with_trace
+        from pytest_trust.audit.gate import gate_record, with_trace
         from pytest_trust.judges.samples import OfThoughts
 
         thoughts = [self._thoughts(reference, job) for reference in (pair.baseline, pair.candidate)]

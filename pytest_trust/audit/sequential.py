@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.policy import Policy, Threshold
+from pytest_trust.audit.policy import Policy, Threshold
 from pytest_trust.probes import Gate, in_clusters, visiting_order
 from pytest_trust.responses import Job
 from pytest_trust.stats.anytime import FUTILE, STOPPING_SHARE, Anytime, anytime_limits, chance_to_decide, decided
 
 if TYPE_CHECKING:
-    from pytest_trust.evaluation import Units
+    from pytest_trust.audit.units import Units
     from pytest_trust.stats.comparison import Comparison
     from pytest_trust.stats.intervals import Floats
 

@@ -15,8 +15,8 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_trust.cluster_chunks import Chunk, Done
-from pytest_trust.cluster_worker import Settings, Worker
+from pytest_trust.audit.ray.shipments import Chunk, Done
+from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import first_line
 

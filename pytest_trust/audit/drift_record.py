@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
-    from pytest_trust.audit import Audit, ReferencePair
+    from pytest_trust.audit.audit import Audit, ReferencePair
     from pytest_trust.drift.pair_drift import PairDrift
     from pytest_trust.drift.summary import Drift, TokenDrift
     from pytest_trust.models.reference import Reference
@@ -108,7 +108,7 @@ class Drifts:
 
     def by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
-        from pytest_trust.drift_flips import drift_by_flip
+        from pytest_trust.audit.drift_flips import drift_by_flip
 
         found, _ = self.of_tokens(pair, [suite], "candidate_baseline")
         drifts = {drift.probe: float(drift.kl_pq.mean()) for drift in found if len(drift)}

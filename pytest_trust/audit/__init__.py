@@ -1,0 +1,1 @@
+"""One run: plan, acquire, judge, compare, decide. Free of pytest."""

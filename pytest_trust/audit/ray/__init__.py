@@ -1,0 +1,1 @@
+"""The models of a run in actors on a Ray cluster."""
