@@ -346,7 +346,7 @@ def growth_rows() -> list[dict[str, Any]]:
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.judges import get_judge
     from pytest_trust.judges.samples import Side, judge_responses
-    from pytest_trust.report.driftdiff import drift_diff
+    from pytest_trust.report.drift_diff import drift_diff
     from pytest_trust.responses import Response
 
     suite = load_suite("stereotypes/agreement")

@@ -73,7 +73,7 @@ class Result:
         if self.verdict == "regressed":
             raise Regression(self.diff)
         if self.verdict == "inconclusive":
-            from pytest_trust.report.driftdiff import inconclusive_reason
+            from pytest_trust.report.drift_diff import inconclusive_reason
 
             if self.strict:
                 raise Inconclusive(f"{inconclusive_reason(self.record)} (--trust-strict)\n{self.diff}")
@@ -82,7 +82,7 @@ class Result:
 
 
 def _line(verdict: str, record: Mapping[str, Any]) -> str:
-    from pytest_trust.report.driftdiff import not_measured_reason
+    from pytest_trust.report.drift_diff import not_measured_reason
 
     line = not_measured_reason(record)
     return line if line.startswith(verdict) else f"{verdict}: {line}"

@@ -147,7 +147,7 @@ class TrustRun:
         if self.worker is not None or not self.trust.compares or session.config.option.collectonly:
             return
         if self.trust.report is not None and self.records:
-            from pytest_trust.report.document import write_report
+            from pytest_trust.report.json_report import write_report
 
             try:
                 write_report(
@@ -225,7 +225,7 @@ class TrustRun:
     def _candidates(self) -> list[dict[str, Any]]:
         """What is known of each candidate, in the order of the options."""
         from pytest_trust.audit.drift_flips import flip_auc
-        from pytest_trust.report.tax import trust_tax
+        from pytest_trust.report.trust_tax import trust_tax
 
         given = [candidate.label for candidate in self.trust.candidates]
         by_label: dict[str, list[dict[str, Any]]] = {}

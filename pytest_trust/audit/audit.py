@@ -398,6 +398,6 @@ class Audit:
         return []
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
-        from pytest_trust.report.driftdiff import drift_diff
+        from pytest_trust.report.drift_diff import drift_diff
 
         return drift_diff(record, width=width, redact=self.trust.redact)

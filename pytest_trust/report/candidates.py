@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_trust.report.beside import COUNTS, THOUGHT, bracketed, counted, in_thought, share_of
+from pytest_trust.report.gate_notes import COUNTS, THOUGHT, bracketed, counted, in_thought, share_of
 from pytest_trust.report.numbers import UNKNOWN, Numbers, magnitude
 from pytest_trust.report.text import Column, Layout, columns, cut, layout, visible
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_trust.errors import TrustError
-from pytest_trust.report.document import serialised
+from pytest_trust.report.json_report import serialised
 from pytest_trust.report.numbers import Numbers, magnitude
-from pytest_trust.report.tax import dimension_rank
 from pytest_trust.report.terminal import Line, model_lines
 from pytest_trust.report.text import Column, table, visible, wrap
+from pytest_trust.report.trust_tax import dimension_rank
 
 _LETTERS = {"regressed": "R", "held": "h", "inconclusive": "?", "not measured": "!"}
 _LEGEND = (

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_trust.report.numbers import UNKNOWN, Numbers, count, duration, known, memory
-from pytest_trust.report.tax import dimension_rank
 from pytest_trust.report.terminal import Line, model_lines
 from pytest_trust.report.text import Column, cut, table, visible, wrap
+from pytest_trust.report.trust_tax import dimension_rank
 
 _HEAD = (
     Column("gate", shrink=44),

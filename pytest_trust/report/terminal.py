@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_trust.report.beside import COUNTS, THOUGHT, bracketed, counted, in_thought, legend, share_of
 from pytest_trust.report.candidates import candidate_of, matrix
-from pytest_trust.report.document import counts
+from pytest_trust.report.gate_notes import COUNTS, THOUGHT, bracketed, counted, in_thought, legend, share_of
+from pytest_trust.report.json_report import counts
 from pytest_trust.report.numbers import (
     UNKNOWN,
     Numbers,
@@ -22,8 +22,8 @@ from pytest_trust.report.numbers import (
     parameters,
     percent,
 )
-from pytest_trust.report.tax import dimension_rank, tax_lines
 from pytest_trust.report.text import UNBROKEN, Column, columns, cut, layout, pad, visible, wrap
+from pytest_trust.report.trust_tax import dimension_rank, tax_lines
 
 Record = Mapping[str, Any]
 Line = tuple[str, dict[str, bool]]

@@ -11,7 +11,7 @@ import pytest
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.demo import adapter_path
 from pytest_trust.models.identity import ModelIdentity, lineage, lineage_words
-from pytest_trust.report.driftdiff import drift_diff
+from pytest_trust.report.drift_diff import drift_diff
 from tests.tiny_models import save_adapter, save_model
 from tests.unit.report_records import regressed
 

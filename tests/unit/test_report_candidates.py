@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_trust.report.tax import tax_lines, trust_tax
 from pytest_trust.report.terminal import summary_lines
 from pytest_trust.report.text import columns
+from pytest_trust.report.trust_tax import tax_lines, trust_tax
 from tests.unit.report_records import drift, flip, side
 
 

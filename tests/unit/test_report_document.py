@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.report import comparable, read_report, write_report
-from pytest_trust.report.document import report_document, serialised
+from pytest_trust.report.json_report import report_document, serialised
 
 
 def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.report import drift_diff, held_note, inconclusive_reason, not_measured_reason
-from pytest_trust.report.driftdiff import headline
+from pytest_trust.report.drift_diff import headline
 from pytest_trust.report.text import columns
 
 

@@ -13,7 +13,7 @@ from pytest_trust.drift.cross_tokenizer.responses import TextDrift, summarise_te
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
-from pytest_trust.report.driftdiff import drift_diff
+from pytest_trust.report.drift_diff import drift_diff
 from pytest_trust.report.terminal import summary_lines
 from pytest_trust.responses import Generation, Job
 from tests.scripted_models import scripted_model

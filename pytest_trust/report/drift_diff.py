@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_trust.report.drift_lines import drift_lines
+from pytest_trust.report.drift_notes import drift_lines
 from pytest_trust.report.numbers import (
     UNKNOWN,
     Numbers,

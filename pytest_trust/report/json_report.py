@@ -13,7 +13,7 @@ baseline           the model: ``model`` (its label), ``reference`` (as given), `
                    ``parameters``, ``lineage``
 candidate          likewise; of several the first
 candidates         all of them: the same keys, and each one's own ``counts``, ``drift``, ``identical`` and ``tax`` (see
-                   :func:`pytest_trust.report.tax.trust_tax`)
+                   :func:`pytest_trust.report.trust_tax.trust_tax`)
 profile, policy    names of the profile and of the policy
 identical          whether the two sides cannot be told apart
 warnings           sorted list of sentences
