@@ -19,10 +19,10 @@ from pytest_trust.responses import Generation, Job, Progress, Response
 if TYPE_CHECKING:
     from pytest_trust.audit.judge_error import Accuracy
     from pytest_trust.audit.sequential import Visit
-    from pytest_trust.config import TrustConfig
     from pytest_trust.engine.engine import Engine
     from pytest_trust.judges.samples import Side
     from pytest_trust.models.reference import Reference
+    from pytest_trust.plugin.config import TrustConfig
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")

@@ -18,7 +18,7 @@ def unrelated(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def imported_modules(pytester: pytest.Pytester) -> set[str]:
-    command = [sys.executable, "-X", "importtime", "-m", "pytest", "-q", "-p", "pytest_trust.plugin"]
+    command = [sys.executable, "-X", "importtime", "-m", "pytest", "-q", "-p", "pytest_trust.plugin.hooks"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other plugins import what they like
     result = subprocess.run(command, cwd=pytester.path, env=environment, capture_output=True, text=True, check=True)
     return {
@@ -31,8 +31,8 @@ def imported_modules(pytester: pytest.Pytester) -> set[str]:
 def test_imports_nothing_heavy(unrelated: pytest.Pytester) -> None:
     modules = imported_modules(unrelated)
     ours = {name for name in modules if name.startswith("pytest_trust")}
-    assert "pytest_trust.options" in ours
-    assert ours <= {"pytest_trust", "pytest_trust.options", "pytest_trust.plugin"}  # what pytest rewrites is not listed
+    assert "pytest_trust.plugin.options" in ours
+    assert ours <= {"pytest_trust", "pytest_trust.plugin", "pytest_trust.plugin.options", "pytest_trust.plugin.hooks"}  # what pytest rewrites is not listed
     assert not {name.partition(".")[0] for name in modules} & HEAVY
 
 

@@ -39,7 +39,7 @@ RUN = "-m pytest -W error -p no:cacheprovider -p no:xdist --trust-profile=smoke 
 def test_what_is_refused(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("pytest_trust.config.find_spec", lambda name: object())  # with or without Ray
+    monkeypatch.setattr("pytest_trust.plugin.config.find_spec", lambda name: object())  # with or without Ray
     refused(pytester, arguments, message)
 
 

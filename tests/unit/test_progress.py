@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from _pytest._io import TerminalWriter
 
-from pytest_trust.progress import ProgressLine, WorkerProgress, WorkersProgress
+from pytest_trust.plugin.progress import ProgressLine, WorkerProgress, WorkersProgress
 from pytest_trust.responses import Progress
 
 START = Progress("base", "generate", "", 100, 600, 0)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust import options
+from pytest_trust.plugin import options
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_trust.fixtures import Pair, Trust
     from pytest_trust.models.reference import Reference
+    from pytest_trust.plugin.fixtures import Pair, Trust
 
 pytest.register_assert_rewrite("pytest_trust.suites")
 
@@ -31,7 +31,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     if options.requested(config) or any(arg.startswith("pytest_trust.suites") for arg in config.args):
-        from pytest_trust.run import TrustRun
+        from pytest_trust.plugin.session import TrustRun
 
         config.pluginmanager.register(TrustRun(config), "trust-run")
 
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if not options.requested(config):
         return None
-    from pytest_trust.workers import visible_gpus
+    from pytest_trust.plugin.xdist import visible_gpus
 
     return 1 if options.of(config).spread else visible_gpus()
 
@@ -61,7 +61,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if "trust" in getattr(item, "fixturenames", ()):
-        from pytest_trust.outcomes import annotate
+        from pytest_trust.plugin.verdicts import annotate
 
         annotate(report, item, call)
     return report
@@ -88,7 +88,7 @@ def trust_candidate(pytestconfig: pytest.Config) -> Reference | str | None:
 @pytest.fixture(scope="session")
 def trust_pair(trust_baseline: Reference | str | None, trust_candidate: Reference | str | None) -> Pair:
     """Baseline and candidate together. Skips when there is none."""
-    from pytest_trust.fixtures import make_pair
+    from pytest_trust.plugin.fixtures import make_pair
 
     return make_pair(trust_baseline, trust_candidate)
 
@@ -96,7 +96,7 @@ def trust_pair(trust_baseline: Reference | str | None, trust_candidate: Referenc
 @pytest.fixture
 def trust(request: pytest.FixtureRequest, trust_pair: Pair) -> Trust:
     """Compare the pair: `trust.compare(suite).held`, `trust.kl(probes).mean`. Skips when there is no candidate."""
-    from pytest_trust.fixtures import make_trust
+    from pytest_trust.plugin.fixtures import make_trust
 
     return make_trust(request, trust_pair)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_trust.config import TrustConfig
+    from pytest_trust.plugin.config import TrustConfig
 
 PROFILES = ("smoke", "standard", "full", "public", "paper")
 
@@ -129,7 +129,7 @@ _KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
 def of(config: pytest.Config) -> TrustConfig:
     """This run's options, built once. Raises pytest.UsageError naming the option and the fix."""
     if _KEY not in config.stash:
-        from pytest_trust.config import build_config
+        from pytest_trust.plugin.config import build_config
 
         config.stash[_KEY] = build_config(config)
     return config.stash[_KEY]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust import options
-from pytest_trust.collection import SuiteCollection
 from pytest_trust.errors import TrustError
+from pytest_trust.plugin import options
+from pytest_trust.plugin.collection import SuiteCollection
 
 if TYPE_CHECKING:
-    from pytest_trust.progress import WorkersProgress
+    from pytest_trust.plugin.progress import WorkersProgress
 
 
 class TrustRun:
@@ -26,7 +26,7 @@ class TrustRun:
         self.workers: WorkersProgress | None = None
         self.worker = getattr(config, "workerinput", None)
         if self.worker is not None:
-            from pytest_trust.workers import claim_resources
+            from pytest_trust.plugin.xdist import claim_resources
 
             claim_resources(self.worker["workerid"], int(self.worker["workercount"]), spread=self.trust.spread)
         try:
@@ -36,14 +36,14 @@ class TrustRun:
         collection.modules()
         config.pluginmanager.register(collection, "trust-collection")
         if collection.finds_public():
-            from pytest_trust.catalog.public.selection import PublicSelection
+            from pytest_trust.plugin.public_selection import PublicSelection
 
             config.pluginmanager.register(PublicSelection(self.trust), "trust-public")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """xdist's, in the controller, for each worker before it starts."""
-        from pytest_trust.progress import DIRECTORY, watch_workers
+        from pytest_trust.plugin.progress import DIRECTORY, watch_workers
 
         if self.workers is None:
             self.workers = watch_workers(self.config)
@@ -58,7 +58,7 @@ class TrustRun:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        from pytest_trust.fixtures import check_markers, suites_of
+        from pytest_trust.plugin.fixtures import check_markers, suites_of
 
         check_markers(session.items)
         try:
@@ -85,7 +85,7 @@ class TrustRun:
     def _print_plan(self, session: pytest.Session) -> None:
         from pytest_trust.audit.audit import Audit
         from pytest_trust.audit.plan import plan_of
-        from pytest_trust.fixtures import suites_of
+        from pytest_trust.plugin.fixtures import suites_of
         from pytest_trust.report.plan import plan_lines
 
         audit = Audit(self.trust)
@@ -98,7 +98,7 @@ class TrustRun:
 
     def _run_mutants(self, session: pytest.Session) -> None:
         from pytest_trust.audit.mutants import run_mutants
-        from pytest_trust.fixtures import audit_of, suites_of
+        from pytest_trust.plugin.fixtures import audit_of, suites_of
         from pytest_trust.report.mutants import mutant_lines, write_mutants
 
         assert self.trust.baseline is not None and self.trust.mutants is not None
@@ -114,7 +114,7 @@ class TrustRun:
 
     def _record(self, session: pytest.Session) -> None:
         from pytest_trust.audit.record_file import write_recording
-        from pytest_trust.fixtures import audit_of, suites_of
+        from pytest_trust.plugin.fixtures import audit_of, suites_of
 
         reference = self.trust.baseline or self.trust.candidate
         assert reference is not None and self.trust.record is not None

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_trust import options
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.models.reference import Reference, parse_reference
-from pytest_trust.outcomes import RECORDS, Inconclusive, NotMeasured, Regression
+from pytest_trust.plugin import options
+from pytest_trust.plugin.verdicts import RECORDS, Inconclusive, NotMeasured, Regression
 
 if TYPE_CHECKING:
     from pytest_trust.audit.audit import Audit
-    from pytest_trust.config import TrustConfig
     from pytest_trust.drift.summary import Drift
+    from pytest_trust.plugin.config import TrustConfig
+    from pytest_trust.plugin.progress import ProgressLine, WorkerProgress
     from pytest_trust.probes import Suite
-    from pytest_trust.progress import ProgressLine, WorkerProgress
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
@@ -208,7 +208,7 @@ def audit_of(config: pytest.Config) -> Audit:
     """This process's audit, made when the first test needs it."""
     if _AUDIT not in config.stash:
         from pytest_trust.audit.audit import Audit
-        from pytest_trust.progress import note_line, progress_line
+        from pytest_trust.plugin.progress import note_line, progress_line
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
