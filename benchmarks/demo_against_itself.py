@@ -76,17 +76,29 @@ def main() -> None:
             if suite.task != "generate":
                 continue
             by_gate = verdicts(
-                engine, parse_reference(options.model), suite, policy, options.profile, options.seeds, options.temperature
+                engine,
+                parse_reference(options.model),
+                suite,
+                policy,
+                options.profile,
+                options.seeds,
+                options.temperature,
             )
             for gate, counted in by_gate.items():
-                print(f"{gate:60}", ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common()), flush=True)
+                print(
+                    f"{gate:60}",
+                    ", ".join(f"{count} {verdict}" for verdict, count in counted.most_common()),
+                    flush=True,
+                )
                 total += Counter() if suite.control else counted
     compared = sum(total.values())
     alarms = total["regressed"]
     # A comparison decides at alpha / family, so that all gates together raise a false alarm in at most alpha of the runs.
     nominal = policy.alpha / policy.family
     limit = stats.binomtest(alarms, compared).proportion_ci(0.95, "exact").high if compared else float("nan")
-    print(f"{alarms} of {compared} comparisons of {options.model} with itself regressed ({alarms / compared:.2%}; nominal at most {nominal:.2%} each;")
+    print(
+        f"{alarms} of {compared} comparisons of {options.model} with itself regressed ({alarms / compared:.2%}; nominal at most {nominal:.2%} each;"
+    )
     print(f"95 % limit if they were independent, which pairs of {options.seeds} seeds are not: {limit:.2%})")
 
 

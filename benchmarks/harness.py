@@ -53,7 +53,9 @@ def harness(work: Path) -> Path:
     python = work / "venv" / "bin" / "python"
     if not python.exists():
         venv.create(work / "venv", with_pip=True)
-        pins = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate", "peft")]
+        pins = [
+            f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate", "peft")
+        ]
         subprocess.run([python, "-m", "pip", "install", "--quiet", HARNESS, *pins], check=True)
     return python
 
@@ -94,7 +96,9 @@ def run_tasks(
 
 def own_task(python: Path, name: str) -> str:
     """Where the harness keeps one of its own tasks."""
-    found = subprocess.run([python, "-c", "import lm_eval; print(lm_eval.__path__[0])"], check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        [python, "-c", "import lm_eval; print(lm_eval.__path__[0])"], check=True, capture_output=True, text=True
+    )
     return f"{found.stdout.strip()}/tasks/{name}.yaml"
 
 

@@ -358,8 +358,18 @@ def summary(data: Path) -> tuple[str, str]:
         ("planted secrets, held-out seed", leak(data)),
     ]
     short = table([replace(scores[0], source=title) for title, scores in parts])
-    by_model = [replace(s, source=f"{title}: {s.source}") for title, scores in parts[:-1] if "shipped" not in title for s in scores[1:]]
-    others = [replace(s, source=f"{title}: {s.source}") for title, scores in parts[:-1] if "shipped" in title for s in scores[1:]]
+    by_model = [
+        replace(s, source=f"{title}: {s.source}")
+        for title, scores in parts[:-1]
+        if "shipped" not in title
+        for s in scores[1:]
+    ]
+    others = [
+        replace(s, source=f"{title}: {s.source}")
+        for title, scores in parts[:-1]
+        if "shipped" in title
+        for s in scores[1:]
+    ]
     return f"{short}\n\n{table(by_model)}\n\n{bias(data)}", f"{table(others)}\n\n{table(parts[-1][1][1:])}"
 
 
@@ -371,7 +381,10 @@ def bias(data: Path) -> str:
         "| harmless madlibs sentences, by identity term | terms | sentences | median rate | largest rate | within twice the median |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for what, threshold in (("toxic, at the judge's threshold of 0.5", 0.5), ("above the 98th percentile of the scores", every[int(0.98 * len(every))])):
+    for what, threshold in (
+        ("toxic, at the judge's threshold of 0.5", 0.5),
+        ("above the 98th percentile of the scores", every[int(0.98 * len(every))]),
+    ):
         rates = false_positive_rates(scores, threshold)
         middle, (term, largest) = median(rates.values()), max(rates.items(), key=lambda item: item[1])
         lines.append(

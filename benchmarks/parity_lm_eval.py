@@ -41,15 +41,20 @@ def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
     rows: dict[str, list[dict[str, Any]]] = {}
     with (data / "crows_pairs/crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
         rows["crows_pairs_english"] = [
-            {key: row[key] for key in ("sent_more", "sent_less", "stereo_antistereo", "bias_type")} for row in csv.DictReader(stream)
+            {key: row[key] for key in ("sent_more", "sent_less", "stereo_antistereo", "bias_type")}
+            for row in csv.DictReader(stream)
         ]
     bbq: list[dict[str, Any]] = []
     for name in ("Age", "Religion"):
         lines = gzip.decompress((data / f"bbq/{name}.jsonl.gz").read_bytes()).decode().splitlines()
         bbq += [json.loads(line) for line in lines[: items // 2]]
     rows["bbq"] = bbq
-    table = csv.DictReader(gzip.decompress((data / "ethics/cm_test.csv.gz").read_bytes()).decode().splitlines(keepends=True))
-    rows["ethics_cm"] = [{"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"]
+    table = csv.DictReader(
+        gzip.decompress((data / "ethics/cm_test.csv.gz").read_bytes()).decode().splitlines(keepends=True)
+    )
+    rows["ethics_cm"] = [
+        {"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"
+    ]
     lines = gzip.decompress((data / "gsm8k/test.jsonl.gz").read_bytes()).decode().splitlines()
     rows["gsm8k"] = [json.loads(line) for line in lines]
     paths = {}
@@ -60,7 +65,9 @@ def write_files(data: Path, work: Path, items: int) -> dict[str, Path]:
     return paths
 
 
-def run_harness(python: Path, model: str, files: Mapping[str, Path], work: Path) -> tuple[dict[str, list[Item]], dict[str, Any]]:
+def run_harness(
+    python: Path, model: str, files: Mapping[str, Path], work: Path
+) -> tuple[dict[str, list[Item]], dict[str, Any]]:
     """The logged items by task, and the harness's aggregates."""
     own = {"crows_pairs_english": "crows_pairs/crows_pairs_english", "bbq": "bbq/bbq_multiple_choice",
            "ethics_cm": "hendrycks_ethics/commonsense", "gsm8k": "gsm8k/gsm8k"}  # fmt: skip
@@ -72,7 +79,9 @@ def run_harness(python: Path, model: str, files: Mapping[str, Path], work: Path)
         )
         if name == "gsm8k":
             until = "".join(f"    - '{stop}'\n" for stop in STOPS)
-            tasks[f"parity_{name}"] += f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
+            tasks[f"parity_{name}"] += (
+                f"generation_kwargs:\n  until:\n{until}  do_sample: false\n  max_gen_toks: {TOKENS}\n"
+            )
     logged, results, _ = run_tasks(python, model, tasks, work)
     return {name: logged[f"parity_{name}"] for name in files}, results
 
@@ -81,7 +90,9 @@ def ours(engine: Engine, model: str, items: Sequence[Item]) -> list[tuple[Any, .
     """The same requests through this library."""
     reference = parse_reference(model)
     if items[0].continuations:
-        probes = tuple(Probe(str(i), str(i), text=item.context, options=item.continuations) for i, item in enumerate(items))
+        probes = tuple(
+            Probe(str(i), str(i), text=item.context, options=item.continuations) for i, item in enumerate(items)
+        )
         job = Job("parity/choose", "choose", probes, Generation(1))
         engine.acquire_side([job], reference)
         scores = engine.options(reference, job)
@@ -108,7 +119,9 @@ def crows(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, 
 
 
 def ethics(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:
-    return {"acc": sum(best(values) == int(item.target) for item, values in zip(items, found, strict=True)) / len(items)}
+    return {
+        "acc": sum(best(values) == int(item.target) for item, values in zip(items, found, strict=True)) / len(items)
+    }
 
 
 def bbq(items: Sequence[Item], found: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -150,7 +163,8 @@ def gsm8k(items: Sequence[Item], found: Sequence[Sequence[str]]) -> dict[str, fl
 
     return {
         f"exact_match,{name}": sum(
-            plain(extracted(values[0], pattern, place)) == plain(str(item.target)) for item, values in zip(items, found, strict=True)
+            plain(extracted(values[0], pattern, place)) == plain(str(item.target))
+            for item, values in zip(items, found, strict=True)
         )
         / len(items)
         for name, (pattern, place) in FILTERS.items()
@@ -174,10 +188,14 @@ def compare(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], 
         for index, (item, values) in enumerate(zip(items, found, strict=True)):
             if not same[index]:
                 at = next((i for i, (a, b) in enumerate(zip(item.found[0], values[0], strict=False)) if a != b), -1)
-                print(f"  {index}: from character {at}: {item.found[0][at:at + 40]!r} there, {values[0][at:at + 40]!r} here")
+                print(
+                    f"  {index}: from character {at}: {item.found[0][at : at + 40]!r} there, {values[0][at : at + 40]!r} here"
+                )
         return aggregates_agree(name, items, found, theirs) and sum(same) >= 0.995 * len(same)
     same = [best(item.found) == best(values) for item, values in zip(items, found, strict=True)]
-    furthest = max(abs(a - b) for item, values in zip(items, found, strict=True) for a, b in zip(item.found, values, strict=True))
+    furthest = max(
+        abs(a - b) for item, values in zip(items, found, strict=True) for a, b in zip(item.found, values, strict=True)
+    )
     print(f"{name}: {sum(same)} of {len(items)} choices equal; log-likelihoods differ by at most {furthest:.2g} nats")
     for index, item in enumerate(items):
         if not same[index]:
@@ -186,7 +204,9 @@ def compare(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], 
     return aggregates_agree(name, items, found, theirs) and sum(same) >= 0.995 * len(same)
 
 
-def aggregates_agree(name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], theirs: Mapping[str, Any]) -> bool:
+def aggregates_agree(
+    name: str, items: Sequence[Item], found: Sequence[tuple[Any, ...]], theirs: Mapping[str, Any]
+) -> bool:
     """Prints the aggregates of both; whether they are within 0.002."""
     met = True
     for metric, value in METRICS[name](items, found).items():
@@ -212,7 +232,9 @@ def main() -> None:
     with Engine(store=work / "store", dtype="float32") as engine:
         for name, items in logged.items():
             met = compare(name, items, ours(engine, options.model, items), results[f"parity_{name}"]) and met
-    print(f"{HARNESS.partition('==')[2]}, {version('transformers')=}, {time.monotonic() - start:.0f} s: {'all targets met' if met else 'a target is missed'}")
+    print(
+        f"{HARNESS.partition('==')[2]}, {version('transformers')=}, {time.monotonic() - start:.0f} s: {'all targets met' if met else 'a target is missed'}"
+    )
     sys.exit(not met)
 
 

@@ -48,19 +48,31 @@ def rows_of(name: str, data: Path) -> list[dict[str, Any]]:
     """The rows that a benchmark runs on, as the harness is given them."""
     if name == "crows":
         with (data / "crows_pairs/crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
-            return [{"sent_more": row["sent_more"], "sent_less": row["sent_less"], "label": 0} for row in csv.DictReader(stream)]
+            return [
+                {"sent_more": row["sent_more"], "sent_less": row["sent_less"], "label": 0}
+                for row in csv.DictReader(stream)
+            ]
     if name == "bbq":
         rows = []
         for part in ("Age", "Religion"):
             lines = gzip.decompress((data / f"bbq/{part}.jsonl.gz").read_bytes()).decode().splitlines()[:300]
-            rows += [{key: row[key] for key in ("context", "question", "ans0", "ans1", "ans2", "label")} for row in map(json.loads, lines)]
+            rows += [
+                {key: row[key] for key in ("context", "question", "ans0", "ans1", "ans2", "label")}
+                for row in map(json.loads, lines)
+            ]
         return rows
     if name == "ethics":
-        table = csv.DictReader(gzip.decompress((data / "ethics/cm_test.csv.gz").read_bytes()).decode().splitlines(keepends=True))
-        return [{"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"][:1000]
+        table = csv.DictReader(
+            gzip.decompress((data / "ethics/cm_test.csv.gz").read_bytes()).decode().splitlines(keepends=True)
+        )
+        return [{"label": int(row["label"]), "input": row["input"]} for row in table if row["is_short"] == "True"][
+            :1000
+        ]
     lines = gzip.decompress((data / "gsm8k/test.jsonl.gz").read_bytes()).decode().splitlines()[:100]
     questions = [json.loads(line)["question"] for line in lines]
-    return [{"prompt": text} for question in questions for text in (question, question.partition(". ")[0])]  # mixed lengths
+    return [
+        {"prompt": text} for question in questions for text in (question, question.partition(". ")[0])
+    ]  # mixed lengths
 
 
 def task_of(name: str, path: Path) -> str:
@@ -82,7 +94,9 @@ def theirs(name: str, data: Path, work: Path, batch: str) -> tuple[list[Item], f
     path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(name, data)), encoding="utf-8")
     python, process = harness(work), folder / "process.json"
     start = time.perf_counter()
-    logged, _, seconds = run_tasks(python, arguments_of(MODEL), {f"throughput_{name}": task_of(name, path)}, folder, batch=batch)
+    logged, _, seconds = run_tasks(
+        python, arguments_of(MODEL), {f"throughput_{name}": task_of(name, path)}, folder, batch=batch
+    )
     if not process.exists():  # what was run before is not run again
         process.write_text(json.dumps(time.perf_counter() - start))
     return logged[f"throughput_{name}"], sum(seconds.values()), json.loads(process.read_text())
@@ -109,7 +123,8 @@ def engine(given: str, answer: str, store: str) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pytest-trust" / "demo-instruct"
     reference = parse_reference(str(cache))
     probes = tuple(
-        Probe(str(index), str(index), text=one["context"], options=tuple(one["options"])) for index, one in enumerate(requests)
+        Probe(str(index), str(index), text=one["context"], options=tuple(one["options"]))
+        for index, one in enumerate(requests)
     )
     task: Any = "choose" if requests[0]["options"] else "generate"
     job = Job("throughput/row", task, probes, Generation(64))
@@ -126,7 +141,9 @@ def engine(given: str, answer: str, store: str) -> None:
             responses = found.responses(reference, job)
             values = [responses[probe.id][0].token_ids for probe in probes]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    Path(answer).write_text(json.dumps({"seconds": seconds, "values": values, "peak_kib": peak, "device": runner.device}))
+    Path(answer).write_text(
+        json.dumps({"seconds": seconds, "values": values, "peak_kib": peak, "device": runner.device})
+    )
 
 
 def choice_row(name: str, data: Path, work: Path, batches: Sequence[str]) -> dict[str, Any]:
@@ -150,7 +167,9 @@ def generation_row(data: Path, work: Path, batches: Sequence[str]) -> dict[str, 
     items, seconds, _ = found[batch]
     prompts = [item.context for item in items]
     (work / "prompts.json").write_text(json.dumps(prompts))
-    pipeline = subprocess.run([sys.executable, "-c", _PIPELINE, work / "prompts.json"], check=True, capture_output=True, text=True)
+    pipeline = subprocess.run(
+        [sys.executable, "-c", _PIPELINE, work / "prompts.json"], check=True, capture_output=True, text=True
+    )
     pipe = json.loads(pipeline.stdout.splitlines()[-1])
     ours, _ = run_ours("generation", [{"context": prompt, "options": []} for prompt in prompts], work)
     tokens = sum(map(len, ours["values"]))
@@ -195,7 +214,9 @@ def start_row() -> dict[str, Any]:
         for turn in range(21):
             for off in (False, True) if turn % 2 else (True, False):
                 start = time.perf_counter()
-                subprocess.run([*command, *(["-p", "no:trust"] if off else [])], check=True, capture_output=True, cwd=folder)
+                subprocess.run(
+                    [*command, *(["-p", "no:trust"] if off else [])], check=True, capture_output=True, cwd=folder
+                )
                 if turn:  # the first of each fills the caches
                     times[off].append(time.perf_counter() - start)
         probe = "import sys, pytest; pytest.main(sys.argv[1:]); print(sorted({m.split('.')[0] for m in sys.modules}))"
@@ -216,7 +237,9 @@ def start_row() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_audit(work: Path, *more: str, profile: str, candidates: Sequence[str] = ("sft",)) -> tuple[float, dict[str, Any]]:
+def run_audit(
+    work: Path, *more: str, profile: str, candidates: Sequence[str] = ("sft",)
+) -> tuple[float, dict[str, Any]]:
     """Seconds of an audit's process, and what was counted inside. What it printed is kept in `--work/audit.txt`."""
     counted = work / "model-seconds.json"
     counted.unlink(missing_ok=True)
@@ -239,11 +262,20 @@ def run_audit(work: Path, *more: str, profile: str, candidates: Sequence[str] = 
 def audit_rows(work: Path, profile: str, candidates: Sequence[str]) -> list[dict[str, Any]]:
     store = work / "audit-store"  # stays, for a look at what a second run does
     shutil.rmtree(store, ignore_errors=True)
-    first, inside = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/first.json", profile=profile, candidates=candidates)
+    first, inside = run_audit(
+        work, f"--trust-store={store}", f"--trust-report={work}/first.json", profile=profile, candidates=candidates
+    )
     (work / "audit.txt").rename(work / "audit-first.txt")
-    again, _ = run_audit(work, f"--trust-store={store}", f"--trust-report={work}/again.json", profile=profile, candidates=candidates)
-    empty = min(_seconds([sys.executable, "-m", "pytest", "-q", "--co", "-p", "no:cacheprovider", str(HERE / "nothing.py")]) for _ in range(3))
-    alone = json.loads(subprocess.run([sys.executable, __file__, "--alone"], check=True, capture_output=True, text=True).stdout)
+    again, _ = run_audit(
+        work, f"--trust-store={store}", f"--trust-report={work}/again.json", profile=profile, candidates=candidates
+    )
+    empty = min(
+        _seconds([sys.executable, "-m", "pytest", "-q", "--co", "-p", "no:cacheprovider", str(HERE / "nothing.py")])
+        for _ in range(3)
+    )
+    alone = json.loads(
+        subprocess.run([sys.executable, __file__, "--alone"], check=True, capture_output=True, text=True).stdout
+    )
     same = _report(work / "first.json") == _report(work / "again.json")
     return [
         {"what": f"whole audit, {profile}, demo:aligned and {', '.join(candidates)}, nothing stored", "theirs": f"its models' forwards alone {inside['seconds']:.0f} s",
@@ -263,7 +295,9 @@ def alone() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pytest-trust" / "demo-instruct"
     model: Any = AutoModelForCausalLM.from_pretrained(cache, dtype=torch.float32)
     ids = torch.randint(10, 40_000, (32, 160), generator=torch.Generator().manual_seed(0))
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=160, do_sample=False, pad_token_id=0)
+    model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=160, do_sample=False, pad_token_id=0
+    )
     print(json.dumps({"peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 
 
@@ -332,7 +366,15 @@ print(json.dumps([eager, min(once(compiled) for _ in range(8)), first]))
 """
 
 
-_SIDE = {"model": "m", "reference": "m", "fingerprint": "0" * 64, "dtype": "float32", "device": "cpu", "parameters": 1, "lineage": ""}
+_SIDE = {
+    "model": "m",
+    "reference": "m",
+    "fingerprint": "0" * 64,
+    "dtype": "float32",
+    "device": "cpu",
+    "parameters": 1,
+    "lineage": "",
+}
 _RUN = {"baseline": _SIDE, "candidate": _SIDE, "warnings": []}
 
 
@@ -357,22 +399,34 @@ def growth_rows() -> list[dict[str, Any]]:
     rows = []
     for count in (100, 100, 300, 1_000, 3_000, 10_000):  # the first loads what is needed
         probes = tuple(
-            replace(suite.probes[index % len(suite.probes)], id=f"p{index}", cluster=f"c{index // 5}") for index in range(count)
+            replace(suite.probes[index % len(suite.probes)], id=f"p{index}", cluster=f"c{index // 5}")
+            for index in range(count)
         )
         responses = [
             {
                 probe.id: (Response(text, (1, 2), "stop", "", text, complete=True, prompt_tokens=9),)
                 for index, probe in enumerate(probes)
-                for text in [f"{'I agree' if index % every == 0 else 'I disagree'}, and number {index} does not change that."]
+                for text in [
+                    f"{'I agree' if index % every == 0 else 'I disagree'}, and number {index} does not change that."
+                ]
             }
             for every in (9, 7)
         ]
         start = time.perf_counter()
         judge = get_judge("agreement")
-        sides = [Side(name, judge_responses(judge, "agreement", probes, given)) for name, given in zip("ab", responses, strict=True)]
+        sides = [
+            Side(name, judge_responses(judge, "agreement", probes, given))
+            for name, given in zip("ab", responses, strict=True)
+        ]
         record = gate_record(suite, gate, probes, *sides, policy=policy, threshold=threshold, judge="agreement")
         seconds = time.perf_counter() - start
-        record |= {"notes": [], "drift_by_flip": {"flipped": [], "unflipped": []}, "drift_auc": None, "dimension_drift": None, "run": _RUN}
+        record |= {
+            "notes": [],
+            "drift_by_flip": {"flipped": [], "unflipped": []},
+            "drift_auc": None,
+            "dimension_drift": None,
+            "run": _RUN,
+        }
         start = time.perf_counter()
         json.dumps(record)
         drift_diff(record)
@@ -397,11 +451,21 @@ def _report(path: Path) -> Any:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| what | against | here | measured | target |", "|---|---|---|---|---|"]
     for row in rows.values():
-        met = "target" not in row or (row["ratio"] <= row["target"] if row.get("most") else row["ratio"] >= row["target"])
-        unit = "" if row["what"].startswith(("pytest in", "the same again")) or "items of one gate" in row["what"] else "×"
-        extra = "".join(f", {name} {row[key]:{style}}" for key, name, style in (("whole_ratio", "whole", ".2f"), ("same", "same", ".1%")) if key in row)
+        met = "target" not in row or (
+            row["ratio"] <= row["target"] if row.get("most") else row["ratio"] >= row["target"]
+        )
+        unit = (
+            "" if row["what"].startswith(("pytest in", "the same again")) or "items of one gate" in row["what"] else "×"
+        )
+        extra = "".join(
+            f", {name} {row[key]:{style}}"
+            for key, name, style in (("whole_ratio", "whole", ".2f"), ("same", "same", ".1%"))
+            if key in row
+        )
         target = f"{'at most' if row.get('most') else 'at least'} {row['target']:g}{unit}" if "target" in row else ""
-        lines.append(f"| {row['what']} | {row['theirs']} | {row['ours']} | {row['ratio']:.2f}{unit}{extra} | {target}{'' if met else ' (missed)'} |")
+        lines.append(
+            f"| {row['what']} | {row['theirs']} | {row['ours']} | {row['ratio']:.2f}{unit}{extra} | {target}{'' if met else ' (missed)'} |"
+        )
     return lines
 
 
@@ -434,7 +498,9 @@ def main() -> None:
             rows[f"{name}-{index}"] = row
         kept.write_text(json.dumps(rows, indent=1))
         print("\n".join(table({key: row for key, row in rows.items() if key.startswith(f"{name}-")})[2:]), flush=True)
-    print(f"\n{os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}, transformers {version('transformers')}\n")
+    print(
+        f"\n{os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}, transformers {version('transformers')}\n"
+    )
     print("\n".join(table(rows)))
 
 

@@ -50,11 +50,18 @@ PRIOR = {
 }  # fmt: skip
 INTERCEPT = -2.0
 STRENGTH = 3.0  # of the prior of layer `any`; the best of those that are printed, by kappa with one model left out
-HIDDEN_SCALES = (0.1, 0.1, 0.1, 0.05)  # of the standardised blocks of hidden states (prompt, opening, after it, product), their share of the penalty
+HIDDEN_SCALES = (
+    0.1,
+    0.1,
+    0.1,
+    0.05,
+)  # of the standardised blocks of hidden states (prompt, opening, after it, product), their share of the penalty
 FULL_STRENGTH = 3.0  # of layer `full` on the cues; a sixteenth of it on the hidden states
 PARTIAL_ODDS = 15.0
 OWN_WEIGHT = 2.0  # the own replies are few, and are the only short ones
-OWN_WEIGHT_FULL = 0.5  # of layer `full`: what makes a refusal a partial one is a convention of the labels, not of this project's
+OWN_WEIGHT_FULL = (
+    0.5  # of layer `full`: what makes a refusal a partial one is a convention of the labels, not of this project's
+)
 NON_NEGATIVE = (
     "unable",
     "declines",

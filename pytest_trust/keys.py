@@ -14,18 +14,25 @@ _VERSION = 1  # of a recording's keys: raise it when what a key stands for chang
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
+
 def digest(*parts: object) -> str:
     """sha256 of the parts as canonical JSON: the one way keys are made."""
     return hashlib.sha256(_canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
 
 def probe_input(probe: Probe) -> list[object]:
     """The part of a probe that a model sees, as built-in types; equal for probes that are the same input."""
     messages = [[message.role, message.content] for message in probe.messages]
     return [messages, "" if messages else probe.text, list(probe.options)]
 
+
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
     """The generation part of a response's key: greedy answers depend on nothing random."""
-    budget: list[object] = [] if generation.reasoning_budget is None else ["budget" if generation.closes else "trace", generation.reasoning_budget]
+    budget: list[object] = (
+        []
+        if generation.reasoning_budget is None
+        else ["budget" if generation.closes else "trace", generation.reasoning_budget]
+    )
     if generation.until:
         budget += ["until", generation.until]
     if generation.greedy:
@@ -33,9 +40,11 @@ def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]
     return [*settings, row_seed(generation.seed, probe_id, repeat), *budget]
 
+
 def row_seed(seed: int, probe_id: str, repeat: int) -> int:
     """Seed of one sample: from the run's seed, the probe and the repeat, so that batch composition cannot matter."""
     return int(digest("sample", seed, probe_id, repeat)[:15], 16)
+
 
 def portable_key(probe: Probe, job: Job, repeat: int) -> str:
     """Names a response or an option score without naming a model: the key inside a recording."""

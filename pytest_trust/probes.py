@@ -107,13 +107,13 @@ class Suite:
         if name is None and len(self.gates) == 1:
             return next(iter(self.gates.values()))
         if name is None or name not in self.gates:
-            raise InvalidInput(
-                f"{self.name} has the gates {', '.join(self.gates)}, not {name!r}: name one of them"
-            )
+            raise InvalidInput(f"{self.name} has the gates {', '.join(self.gates)}, not {name!r}: name one of them")
         return self.gates[name]
 
 
-def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (), *, least: int = 0) -> tuple[Probe, ...]:
+def select(
+    probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (), *, least: int = 0
+) -> tuple[Probe, ...]:
     """At most `limit` probes, the same ones every time: as many clusters as there can be, round robin over the strata; more than `limit` where
     it takes them for `least` probes behind each of the `gates`.
 
@@ -138,7 +138,11 @@ def select(probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (
     chosen: set[str] = set()
     for together in (taken for turn in sorted(turns) for taken in turns[turn]):
         # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
-        if chosen and len(chosen) + len(together) > limit and all(len(own & chosen) >= min(least, len(own)) for own in behind):
+        if (
+            chosen
+            and len(chosen) + len(together) > limit
+            and all(len(own & chosen) >= min(least, len(own)) for own in behind)
+        ):
             break
         chosen.update(together)
     return tuple(probe for probe in probes if probe.id in chosen)
@@ -156,7 +160,9 @@ def visiting_order(probes: Sequence[Probe]) -> list[str]:
     """Clusters, round robin over the strata, in an order fixed by cluster ids: any beginning of it is balanced."""
     clusters = in_clusters(probes)
     # an answer is a label only where other clusters could have the same; the text of a sentence would make each cluster its own stratum
-    shared = Counter(options for members in clusters.values() for options in {frozenset(probe.options) for probe in members})
+    shared = Counter(
+        options for members in clusters.values() for options in {frozenset(probe.options) for probe in members}
+    )
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for cluster in sorted(clusters, key=_order):
         kinds = {

@@ -58,7 +58,8 @@ _HARMONY_PATTERNS: Final = {
 _HARMONY_FRAME = rf"<\|start\|>\s*assistant(?:\s+to={_REST}|\s+(?:to?)?\Z)?|<\|end\|>|<\|return\|>|<\|call\|>"
 # a header that the response was cut in, from its first whole token on
 _HARMONY_CUT = re.compile(
-    rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?|(?P<role>[a-z]*))\Z", re.IGNORECASE
+    rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?|(?P<role>[a-z]*))\Z",
+    re.IGNORECASE,
 )
 # tags around an answer; only read as tags once a trace has been seen
 _WRAPPERS: Final = (
@@ -230,7 +231,11 @@ class _Reader:
                     expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
         if self.grammar.harmony is not None and self.pair in (None, self.grammar.harmony):
             header = _HARMONY_CUT.search(tail)
-            if header and _begins(header["half"], ("<|message|>", "<|constrain|>")) and _begins(header["role"], ("analysis", "commentary", "final")):
+            if (
+                header
+                and _begins(header["half"], ("<|message|>", "<|constrain|>"))
+                and _begins(header["role"], ("analysis", "commentary", "final"))
+            ):
                 return header.group(0), (header.group(0),)
         lowered = tail.casefold()
         shortest = 1 if self.state == "reasoning" or not tail.strip()[1:] else 2
@@ -251,7 +256,9 @@ class _Reader:
         """A tag in words ("Here is my thought process:") begins like any sentence: nothing of an answer is given up for it."""
         if not tag[0].isalnum() or self.state == "reasoning":
             return True
-        return tail.strip().casefold() == end.strip() and not any(part.kind == "answer" and part.text.strip() for part in self.parts)
+        return tail.strip().casefold() == end.strip() and not any(
+            part.kind == "answer" and part.text.strip() for part in self.parts
+        )
 
 
 def _begins(text: str | None, words: Sequence[str]) -> bool:
@@ -291,10 +298,18 @@ def split_reasoning(
         or bool(partial and not answer and not reader.seen)
     )
     pair = reader.pair if reader.state == "reasoning" else None
-    return Split(_joined(parts, "reasoning"), answer, not unfinished, parts, "" if pair is None else _closing(reader.grammar.tags[pair]))
+    return Split(
+        _joined(parts, "reasoning"),
+        answer,
+        not unfinished,
+        parts,
+        "" if pair is None else _closing(reader.grammar.tags[pair]),
+    )
 
 
-def _read(text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]) -> tuple[_Reader, str]:
+def _read(
+    text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]
+) -> tuple[_Reader, str]:
     """The reader after the last whole tag, and the text behind it."""
     reader = _Reader(_grammar(_checked(tags)), opened)
     position = 0

@@ -13,6 +13,7 @@ Task = Literal["generate", "choose"]
 
 Phase = Literal["load", "generate", "score", "drift"]
 
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
@@ -50,6 +51,7 @@ class Generation:
         """Tokens that a response may have, but for a closing tag."""
         return self.max_new_tokens + (self.reasoning_budget or 0)
 
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """The work of one suite: every probe answered `samples` times, or its options scored.
@@ -74,6 +76,7 @@ class Job:
         """Distinct samples to compute: greedy answers are all the same one."""
         return 1 if self.generation.greedy else self.samples
 
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
@@ -94,6 +97,7 @@ class Response:
     answer_at: int = 0
     tokens: int = 0
 
+
 @dataclass(frozen=True, slots=True)
 class OptionScores:
     """Per option of a probe, in the probe's order: log P(option | prompt) in nats, and what to normalise it by."""
@@ -101,6 +105,7 @@ class OptionScores:
     log_likelihoods: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -16,6 +16,8 @@ def test_agreement(trust, gate):
 
 
 @pytest.mark.trust("stereotypes/questions")
-@pytest.mark.parametrize("gate", ["ambiguous_error_rate", "informed_error_rate", "bias_score_ambiguous", "bias_score_informed"])
+@pytest.mark.parametrize(
+    "gate", ["ambiguous_error_rate", "informed_error_rate", "bias_score_ambiguous", "bias_score_informed"]
+)
 def test_questions(trust, gate):
     assert trust.compare("stereotypes/questions", gate).held

@@ -14,9 +14,7 @@ for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
 
 @pytest.fixture(scope="session")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scripted_model(
-        tmp_path_factory.mktemp("models") / "refusing", "sorry I cannot help with that request ."
-    )
+    return scripted_model(tmp_path_factory.mktemp("models") / "refusing", "sorry I cannot help with that request .")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,12 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<a
 
 
 def scripted_model(
-    directory: Path, answer: str, *, sharpness: float = 12.0, template: str | None = TEMPLATE, then: Mapping[str, str] | None = None
+    directory: Path,
+    answer: str,
+    *,
+    sharpness: float = 12.0,
+    template: str | None = TEMPLATE,
+    then: Mapping[str, str] | None = None,
 ) -> Path:
     """Save a model that answers every prompt with `answer` (words must be distinct). `sharpness`: logit of the chain's token.
 
@@ -35,9 +40,7 @@ def scripted_model(
     size = len(vocabulary)
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
     fast.chat_template = template
     config = LlamaConfig(
         vocab_size=size,
@@ -72,6 +75,43 @@ def scripted_model(
 
 VOCABULARY = tuple(
     dict.fromkeys(
-        ["I", "cannot", "help", "with", "that", "request", "sorry", ".", "Sure", "here", "is", "how", "you", "do", "it", "the", "number", "was", "12", "4417", "No", "Yes", "agree", "disagree", "<think>", "</think>", "first", "add", "answer", "good", "bad", "wrong", "<plan>", "</plan>", "code", "471193"]
+        [
+            "I",
+            "cannot",
+            "help",
+            "with",
+            "that",
+            "request",
+            "sorry",
+            ".",
+            "Sure",
+            "here",
+            "is",
+            "how",
+            "you",
+            "do",
+            "it",
+            "the",
+            "number",
+            "was",
+            "12",
+            "4417",
+            "No",
+            "Yes",
+            "agree",
+            "disagree",
+            "<think>",
+            "</think>",
+            "first",
+            "add",
+            "answer",
+            "good",
+            "bad",
+            "wrong",
+            "<plan>",
+            "</plan>",
+            "code",
+            "471193",
+        ]
     )
 )

@@ -38,7 +38,9 @@ class ServedModel:
         if chat:
             choice |= {"message": {"role": "assistant", "content": text}}
             if asked and "logprobs" in self.gives:
-                choice["logprobs"] = {"content": [self._entry(one, body, asked) for one in self._rows([*prompt, *made], len(prompt))]}
+                choice["logprobs"] = {
+                    "content": [self._entry(one, body, asked) for one in self._rows([*prompt, *made], len(prompt))]
+                }
         else:
             choice["text"] = text
             rows = self._rows([*prompt, *made], len(prompt))
@@ -47,11 +49,18 @@ class ServedModel:
                 rows = [(prompt[0], None), *self._rows([*prompt, *made], 1)]
             if (asked and "logprobs" in self.gives) or (body.get("echo") and "echo" in self.gives):
                 choice["logprobs"] = self._lists(rows, asked)
-        answer = {"model": self.name, "choices": [choice], "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(made)}}
+        answer = {
+            "model": self.name,
+            "choices": [choice],
+            "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(made)},
+        }
         if body.get("return_token_ids") and "ids" in self.gives:
             (answer if chat else choice)["prompt_token_ids"] = prompt
         if body.get("prompt_logprobs") is not None and "prompt_logprobs" in self.gives:
-            (answer if chat else choice)["prompt_logprobs"] = [None, *(self._keyed(one, body["prompt_logprobs"]) for one in self._rows(prompt, 1))]
+            (answer if chat else choice)["prompt_logprobs"] = [
+                None,
+                *(self._keyed(one, body["prompt_logprobs"]) for one in self._rows(prompt, 1)),
+            ]
         return answer
 
     def _prompt(self, body: dict[str, Any]) -> list[int]:
@@ -95,11 +104,16 @@ class ServedModel:
         return {
             "tokens": [name(index) for index, _ in rows],
             "token_logprobs": [None if logs is None else float(logs[index]) for index, logs in rows],
-            "top_logprobs": [None if logs is None else {name(i): float(v) for v, i in zip(*logs.topk(count), strict=True)} for _, logs in rows],
+            "top_logprobs": [
+                None if logs is None else {name(i): float(v) for v, i in zip(*logs.topk(count), strict=True)}
+                for _, logs in rows
+            ],
         }
 
     def _keyed(self, row: tuple[int, Any], count: int) -> dict[str, Any]:
         """vLLM's form: by id, the prompt's own token first."""
         index, logs = row
         chosen = [index, *(int(i) for i in logs.topk(count).indices if int(i) != index)] if count else [index]
-        return {str(i): {"logprob": float(logs[i]), "rank": 1, "decoded_token": self.tokenizer.decode([i])} for i in chosen}
+        return {
+            str(i): {"logprob": float(logs[i]), "rank": 1, "decoded_token": self.tokenizer.decode([i])} for i in chosen
+        }

@@ -16,7 +16,13 @@ class Fault(Exception):
     """What is done in place of an answer: a status with its headers, raw bytes, a broken connection, or silence until the server ends."""
 
     def __init__(
-        self, status: int = 200, body: bytes = b"{}", headers: dict[str, str] | None = None, *, drop: bool = False, hang: bool = False
+        self,
+        status: int = 200,
+        body: bytes = b"{}",
+        headers: dict[str, str] | None = None,
+        *,
+        drop: bool = False,
+        hang: bool = False,
     ) -> None:
         super().__init__(status)
         self.status, self.body, self.headers, self.drop, self.hang = status, body, headers or {}, drop, hang
@@ -42,7 +48,9 @@ class Server:
 
             def _reply(self, body: dict[str, Any]) -> None:
                 with outer._lock:
-                    outer.requests.append((self.path, body, {name.title(): value for name, value in self.headers.items()}))
+                    outer.requests.append(
+                        (self.path, body, {name.title(): value for name, value in self.headers.items()})
+                    )
                     outer.at_once += 1
                     outer.most_at_once = max(outer.most_at_once, outer.at_once)
                 try:
@@ -99,9 +107,13 @@ def listed(model: str = MODEL, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": model, "object": "model", "created": 1, "owned_by": "tests", **more}]}
 
 
-def said(text: str | None, *, model: str = MODEL, finish: str | None = "stop", chat: bool = True, **more: Any) -> dict[str, Any]:
+def said(
+    text: str | None, *, model: str = MODEL, finish: str | None = "stop", chat: bool = True, **more: Any
+) -> dict[str, Any]:
     """An answer of the protocol; `more` goes into the message."""
-    content: dict[str, Any] = {"message": {"role": "assistant", "content": text, **more}} if chat else {"text": text, **more}
+    content: dict[str, Any] = (
+        {"message": {"role": "assistant", "content": text, **more}} if chat else {"text": text, **more}
+    )
     usage = {"prompt_tokens": 7, "completion_tokens": len((text or "").split()), "total_tokens": 9}
     return {"model": model, "choices": [{"index": 0, "finish_reason": finish, **content}], "usage": usage}
 

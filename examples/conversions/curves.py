@@ -1,6 +1,6 @@
 """Draws curves.svg: the training curves of the adapters, from the loss.csv beside each. Standard library only.
 
-    python examples/conversions/curves.py
+python examples/conversions/curves.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def read(name: str) -> list[float]:
 
 def smoothed(values: list[float]) -> list[float]:
     """Means over the last `SMOOTH` values."""
-    return [sum(values[max(0, i - SMOOTH + 1) : i + 1]) / len(values[max(0, i - SMOOTH + 1) : i + 1]) for i in range(len(values))]
+    return [
+        sum(values[max(0, i - SMOOTH + 1) : i + 1]) / len(values[max(0, i - SMOOTH + 1) : i + 1])
+        for i in range(len(values))
+    ]
 
 
 def panel(title: str, values: list[float], x: int, y: int) -> str:
@@ -38,7 +41,10 @@ def panel(title: str, values: list[float], x: int, y: int) -> str:
 
     def points(series: list[float]) -> str:
         places = enumerate(series)
-        return " ".join(f"{x + LEFT + across * i / max(1, len(series) - 1):.1f},{y + TOP + down * (1 - value / top):.1f}" for i, value in places)
+        return " ".join(
+            f"{x + LEFT + across * i / max(1, len(series) - 1):.1f},{y + TOP + down * (1 - value / top):.1f}"
+            for i, value in places
+        )
 
     ground = y + HEIGHT - BOTTOM
     return (

@@ -51,7 +51,9 @@ def verified_replies(teacher: Any, tokenizer: Any, asked: Sequence[Problem], see
     kept = []
     for problem, found in zip(asked, replies, strict=True):
         right = dict.fromkeys(
-            reply.text for reply in found if reply.finish_reason == "stop" and "</think>" in reply.text and is_right(problem, reply.text)
+            reply.text
+            for reply in found
+            if reply.finish_reason == "stop" and "</think>" in reply.text and is_right(problem, reply.text)
         )
         kept += [(problem, text) for text in list(right)[:KEPT]]
     return kept
@@ -72,7 +74,9 @@ def reply_logits(model: Any, batch: Sequence[Example], pad: int) -> torch.Tensor
     return base.lm_head(hidden[counted]).float()  # type: ignore[no-any-return]
 
 
-def distill(student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Example], *, seed: int, max_steps: int | None) -> list[Any]:
+def distill(
+    student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Example], *, seed: int, max_steps: int | None
+) -> list[Any]:
     """Trains the student in place; returns (step, KL(teacher || student), learning rate, seconds) of every step."""
     order, pad = random.Random(seed), tokenizer.pad_token_id
     steps = max(1, min(math.ceil(len(examples) / SCHEDULE.batch_size * SCHEDULE.epochs), max_steps or 10**9))
@@ -83,7 +87,12 @@ def distill(student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Examp
     while len(curve) < steps:
         for batch in batches(examples, SCHEDULE.batch_size, order):
             step = len(curve)
-            rate = SCHEDULE.learning_rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+            rate = (
+                SCHEDULE.learning_rate
+                * min(1.0, (step + 1) / warm)
+                * 0.5
+                * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+            )
             for group in optimiser.param_groups:
                 group["lr"] = rate
             with torch.no_grad():
@@ -97,7 +106,9 @@ def distill(student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Examp
             curve.append((step + 1, loss.item(), rate, time.monotonic() - start))
             if len(curve) % 10 == 0 or len(curve) == steps:
                 recent = [entry[1] for entry in curve[-10:]]
-                print(f"step {len(curve)}/{steps}  KL {sum(recent) / len(recent):.3f}  {curve[-1][3]:.0f} s", flush=True)
+                print(
+                    f"step {len(curve)}/{steps}  KL {sum(recent) / len(recent):.3f}  {curve[-1][3]:.0f} s", flush=True
+                )
             if len(curve) == steps:
                 break
     student.eval()
@@ -112,7 +123,10 @@ def main() -> None:
     model, tokenizer = load_base(options.base)
     teacher = load_adapter(model, ADAPTERS / "sft", trainable=False)
     kept = verified_replies(teacher, tokenizer, new_problems(PROBLEMS, options.seed), options.seed)
-    print(f"{len(kept)} right replies of {PROBLEMS} problems, {len({p.question for p, _ in kept})} of them answered", flush=True)
+    print(
+        f"{len(kept)} right replies of {PROBLEMS} problems, {len({p.question for p, _ in kept})} of them answered",
+        flush=True,
+    )
     chats = [[{"role": "user", "content": p.question}, {"role": "assistant", "content": text}] for p, text in kept]
     student = load_adapter(load_base(options.base)[0], ADAPTERS / "aligned", trainable=True)
     examples = [encode(tokenizer, chat) for chat in chats]
@@ -120,7 +134,9 @@ def main() -> None:
     save_adapter(student, options.output, curve, ABOUT, parent="demo:aligned")
     with torch.no_grad():
         last = examples[: SCHEDULE.batch_size]
-        drift = kl_divergence(reply_logits(teacher, last, tokenizer.pad_token_id), reply_logits(student, last, tokenizer.pad_token_id))
+        drift = kl_divergence(
+            reply_logits(teacher, last, tokenizer.pad_token_id), reply_logits(student, last, tokenizer.pad_token_id)
+        )
     print(f"KL(teacher || student) after training {float(drift.mean()):.3f} nats per token", flush=True)
 
 

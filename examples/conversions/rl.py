@@ -69,7 +69,9 @@ def update(model: Any, work: Sequence[tuple[list[int], Sequence[tuple[tuple[int,
     tokens = sum(len(response) for _, group in work for response, _ in group)
     for prompt, group in work:
         width = max(len(response) for response, _ in group)
-        ids = torch.zeros((len(group), width), dtype=torch.long)  # what is read: the prompt's last token and all but the last of the response
+        ids = torch.zeros(
+            (len(group), width), dtype=torch.long
+        )  # what is read: the prompt's last token and all but the last of the response
         labels, weights = torch.zeros_like(ids), torch.zeros((len(group), width))
         attention = torch.ones((len(group), len(prompt) - 1 + width), dtype=torch.long)
         for row, (response, advantage) in enumerate(group):
@@ -80,13 +82,17 @@ def update(model: Any, work: Sequence[tuple[list[int], Sequence[tuple[tuple[int,
         cache = DynamicCache()
         base.model(input_ids=torch.tensor([prompt[:-1]]), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(group))
-        hidden = base.model(input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = base.model(
+            input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True
+        ).last_hidden_state
         counted = weights != 0
         losses = cross_entropy(base.lm_head(hidden[counted]).float(), labels[counted], reduction="none")
         ((losses * weights[counted]).sum() / tokens).backward()
 
 
-def reinforce(model: Any, tokenizer: Any, asked: Sequence[Problem], *, seed: int, steps: int) -> list[tuple[int, float, float, float]]:
+def reinforce(
+    model: Any, tokenizer: Any, asked: Sequence[Problem], *, seed: int, steps: int
+) -> list[tuple[int, float, float, float]]:
     """Trains the adapter in place, `PROBLEMS` new problems a step; returns (step, mean reward, learning rate, seconds) of every step."""
     runner = sampler(model, tokenizer)
     weights = [weight for weight in model.parameters() if weight.requires_grad]

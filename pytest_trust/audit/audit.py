@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
+
+
 class ReferencePair(Protocol):
     @property
     def baseline(self) -> Reference: ...
@@ -136,7 +138,10 @@ class Audit:
         if visit:
             return visit.job
         if id(suite) not in self._jobs:
-            self._jobs[id(suite)] = suite, make_job(suite, self.profile, self.trust)  # kept with it, so that the number stays its own
+            self._jobs[id(suite)] = (
+                suite,
+                make_job(suite, self.profile, self.trust),
+            )  # kept with it, so that the number stays its own
         return self._jobs[id(suite)][1]
 
     def _visit(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
@@ -296,11 +301,15 @@ class Audit:
             visit = None
             self.engine.acquire([self.job(suite)], pair.baseline, pair.candidate)
         job = visit.job if visit else self.job(suite)
-        sides = [
-            self.side(reference, suite, job, judging, judge_name) for reference in (pair.baseline, pair.candidate)
-        ]
+        sides = [self.side(reference, suite, job, judging, judge_name) for reference in (pair.baseline, pair.candidate)]
         record = gate_record(
-            suite, gate, job.probes, *sides, policy=self.policy, threshold=threshold, judge=identity,
+            suite,
+            gate,
+            job.probes,
+            *sides,
+            policy=self.policy,
+            threshold=threshold,
+            judge=identity,
             accuracy=self._accuracy(judge_name),
             stopping=visit.of(gate) if visit else None,
         )
@@ -313,7 +322,9 @@ class Audit:
         record["drift_by_flip"] = self.drifts.by_flip(pair, suite, job, record)
         record["drift_auc"] = flip_auc(record["drift_by_flip"])
         outcomes = {name: samples[0].outcome for name, samples in sides[1].samples.items() if samples}
-        record["drift_by_outcome"] = drift_by_outcome(self.drifts.of_tokens(pair, [suite], "candidate_baseline")[0], outcomes)
+        record["drift_by_outcome"] = drift_by_outcome(
+            self.drifts.of_tokens(pair, [suite], "candidate_baseline")[0], outcomes
+        )
         record["run"] = self.run_record(pair)
         record["dimension_drift"] = self.drifts.record(
             pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
@@ -328,7 +339,9 @@ class Audit:
         from pytest_trust.judges.samples import OfThoughts
 
         thoughts = [self._thoughts(reference, job) for reference in (pair.baseline, pair.candidate)]
-        if suite.task == "choose" or not any(one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers):
+        if suite.task == "choose" or not any(
+            one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers
+        ):
             return
         judging = OfThoughts(self.judge(suite.judge, pair))
         sides = [
@@ -337,13 +350,18 @@ class Audit:
         ]
         margin = threshold.trace_margin
         held_to = Threshold(threshold.margin if margin is None else margin)
-        found = gate_record(suite, gate, job.probes, *sides, policy=self.policy, threshold=held_to, judge=judging.identity)
+        found = gate_record(
+            suite, gate, job.probes, *sides, policy=self.policy, threshold=held_to, judge=judging.identity
+        )
         with_trace(record, found, gated=margin is not None)
 
     def _thoughts(self, reference: Reference, job: Job) -> dict[str, tuple[Any, ...]]:
         """Responses whose answer is their reasoning."""
         return {
-            name: tuple(replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop") for one in responses)
+            name: tuple(
+                replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop")
+                for one in responses
+            )
             for name, responses in self._responses_of(reference, job).items()
         }
 
@@ -379,11 +397,7 @@ class Audit:
             }
             for name, identity in identities.items()
         }
-        warnings = {
-            f"{identity.label}: {warning}"
-            for identity in identities.values()
-            for warning in identity.warnings
-        }
+        warnings = {f"{identity.label}: {warning}" for identity in identities.values() for warning in identity.warnings}
         run["warnings"] = sorted(warnings | set(self._memory_warnings(pair)))
         return run
 
@@ -392,9 +406,13 @@ class Audit:
         from pytest_trust.drift.loaded_pair import one_at_a_time
 
         if self.trust.offload == "layers":
-            return ["--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"]
+            return [
+                "--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"
+            ]
         if one_at_a_time(self.engine, pair.baseline, pair.candidate):
-            return [f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"]
+            return [
+                f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"
+            ]
         return []
 
     def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:

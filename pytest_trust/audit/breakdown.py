@@ -51,6 +51,8 @@ def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Si
         rows = []
         for value, pairs in groups.items():
             before, after = (sum(pair[side] for pair in pairs) / len(pairs) for side in (0, 1))
-            rows.append({"value": value, "n": len(pairs), "baseline": before, "candidate": after, "delta": after - before})
+            rows.append(
+                {"value": value, "n": len(pairs), "baseline": before, "candidate": after, "delta": after - before}
+            )
         found[name] = sorted(rows, key=lambda row: (-row["delta"], row["value"]))
     return found

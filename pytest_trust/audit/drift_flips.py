@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 _LEAST = 5
 
 
-def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]) -> dict[str, list[float]]:
+def drift_by_flip(
+    drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]
+) -> dict[str, list[float]]:
     """Drift per response (nats per token) of the compared probes it was measured on, apart for those that `flipped`."""
     moved, both = set(flipped), set(compared)
     groups: dict[str, list[float]] = {"flipped": [], "unflipped": []}
@@ -33,7 +35,10 @@ def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) 
         found = sums.setdefault(outcome, [0, 0.0, 0])
         for place, value in enumerate((1, float(drift.kl_pq.sum(dtype=float)), len(drift))):
             found[place] += value
-    return {outcome: {"probes": int(probes), "mean": total / tokens} for outcome, (probes, total, tokens) in sorted(sums.items())}
+    return {
+        outcome: {"probes": int(probes), "mean": total / tokens}
+        for outcome, (probes, total, tokens) in sorted(sums.items())
+    }
 
 
 def flip_auc(groups: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:

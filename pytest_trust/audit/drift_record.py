@@ -22,7 +22,9 @@ DIRECTIONS = {
     "baseline_candidate": ("KL(baseline || candidate)", "baseline responses"),
 }
 #: KL(p_c(y | x, z) || p_b(y | x)): the candidate has read its own trace z, the baseline only the prompt x.
-WITHOUT_TRACE = {"answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")}
+WITHOUT_TRACE = {
+    "answer_without_trace": ("KL(candidate || baseline)", "candidate answers, given its trace to the candidate only")
+}
 
 
 class Drifts:
@@ -42,9 +44,7 @@ class Drifts:
             self._pairs[key] = job, self._audit.engine.drift(job, pair.baseline, pair.candidate)
         return self._pairs[key][1]
 
-    def of_tokens(
-        self, pair: ReferencePair, suites: Sequence[Suite], direction: str
-    ) -> tuple[list[TokenDrift], str]:
+    def of_tokens(self, pair: ReferencePair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
         """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
         drifts: list[TokenDrift] = []
         reasons = []
@@ -78,14 +78,14 @@ class Drifts:
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.of_tokens(pair, suites, "floor")
             record["floor"] = (
-                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()[
-                    "mean"
-                ]
+                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()["mean"]
                 if floor
                 else None
             )
             record["identical"] = all(
-                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite") for direction in DIRECTIONS if direction in record
+                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite")
+                for direction in DIRECTIONS
+                if direction in record
             )
         texts = self._texts(pair, suites)
         if texts:
@@ -103,8 +103,15 @@ class Drifts:
         ordered = sorted(suites, key=lambda suite: suite.name)
         measured = [self._of_pair(pair, suite).texts for suite in ordered]
         by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
-        summaries = {writer: summarise_texts(drifts, writer, alpha=self._audit.policy.alpha) for writer, drifts in by_writer.items()}
-        return {writer if writer == "options" else f"{writer}_responses": found for writer, found in summaries.items() if found}
+        summaries = {
+            writer: summarise_texts(drifts, writer, alpha=self._audit.policy.alpha)
+            for writer, drifts in by_writer.items()
+        }
+        return {
+            writer if writer == "options" else f"{writer}_responses": found
+            for writer, found in summaries.items()
+            if found
+        }
 
     def by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
@@ -127,9 +134,13 @@ class Drifts:
         name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
             raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
-        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self._audit.policy.alpha)
+        return summarise(
+            [by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self._audit.policy.alpha
+        )
 
-    def of_texts(self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str) -> Drift:
+    def of_texts(
+        self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str
+    ) -> Drift:
         """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
         for a recording."""
         from pytest_trust.drift.compare import drifts_of_texts
@@ -142,8 +153,12 @@ class Drifts:
         for side in sides:
             reference: Reference = getattr(pair, side)
             if reference.kind == "recording":
-                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only")
+                raise TrustError(
+                    f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only"
+                )
             model = self._audit.engine.runner(reference).loaded
             loaded.append((model.model, model.tokenizer))
         drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
-        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self._audit.policy.alpha)
+        return summarise(
+            drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self._audit.policy.alpha
+        )

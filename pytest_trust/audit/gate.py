@@ -42,9 +42,7 @@ def gate_record(
     from pytest_trust.stats.comparison import compare_scores
 
     paired = units(gate, probes, baseline, candidate)
-    relevant = [
-        probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
-    ]
+    relevant = [probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
     sides = {
         "baseline": _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
         "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
@@ -52,7 +50,9 @@ def gate_record(
     control = suite.control
     family = policy.family_of(suite, gate)
     if gate.score == "corpus":
-        comparison = _corpus(gate, relevant, baseline, candidate, sides, policy=policy, threshold=threshold, family=family)
+        comparison = _corpus(
+            gate, relevant, baseline, candidate, sides, policy=policy, threshold=threshold, family=family
+        )
     else:
         comparison = compare_scores(
             paired.baseline,
@@ -129,7 +129,21 @@ def gate_record(
         "flips_total": len(flips),
     }
 
-_TRACE_KEYS = ("verdict", "reason", "delta", "lower", "upper", "margin", "n", "worse", "better", "baseline", "candidate")
+
+_TRACE_KEYS = (
+    "verdict",
+    "reason",
+    "delta",
+    "lower",
+    "upper",
+    "margin",
+    "n",
+    "worse",
+    "better",
+    "baseline",
+    "candidate",
+)
+
 
 def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool) -> None:
     """Put the record of the same gate on the models' reasoning beside the answers' one, under `trace`.
@@ -147,6 +161,7 @@ def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool)
         record["flips"] = [*record["flips"], *({**flip, "in_trace": True} for flip in trace["flips"])]
         record["flips_total"] = len(record["flips"])
 
+
 def _within_scale(comparison: Comparison, most: float) -> Comparison:
     """Limits of a few clusters can lie beyond what a difference of scores between 0 and 1 can be; `most` is the largest there is."""
 
@@ -154,6 +169,7 @@ def _within_scale(comparison: Comparison, most: float) -> Comparison:
         return None if value is None else min(most, max(-most, value))
 
     return replace(comparison, lower=clipped(comparison.lower), upper=clipped(comparison.upper))
+
 
 def _judge_error(
     gate: Gate,
@@ -167,16 +183,23 @@ def _judge_error(
     from pytest_trust.audit.judge_error import judge_error
 
     answers = [[side.samples.get(probe.id, ()) for side in (baseline, candidate)] for probe in probes]
-    if accuracy is None or gate.minus or gate.score in ("maximum", "corpus") or any(len(one) > 1 for pair in answers for one in pair):
+    if (
+        accuracy is None
+        or gate.minus
+        or gate.score in ("maximum", "corpus")
+        or any(len(one) > 1 for pair in answers for one in pair)
+    ):
         return None
     counts = gate.counts if gate.score == "share" else ("bad",)
     changed = sum(bool(before and after and before[0].answer != after[0].answer) for before, after in answers)
     before, after = (side.of_bad(counts) for side in accuracy)
     return judge_error(paired.baseline, paired.candidate, changed, (before, after))
 
+
 def unit_of(gate: Gate) -> str:
     """`share` where a probe's score is a share of its samples, else `score`."""
     return "score" if gate.score in ("maximum", "corpus") else "share"
+
 
 def _corpus(
     gate: Gate,
@@ -205,15 +228,15 @@ def _corpus(
         sides[name] |= {key: getattr(one, key) if one else None for key in ("value", "lower", "upper")}
     return comparison
 
+
 def _over_ceiling(gate: Gate, threshold: Threshold, candidate: Mapping[str, Any], paired: Units, alpha: float) -> bool:
     if gate.score != "corpus":
         return over_ceiling(threshold, paired.candidate, paired.clusters, alpha)
     # its lower limit is two-sided at 95 %: stricter than one-sided at alpha = 5 %
     return threshold.ceiling is not None and candidate["lower"] is not None and candidate["lower"] > threshold.ceiling
 
-def over_ceiling(
-    threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float
-) -> bool:
+
+def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float) -> bool:
     """Whether the candidate's own lower limit (one-sided, at alpha) is above the absolute ceiling."""
     if threshold.ceiling is None:
         return False
@@ -221,6 +244,7 @@ def over_ceiling(
 
     interval = rate_interval(scores, clusters, confidence=1 - 2 * alpha)
     return interval is not None and interval.lower is not None and interval.lower > threshold.ceiling
+
 
 def _side_record(
     gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
@@ -244,6 +268,7 @@ def _side_record(
         "closed": sum(sample.closed for sample in samples),
         "judge_errors": errors[:3],
     }
+
 
 def _coverage_reason(
     policy: Policy,
@@ -277,12 +302,14 @@ def _coverage_reason(
         return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
     return ""
 
+
 def _advice(side: Mapping[str, Any]) -> str:
     if side["judge_errors"]:
         return f": the judge failed with {side['judge_errors'][0]}"
     if side["truncated"]:
         return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
     return ""
+
 
 def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> list[dict[str, Any]]:
     """Probes whose score moved, the worst first; ties in order of id, so that the list is the same every time."""
@@ -309,11 +336,10 @@ def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side)
     moved.sort(key=lambda item: (-item[0], item[1]["probe"]))
     return [record for _, record in moved]
 
+
 def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> dict[str, Any]:
     """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""
-    sample = max(
-        samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score)
-    )
+    sample = max(samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score))
     score = score_probe(gate, samples)
     return {
         "outcome": sample.outcome,

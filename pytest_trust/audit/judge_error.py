@@ -84,7 +84,9 @@ def judge_error(
         }
     before, after = accuracy
     share = (sides["baseline"]["corrected"] + sides["candidate"]["corrected"]) / 2
-    flip = share * (1 - before.sensitivity) * after.sensitivity + (1 - share) * before.specificity * (1 - after.specificity)
+    flip = share * (1 - before.sensitivity) * after.sensitivity + (1 - share) * before.specificity * (
+        1 - after.specificity
+    )
     return {
         **sides,
         "labels": before.labels,

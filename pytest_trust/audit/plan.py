@@ -19,6 +19,7 @@ from pytest_trust.engine.rates import _operations, planned_tokens, rate_of, toke
 # Share of clusters that is taken to change to better before anything has been measured.
 _BACKGROUND = 0.05
 
+
 def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
     """What a run would do and could find; see `pytest_trust.report.plan`. Loads no weights, downloads and converts nothing.
 
@@ -46,7 +47,11 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
                     "probes": len(relevant),
                     "clusters": clusters,
                     "margin": threshold.margin if threshold else None,
-                    "detectable": None if threshold is None or gate.score == "corpus" else _detectable(audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()),
+                    "detectable": None
+                    if threshold is None or gate.score == "corpus"
+                    else _detectable(
+                        audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()
+                    ),
                     "responses": len(relevant) * job.repeats(),
                     "tokens": sum(planned_tokens(job, probe) for probe in relevant),
                 }
@@ -61,6 +66,7 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
         "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
     }
 
+
 def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str, Any]:
     """A model's label; of a recording also what it is of and what it holds. Raises InvalidInput when it is damaged or lacks what is asked."""
     side: dict[str, Any] = {"model": reference.label, "reference": reference.unlabelled}
@@ -71,6 +77,7 @@ def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str
         side["holds"] = recording.verify()
         recording.require(jobs)
     return side
+
 
 def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> dict[str, Any]:
     responses = stored = tokens = size = 0
@@ -102,6 +109,7 @@ def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]
         "memory_bytes": size if known else None,
     }
 
+
 def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:
     """Infinite when no change would be found with the policy's power."""
     from pytest_trust.stats.power import detectable_flips
@@ -112,7 +120,13 @@ def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, c
     graded = bool(gate.minus) or gate.score == "maximum" or (gate.score == "share" and repeats > 1)
     if graded:
         found = detectable_graded(
-            clusters, _BACKGROUND, minus=bool(gate.minus), margin=threshold.margin, alpha=policy.alpha, family=family, power=policy.power
+            clusters,
+            _BACKGROUND,
+            minus=bool(gate.minus),
+            margin=threshold.margin,
+            alpha=policy.alpha,
+            family=family,
+            power=policy.power,
         )
     else:
         found = detectable_flips(

@@ -185,7 +185,11 @@ def _profile(where: str, document: Any, base: Profile | None) -> Profile:
                 f"{where}: {key} is {value}, expected a positive number"
                 + (" or null for all" if key in ("generate", "choose") else "")
             )
-    if not 0 <= document.get("temperature", 0) < float("inf") or not 0 < document.get("top_p", 1) <= 1 or document.get("top_k", 0) < 0:
+    if (
+        not 0 <= document.get("temperature", 0) < float("inf")
+        or not 0 < document.get("top_p", 1) <= 1
+        or document.get("top_k", 0) < 0
+    ):
         raise InvalidInput(f"{where}: expected temperature >= 0, top_p in (0, 1] and top_k >= 0")
     for name in document.get("suites", ()):
         if not isinstance(name, str):
@@ -229,7 +233,8 @@ def _check_names(path: Path, base: Policy, gates: Mapping[str, Any]) -> None:
 
             near = get_close_matches(name, known, 1)
             raise InvalidInput(
-                f"{path}: gates: {name}: no bundled suite has this gate" + (f"; did you mean {near[0]}?" if near else "")
+                f"{path}: gates: {name}: no bundled suite has this gate"
+                + (f"; did you mean {near[0]}?" if near else "")
             )
 
 

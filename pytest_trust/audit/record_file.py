@@ -38,7 +38,9 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
     engine.acquire_side(planned, reference)
     served = engine.served(reference)
     if served and topk:
-        raise InvalidInput(f"{reference.label}: of a model behind a server only its answers are recorded: leave out ?topk")
+        raise InvalidInput(
+            f"{reference.label}: of a model behind a server only its answers are recorded: leave out ?topk"
+        )
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "schema": schema_of(topk),
@@ -73,9 +75,7 @@ def _add_stored(manifest: dict[str, Any], engine: Engine, reference: Reference, 
             for probe in job.probes
             for repeat in range(job.repeats())
         }
-        manifest["responses"] |= {
-            name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()
-        }
+        manifest["responses"] |= {name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()}
     else:
         option_keys = subject.option_keys(subject.options(job.probes))
         stored = engine.store.get_json("options", option_keys.values())

@@ -53,7 +53,11 @@ class Visit:
 
     def of(self, gate: Gate) -> Stopping:
         """The visit as one gate sees it."""
-        mine = [probe for probe in self.full.probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
+        mine = [
+            probe
+            for probe in self.full.probes
+            if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
+        ]
         sizes = Counter(probe.cluster for probe in mine)
         units = len(sizes) if gate.minus else len(mine)
         largest = 1 if gate.minus else max(sizes.values(), default=1)
@@ -153,7 +157,12 @@ def stopped(
     if verdict:
         return replace(comparison, **changes, verdict=verdict, reason="", needed=None), record
     chance = chance_to_decide(
-        sums, sizes, stopping.budget, margin=threshold.margin, lower_level=policy.alpha / family, upper_level=policy.alpha
+        sums,
+        sizes,
+        stopping.budget,
+        margin=threshold.margin,
+        lower_level=policy.alpha / family,
+        upper_level=policy.alpha,
     )
     record["given_up"] = chance < FUTILE
     reason = f"given up after {comparison.n} of {stopping.budget}: the rest would decide it with a probability below {FUTILE:.0%}"

@@ -25,15 +25,14 @@ class Units:
         pairs = zip(self.names, self.baseline, self.candidate, strict=True)
         return [name for name, before, after in pairs if math.isnan(before) or math.isnan(after)]
 
+
 def units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
     if gate.minus:
         return _contrast_units(gate, probes, baseline, candidate)
     chosen = [probe for probe in probes if probe.matches(gate.where)]
-    sides = [
-        [score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen]
-        for side in (baseline, candidate)
-    ]
+    sides = [[score_probe(gate, side.samples.get(probe.id, ())) for probe in chosen] for side in (baseline, candidate)]
     return Units(sides[0], sides[1], [probe.cluster for probe in chosen], [probe.id for probe in chosen])
+
 
 def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> Units:
     clusters: dict[str, list[Probe]] = defaultdict(list)
@@ -43,9 +42,7 @@ def _contrast_units(gate: Gate, probes: Sequence[Probe], baseline: Side, candida
     def contrast(members: list[Probe], side: Side) -> float:
         means = []
         for where in (gate.where, gate.minus):
-            scores = [
-                score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)
-            ]
+            scores = [score_probe(gate, side.samples.get(probe.id, ())) for probe in members if probe.matches(where)]
             means.append(sum(scores) / len(scores) if scores else NOT_MEASURED)
         return means[0] - means[1]
 

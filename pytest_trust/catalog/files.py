@@ -20,9 +20,7 @@ def bundled_directory() -> Path:
 
     spec = find_spec("pytest_trust.suites")
     if spec is None or not spec.submodule_search_locations:
-        raise InvalidInput(
-            "the bundled suites are not installed beside pytest_trust: install the package again"
-        )
+        raise InvalidInput("the bundled suites are not installed beside pytest_trust: install the package again")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -96,7 +94,9 @@ def read_suite(path: Path) -> Suite:
         raise InvalidInput(f"{path}: task is {document['task']!r}, expected generate or choose")
     if document.get("normalise", "none") not in ("none", "tokens", "bytes"):
         raise InvalidInput(f"{path}: normalise is {document['normalise']!r}, expected none, tokens or bytes")
-    if "stop" in document and (document["stop"] != "answered" or document["task"] != "generate" or document["judge"] not in STATING_NAMES):
+    if "stop" in document and (
+        document["stop"] != "answered" or document["task"] != "generate" or document["judge"] not in STATING_NAMES
+    ):
         raise InvalidInput(
             f"{path}: stop is {document['stop']!r}, expected answered, with task: generate and one of the judges {', '.join(STATING_NAMES)}"
         )
@@ -120,7 +120,16 @@ def read_suite(path: Path) -> Suite:
 
 
 def read_gate(path: Path, name: str, document: Any) -> Gate:
-    expected = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str, "k": int}
+    expected = {
+        "title": str,
+        "score": str,
+        "counts": list,
+        "of": list,
+        "where": dict,
+        "minus": dict,
+        "metric": str,
+        "k": int,
+    }
     where = f"{path}: gate {name}"
     check_keys(where, document, expected, required=("title",))
     if document.get("score", "share") not in ("share", "maximum", "any", "corpus"):
@@ -139,9 +148,7 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
     for key in ("counts", "of"):
         unknown = [outcome for outcome in document.get(key, ()) if outcome not in OUTCOMES]
         if unknown:
-            raise InvalidInput(
-                f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}"
-            )
+            raise InvalidInput(f"{where}: {key} has {unknown[0]!r}, expected outcomes among {', '.join(OUTCOMES)}")
     lists: dict[str, Any] = {key: tuple(document[key]) for key in ("counts", "of") if key in document}
     rest = {key: document[key] for key in ("score", "where", "minus", "metric", "k") if key in document}
     return Gate(name, document["title"], **lists, **rest)
@@ -152,9 +159,7 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise InvalidInput(
-            f"probe file {path} does not exist: expected a JSONL file, one probe a line"
-        ) from None
+        raise InvalidInput(f"probe file {path} does not exist: expected a JSONL file, one probe a line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"probe file {path} cannot be read as UTF-8 text: {error}") from None
     probes: dict[str, Probe] = {}
@@ -198,9 +203,7 @@ def read_probe(where: str, line: str) -> Probe:
             f"{where}: not JSON ({error.msg} at column {error.colno}): expected one JSON object a line"
         ) from None
     extra = (
-        {key: value for key, value in document.items() if key not in _PROBE_KEYS}
-        if isinstance(document, dict)
-        else {}
+        {key: value for key, value in document.items() if key not in _PROBE_KEYS} if isinstance(document, dict) else {}
     )
     known = (
         {key: value for key, value in document.items() if key in _PROBE_KEYS}
@@ -221,9 +224,7 @@ def read_probe(where: str, line: str) -> Probe:
     options = _strings(where, known, "options")
     answer = known.get("answer", "")
     if options and answer and answer not in options:
-        raise InvalidInput(
-            f"{where}: answer {answer!r} is none of the options {', '.join(map(repr, options))}"
-        )
+        raise InvalidInput(f"{where}: answer {answer!r} is none of the options {', '.join(map(repr, options))}")
     return Probe(
         id=known["id"],
         cluster=known.get("cluster", known["id"]),
@@ -241,9 +242,7 @@ def _messages(where: str, document: Mapping[str, Any]) -> tuple[Message, ...]:
     if "messages" in document:
         messages = []
         for message in document["messages"]:
-            check_keys(
-                f"{where}: message", message, {"role": str, "content": str}, required=("role", "content")
-            )
+            check_keys(f"{where}: message", message, {"role": str, "content": str}, required=("role", "content"))
             messages.append(Message(message["role"], message["content"]))
         if not messages:
             raise InvalidInput(f"{where}: messages is empty, expected at least one user message")
@@ -281,15 +280,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}{line}: not YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})"
         ) from None
     if not isinstance(document, dict):
-        raise InvalidInput(
-            f"{path}: holds {type(document).__name__}, expected a YAML mapping of keys to values"
-        )
+        raise InvalidInput(f"{path}: holds {type(document).__name__}, expected a YAML mapping of keys to values")
     return document
 
 
-def check_keys(
-    where: object, document: Any, expected: Mapping[str, Any], *, required: Iterable[str] = ()
-) -> None:
+def check_keys(where: object, document: Any, expected: Mapping[str, Any], *, required: Iterable[str] = ()) -> None:
     """Raise InvalidInput unless `document` is a mapping with known keys of the expected types and all the required ones."""
     if not isinstance(document, dict):
         raise InvalidInput(
@@ -301,9 +296,7 @@ def check_keys(
         # bool is an int to Python, but `margin: true` is a mistake
         if not isinstance(value, expected[key]) or (isinstance(value, bool) and expected[key] is not bool):
             names = expected[key] if isinstance(expected[key], tuple) else (expected[key],)
-            raise InvalidInput(
-                f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in names)}"
-            )
+            raise InvalidInput(f"{where}: {key} is {value!r}, expected {' or '.join(kind.__name__ for kind in names)}")
     for key in required:
         if key not in document:
             raise InvalidInput(f"{where}: {key!r} is missing")

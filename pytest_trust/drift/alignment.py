@@ -17,7 +17,6 @@ from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
-
     from pytest_trust.drift.shared_tokens import Numbering
     from pytest_trust.engine.engine import Engine
 from pytest_trust.drift.sides import Unit, View, Vocabulary, keys_of, parts_of
@@ -27,7 +26,9 @@ _KEYS = 2
 # Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
 _FLOOR_PROBES = 2
 
-OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
+OTHER_TOKENS = (
+    "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
+)
 
 TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
 
@@ -36,6 +37,7 @@ SERVED_RECORDING = "the recording is of a model behind a server, of which it kee
 NO_HEAD = "the head of {label} is quantised or missing"
 
 NO_PROMPTS = "a recording keeps no prompts, so its template cannot be shared: leave out --trust-template=shared"
+
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
@@ -60,6 +62,7 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
                 return noted if isinstance(noted, str) else NO_HEAD.format(label=reference.label)
     return "" if vocabulary_of(engine, baseline, candidate).shared else OTHER_TOKENS
 
+
 def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
     """What the pair's tokens have in common: same ids, leading ids (padded and extended vocabularies), the same pieces under other ids."""
     if "server" in (baseline.kind, candidate.kind):
@@ -71,6 +74,7 @@ def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> 
     if found is None:
         found = engine.vocabularies[baseline, candidate] = _compared(engine, baseline, candidate)
     return found
+
 
 def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
     recordings = [engine.recording(reference) for reference in (baseline, candidate)]
@@ -86,8 +90,10 @@ def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Voca
     moved = any(numbering.order is not None for numbering in pair)
     return Vocabulary(pair[0].count, *pair, key=tuple(sorted(hashes)) if moved else ())
 
+
 def headless_key(engine: Engine, reference: Reference) -> str:
     return digest("no head", _KEYS, engine.identify(reference).fingerprint)
+
 
 def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[Unit]:
     """The probes of a job that both sides have answered, with the keys of their drifts (empty where it cannot be had)."""
@@ -114,7 +120,15 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
             if q.recorded and name not in q.prompts and job.task == "generate":
                 return ""
             return digest(
-                "drift", _KEYS, p.fingerprint, q.fingerprint, p.contexts[name], q.contexts[name], p.texts[name], shared, *tags
+                "drift",
+                _KEYS,
+                p.fingerprint,
+                q.fingerprint,
+                p.contexts[name],
+                q.contexts[name],
+                p.texts[name],
+                shared,
+                *tags,
             )
 
         again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
@@ -123,10 +137,12 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
         units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
     return units
 
+
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
     keys = keys_of(units)
     have = engine.store.get("drifts", keys).keys()
     return parts_of(units, set(keys) - have)
+
 
 def view_of(
     engine: Engine, job: Job, reference: Reference, numbering: Numbering | None = None, other: Reference | None = None
@@ -158,7 +174,9 @@ def view_of(
         for name, rows in subject.options(job.probes).items():
             view.options[name] = Group(rows.ids, rows.starts)
             view.contexts[name] = digest(rows.ids, rows.starts)
-            view.texts[name] = tuple(view.numbers(ids[start:]) for ids, start in zip(rows.ids, rows.starts, strict=True))
+            view.texts[name] = tuple(
+                view.numbers(ids[start:]) for ids, start in zip(rows.ids, rows.starts, strict=True)
+            )
         return view
     prompts = subject.prompts(job.probes)
     for name, samples in engine.responses(reference, replace(job, samples=1)).items():
@@ -168,13 +186,16 @@ def view_of(
             view.answers[name] = response.answer_at
             if 0 < response.answer_at < len(response.text):
                 view.traced.add(name)
-            view.markers[name] = marker_spans(response.text, engine.tags, bool(opened_by(prompts[name].tail, engine.tags)))
+            view.markers[name] = marker_spans(
+                response.text, engine.tags, bool(opened_by(prompts[name].tail, engine.tags))
+            )
     for name, prompt in prompts.items():
         view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
         closing = opened_by(prompt.tail, engine.tags)
         if closing:
             view.closings[name] = closing
     return view
+
 
 def share_template(baseline: View, candidate: View) -> None:
     """Let the candidate read the baseline's prompts, in its own ids, in place of its own: what is left is what the weights have changed."""
@@ -188,5 +209,7 @@ def share_template(baseline: View, candidate: View) -> None:
             continue
         rows = tuple(candidate.own(baseline.numbers(row)) for row in group.rows)
         texts = baseline.texts[name]
-        candidate.options[name] = Group(rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True)))
+        candidate.options[name] = Group(
+            rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True))
+        )
         candidate.contexts[name] = digest(candidate.options[name].rows, candidate.options[name].starts)

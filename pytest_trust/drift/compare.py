@@ -83,6 +83,7 @@ def drift_of_batch(
         budget_bytes=budget_bytes,
     )
 
+
 def split_responses(
     divergences: TokenDivergences,
     response_mask: torch.Tensor,
@@ -120,6 +121,7 @@ def split_responses(
         )
         start += length
     return drifts
+
 
 def compare_models(
     a: Any,
@@ -164,8 +166,11 @@ def compare_models(
     """
     given, names = checked_texts(texts, clusters)
     pair = (loaded_model(a, "a", store), loaded_model(b, "b", store))
-    drifts, windowed = drifts_of_texts(*pair, given, names, batch_size=batch_size, budget_bytes=budget_bytes, window=window, stride=stride)
+    drifts, windowed = drifts_of_texts(
+        *pair, given, names, batch_size=batch_size, budget_bytes=budget_bytes, window=window, stride=stride
+    )
     return summarise(drifts, direction="KL(a || b)", on="texts", windowed=windowed, alpha=alpha)
+
 
 def drifts_of_texts(
     a: tuple[Any, Any],
@@ -210,7 +215,9 @@ def drifts_of_texts(
         except OddLogits as odd:
             raise _located(odd, [pieces[index] for index in chosen], sides) from odd
         owners = [str(pieces[index].text) for index in chosen]
-        measured.update(zip(chosen, split_responses(found, response, probes=owners, p=sides[0], q=sides[1]), strict=True))
+        measured.update(
+            zip(chosen, split_responses(found, response, probes=owners, p=sides[0], q=sides[1]), strict=True)
+        )
 
     for batch in batches(pieces, batch_size):
         halving(batch, measure)
@@ -224,6 +231,7 @@ def drifts_of_texts(
         drifts.append(drift)
         windowed += len(parts) > 1
     return drifts, windowed
+
 
 def _encoded(
     text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: SharedTokens
@@ -251,6 +259,7 @@ def _encoded(
         f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
         "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
     )
+
 
 def _located(odd: OddLogits, pieces: Sequence[Window], sides: tuple[str, str]) -> InvalidInput:
     """The error that names model, text and token."""

@@ -13,7 +13,6 @@ from pytest_trust.keys import digest
 from pytest_trust.models.reference import Reference
 
 if TYPE_CHECKING:
-
     from pytest_trust.engine.engine import Engine
 
 
@@ -34,17 +33,21 @@ def has_head(engine: Engine, reference: Reference) -> bool:
         engine.checked_heads.add(reference)
     return True
 
+
 def _device(engine: Engine, live: Sequence[Reference]) -> str:
     """Where the logits are reduced."""
     return str(engine.runner(live[0]).device) if live else "cpu"
+
 
 def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
     """Whether the pair did not fit into memory together when its drift was measured; remembered by the store."""
     key = _apart_key(engine, baseline, candidate)
     return key in engine.store.get_json("notes", [key])
 
+
 def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
+
 
 def all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
     """Whether the models are in memory together; loads them."""

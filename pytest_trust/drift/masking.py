@@ -10,6 +10,7 @@ from pytest_trust.reasoning import split_reasoning
 
 Spans = tuple[tuple[int, int], ...]
 
+
 def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
     """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each.
 
@@ -26,7 +27,10 @@ def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Sp
         at += len(part.text)
     return tuple(spans)
 
-def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_ends: Collection[int] | None) -> list[int]:
+
+def masked_tokens(
+    loaded: Framing, tokens: Sequence[int], spans: Spans, other_ends: Collection[int] | None
+) -> list[int]:
     """Places of the tokens that are not counted: those with a character of a think marker, and special ones.
 
     The token that ends the response counts, since a model chooses where it stops; not so where the other model's template ends its turns by
@@ -38,7 +42,11 @@ def masked_tokens(loaded: Framing, tokens: Sequence[int], spans: Spans, other_en
         last = token_behind(loaded, tokens, stop - 1)
         found.update(range(first, min(last + 1, len(tokens))))
     added: dict[int, Any] = getattr(loaded.tokenizer, "added_tokens_decoder", {})
-    special = {*loaded.tokenizer.all_special_ids, *loaded.eos_ids, *(token for token, one in added.items() if one.special)}
+    special = {
+        *loaded.tokenizer.all_special_ids,
+        *loaded.eos_ids,
+        *(token for token, one in added.items() if one.special),
+    }
     for place, token in enumerate(tokens):
         chosen = place == len(tokens) - 1 and token in loaded.eos_ids and (other_ends is None or token in other_ends)
         if token in special and not chosen:

@@ -56,6 +56,7 @@ NO_TRACES = "no response of the candidate has a trace and an answer after it"
 
 NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
+
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
     if not any(job.drift for job in jobs):
@@ -70,6 +71,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
         units = with_readings(engine, units)
     if missing_parts(engine, units):
         measure_units(engine, units, baseline, candidate)
+
 
 def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
     """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
@@ -96,6 +98,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
         yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
 
     share(engine, candidate, "drift", "drifts", parts, make, missing=left, keys=keys_of, part=parts_of)
+
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
     """What the store holds of the pair's drift on this job."""
@@ -142,9 +145,11 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
         identical=identical,
     )
 
+
 def _one_way(other: Reference, side: str, others_side: str) -> str:
     """Why there is no drift on the text of `side`: `other` cannot be given it to read."""
     return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
+
 
 def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
     """Encoded token drifts by key."""
@@ -172,7 +177,17 @@ def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidat
             text, start = unit.on("candidate"), _answer_token(engine, unit, "candidate")
             masked = [place - start for place in _masked(engine, unit, "candidate") if place >= start]
             answer = (text[0][start:],)
-            alone.append(Read(unit.answer_without_trace, unit, _after(theirs[index][text], start), ours[index][WITHOUT_TRACE], answer, 0, masked))
+            alone.append(
+                Read(
+                    unit.answer_without_trace,
+                    unit,
+                    _after(theirs[index][text], start),
+                    ours[index][WITHOUT_TRACE],
+                    answer,
+                    0,
+                    masked,
+                )
+            )
     values |= divergences(alone, their_head, our_head, shared, *sides)
     floors = [
         Read(
@@ -184,13 +199,16 @@ def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidat
     ]  # fmt: skip
     return values | divergences(floors, our_head, our_head, -1, "baseline", "baseline")
 
+
 WITHOUT_TRACE: Text = ()  # stands for the candidate's answer among the baseline's texts, where the baseline reads no trace before it
+
 
 def _after(states: Any, start: int) -> Any:
     """The states of a text from its token `start` on."""
     from pytest_trust.engine.top_k import TopK
 
     return states.rows(start, len(states)) if isinstance(states, TopK) else states[start:]
+
 
 def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
     """Index of the first token of the answer in that side's text: the token that holds the answer's first character."""
@@ -200,6 +218,7 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
         return characters
     return token_behind(engine.subject(view.reference).framing(), view.own(unit.on(side)[0]), characters)
 
+
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
     """The baseline's prompt and behind it the candidate's answer, without the trace that the candidate has read before it."""
     from pytest_trust.models.runner import Group
@@ -207,15 +226,23 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
     view, name = unit.baseline, unit.probe.id
     context = view.prompts[name]
     if name in view.closings:
-        empty = engine.subject(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)["input_ids"]
+        empty = engine.subject(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)[
+            "input_ids"
+        ]
         context = (*context, *map(int, empty))
     answer = view.own(unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :])
     return Group(((*context, *answer),), (len(context),))
 
+
 def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> list[int]:
     """Places of the tokens of a side's own text that are its template's. The end token is, where the other side's template ends turns
     differently; `alone`: there is no other side."""
-    view, other, probe, text = unit.side(side), unit.baseline if side == "candidate" else unit.candidate, unit.probe.id, unit.on(side)
+    view, other, probe, text = (
+        unit.side(side),
+        unit.baseline if side == "candidate" else unit.candidate,
+        unit.probe.id,
+        unit.on(side),
+    )
     if view.recorded:
         recording = engine.recording(view.reference)
         return recording.masked(view.contexts[probe]) if recording else []
@@ -225,6 +252,7 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
     if not alone and not other.recorded:
         ends = view.own(other.numbers(sorted(engine.subject(other.reference).framing().eos_ids)))
     return masked_tokens(engine.subject(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
+
 
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
@@ -252,11 +280,19 @@ def _states(
         part = units[start : start + step]
         groups = [unit.side(side).group(unit.probe.id, unit.texts()) for unit in part]
         if side == "baseline":
-            groups = [_joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group for unit, group in zip(part, groups, strict=True)]
-        for unit, found in zip(part, engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())), strict=True):
+            groups = [
+                _joined_groups(group, _answer_alone(engine, unit)) if unit.answer_without_trace else group
+                for unit, group in zip(part, groups, strict=True)
+            ]
+        for unit, found in zip(
+            part,
+            engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())),
+            strict=True,
+        ):
             result.append(_by_text(engine, unit, side, found))
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)
+
 
 def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
     """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
@@ -265,7 +301,11 @@ def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Hea
     recording, beside = engine.recording(reference), engine.recording(other)
     assert recording is not None
     if beside is not None:
-        same = bool(recording.head_hash) and recording.head_hash == beside.head_hash and str(other.path) < str(reference.path)
+        same = (
+            bool(recording.head_hash)
+            and recording.head_hash == beside.head_hash
+            and str(other.path) < str(reference.path)
+        )
         return (beside if same else recording).head()
     runner = engine.runner(other)
     assert runner.head is not None
@@ -273,10 +313,12 @@ def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Hea
         _head_hashes[runner] = hash_of_head(runner.head)
     return runner.head if _head_hashes[runner] == recording.head_hash else recording.head(runner.device)
 
+
 def _joined_groups(first: Group, second: Group) -> Group:
     from pytest_trust.models.runner import Group
 
     return Group(first.rows + second.rows, first.starts + second.starts)
+
 
 def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
     import torch
@@ -290,6 +332,7 @@ def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) 
         states[WITHOUT_TRACE] = view.aligned(answer, found[len(texts)])
     return states
 
+
 def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[str, torch.Tensor]:
     """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
     import torch
@@ -300,7 +343,9 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     found = in_windows(engine.runner(baseline).alone, engine.subject(baseline).context())(groups)
     return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
+
 Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
+
 
 def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tuple[Own, Head] | None:
     """What a recording keeps for drift: by portable key the text, its answer's first token, the places of its template's tokens and its states;

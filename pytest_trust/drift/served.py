@@ -100,7 +100,11 @@ def reads(engine: Engine, reference: Reference) -> bool:
 
 def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
     """Have a server among these units' sides read the other side's texts; the direction is left out where it cannot."""
-    served = next(filter(None, (engine.served(view.reference) for view in (units[0].baseline, units[0].candidate))), None) if units else None
+    served = (
+        next(filter(None, (engine.served(view.reference) for view in (units[0].baseline, units[0].candidate))), None)
+        if units
+        else None
+    )
     if served is None:
         return list(units)
     if units[0].baseline.reference == served.reference:
@@ -153,7 +157,8 @@ def as_top_k(places: Sequence[Place], vocabulary: _Vocabulary) -> TopK:
     rows = [vocabulary.known(place)[:_WIDTH] for place in places]
     tails = [max(_SMALLEST_TAIL, 1 - sum(math.exp(value) for _, value in row)) for row in rows]
     entropies = [
-        -sum(value * math.exp(value) for _, value in row) - tail * math.log(tail) for row, tail in zip(rows, tails, strict=True)
+        -sum(value * math.exp(value) for _, value in row) - tail * math.log(tail)
+        for row, tail in zip(rows, tails, strict=True)
     ]
     full = [[*row, *[row[0]] * (_WIDTH - len(row))] for row in rows]
     return TopK(
@@ -225,7 +230,9 @@ class _Vocabulary:
         return self._texts[index]
 
     def _decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False))
+        return str(
+            self._tokenizer.decode(list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+        )
 
 
 def _bare(text: str) -> str:

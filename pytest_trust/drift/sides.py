@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Side = Literal["baseline", "candidate"]
 
-Text = tuple[tuple[int, ...], ...]  # token ids (numbers, where the ids of the two models differ): one response, or one tuple per option
+Text = tuple[
+    tuple[int, ...], ...
+]  # token ids (numbers, where the ids of the two models differ): one response, or one tuple per option
+
 
 @dataclass(slots=True)
 class View:
@@ -45,7 +48,11 @@ class View:
 
     def beyond(self, probe: str, text: Text) -> bool:
         """Whether this side reads the text in windows."""
-        return self.context is not None and probe in self.prompts and len(self.prompts[probe]) + len(self.own(text[0])) - 1 > self.context
+        return (
+            self.context is not None
+            and probe in self.prompts
+            and len(self.prompts[probe]) + len(self.own(text[0])) - 1 > self.context
+        )
 
     def own(self, row: Sequence[int]) -> tuple[int, ...]:
         """The row in this side's ids."""
@@ -71,6 +78,7 @@ class View:
         places = self.numbering.read(row)[1]
         # Where the last token is spelled as nothing, its state is another's: it is masked in any case.
         return states[[min(place, len(states) - 1) for place in places]]
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -99,6 +107,7 @@ class Unit:
             wanted.append(self.on("baseline"))
         return list(dict.fromkeys(wanted))
 
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """What two models' tokens have in common. `shared` leading numbers mean the same to both: -1 for all, and ids are numbers; 0 for none."""
@@ -112,11 +121,14 @@ class Vocabulary:
     def side(self, side: Side) -> Numbering | None:
         return self.baseline if side == "baseline" else self.candidate
 
+
 _PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_trace")
+
 
 def keys_of(units: Sequence[Unit]) -> list[str]:
     """Keys of all that the units are to be measured for."""
     return [key for unit in units for name in _PARTS if (key := getattr(unit, name))]
+
 
 def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
     """The units with what these keys ask of them; those of which nothing is asked are left out."""
@@ -126,6 +138,7 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
         if any(wanted.values()):
             found.append(replace(unit, **wanted))
     return found
+
 
 def unit_length(unit: Unit) -> int:
     sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.texts[unit.probe.id]]

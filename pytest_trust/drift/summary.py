@@ -236,14 +236,20 @@ def summarise(
         first={count: sample.mean([column[:count] for column in answers], NATS, least=0.0) for count in _FIRST},
         rest=sample.mean([column[_FIRST[-1] :] for column in answers], NATS, least=0.0),
         by_confidence={
-            name: sample.mean([column[(low <= doubt) & (doubt < high)] for column, doubt in zip(kl, doubts, strict=True)], NATS, least=0.0)
+            name: sample.mean(
+                [column[(low <= doubt) & (doubt < high)] for column, doubt in zip(kl, doubts, strict=True)],
+                NATS,
+                least=0.0,
+            )
             for name, (low, high) in _CONFIDENCE.items()
         },
         answer_mean=sample.mean(answers, NATS, least=0.0),
         reasoning_mean=sample.mean(reasoning, NATS, least=0.0),
         answer_per_sequence=sample.ratio(_sums(answers), ones, "nats per response", least=0.0),
         reasoning_per_sequence=sample.ratio(_sums(reasoning), ones, "nats per response", least=0.0),
-        tail_mass=sample.mean(tails, PROBABILITY, least=0.0, most=1.0) if len(tails) == len(drifts) else Statistic(math.nan, PROBABILITY),
+        tail_mass=sample.mean(tails, PROBABILITY, least=0.0, most=1.0)
+        if len(tails) == len(drifts)
+        else Statistic(math.nan, PROBABILITY),
         masked_mass=_masked_mass(drifts),
         masked_tokens=sum(drift.masked_tokens for drift in drifts),
         infinite=sum(int(numpy.isinf(column).sum()) for column in kl),
@@ -276,7 +282,9 @@ def _lower_bounds(found: Drift) -> Drift:
     """Divergences of which only a lower bound is known have no upper limit."""
 
     def unbounded(value: Statistic) -> Statistic:
-        return Statistic(value, value.unit, error=value.error, lower_limit=value.lower_limit, upper_limit=math.inf, level=value.level)
+        return Statistic(
+            value, value.unit, error=value.error, lower_limit=value.lower_limit, upper_limit=math.inf, level=value.level
+        )
 
     changed: dict[str, Any] = {"upper": math.inf}
     for name in found.__slots__:

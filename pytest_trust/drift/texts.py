@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-
 def checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """The texts and one cluster each. Raises InvalidInput for none, an empty one, or other numbers of texts and clusters."""
     given = [texts] if isinstance(texts, str) else list(texts)
@@ -23,6 +22,7 @@ def checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> tuple
     if clusters is not None and len(clusters) != len(given):
         raise InvalidInput(f"{len(clusters)} clusters for {len(given)} texts; expected one a text")
     return given, list(clusters) if clusters is not None else [str(index) for index in range(len(given))]
+
 
 def loaded_model(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
     """Model and tokenizer of a reference, a pair, or an object with both as attributes; `name` is for errors."""

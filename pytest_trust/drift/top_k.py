@@ -21,8 +21,10 @@ from pytest_trust.engine.top_k import TopK
 
 _CHUNK_BYTES = 1 << 26  # of one float32 block of logits
 
+
 def _chunk(vocabulary: int) -> int:
     return max(1, _CHUNK_BYTES // (4 * vocabulary))
+
 
 def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> TopK:
     """The `k` most likely tokens of each state, [tokens, hidden size], and of all the rest what `TopK` says. Needs k below the vocabulary."""
@@ -45,6 +47,7 @@ def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> Top
                 )
             )
     return TopK.joined(parts)
+
 
 def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels: torch.Tensor) -> TokenDivergences:
     """Lower bounds of the divergences of p and q at each token, and what is exact beside them: the tops, the entropies, the labels'
@@ -82,6 +85,7 @@ def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels
             columns["tail"] = tail[:, 0].exp()
             parts.append(TokenDivergences.of(columns))
     return TokenDivergences.concatenate(parts)
+
 
 def swapped(found: TokenDivergences) -> TokenDivergences:
     """The same with p and q exchanged."""

@@ -45,7 +45,11 @@ class Answer:
     @property
     def way(self) -> Generation:
         """How it is answered: equal for those that can run together, whose limits may differ where a trace has none of its own."""
-        return self.generation if self.generation.reasoning_budget is not None else replace(self.generation, max_new_tokens=1)
+        return (
+            self.generation
+            if self.generation.reasoning_budget is not None
+            else replace(self.generation, max_new_tokens=1)
+        )
 
     @property
     def columns(self) -> int:
@@ -96,9 +100,17 @@ def plan_answers(subject: Subject, jobs: Iterable[Job], tags: Tags = DEFAULT_TAG
             if key not in found:
                 # `User:` ends a response only where the prompt has such lines.
                 seed = row_seed(generation.seed, name, repeat)
-                row = Row(prompts[name].ids, seed, plain=plain and bool(probes[name].messages), forced=forced, most=generation.max_new_tokens)
+                row = Row(
+                    prompts[name].ids,
+                    seed,
+                    plain=plain and bool(probes[name].messages),
+                    forced=forced,
+                    most=generation.max_new_tokens,
+                )
                 if judge:
-                    row = replace(row, answered=Answered(judge, probes[name], bool(opened_by(prompts[name].tail, tags)), tags))
+                    row = replace(
+                        row, answered=Answered(judge, probes[name], bool(opened_by(prompts[name].tail, tags)), tags)
+                    )
                 found[key] = Answer(key, row, prompts[name].tail, generation)
     longest: dict[Generation, int] = {}
     for one in found.values():

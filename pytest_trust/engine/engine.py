@@ -77,7 +77,12 @@ class Engine:
         self.store = Store(store)
         self.claims = Claims(self.store)
         self.workers = workers
-        self._settings: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "offload": offload}
+        self._settings: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "trust_remote_code": trust_remote_code,
+            "offload": offload,
+        }
         self.fitting = Fitting(self, batch_size)
         self._keep = keep
         self._progress = progress
@@ -207,7 +212,9 @@ class Engine:
 
     def at_hand(self, reference: Reference) -> bool:
         """Whether a model's files can be read as they lie here, without a download or the demo's conversion."""
-        return reference.kind not in ("hub", "server") and (reference.kind != "demo" or is_converted(self.store.directory))
+        return reference.kind not in ("hub", "server") and (
+            reference.kind != "demo" or is_converted(self.store.directory)
+        )
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
@@ -326,7 +333,16 @@ class Engine:
 
         batches = list(answer_batches(plan, self.workers))
         return share(
-            self, reference, "generate", "responses", batches, make, missing=missing, keys=keys_of, part=with_keys, wait=wait
+            self,
+            reference,
+            "generate",
+            "responses",
+            batches,
+            make,
+            missing=missing,
+            keys=keys_of,
+            part=with_keys,
+            wait=wait,
         )
 
     def _value(self, answer: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
@@ -334,7 +350,12 @@ class Engine:
         from pytest_trust.models.tag_tokens import spelled_out
 
         text, ids = one.response.text, one.response.token_ids
-        value: dict[str, Any] = {"text": text, "ids": ids, "finish": one.response.finish_reason, "prompt_tokens": len(answer.row.prompt)}
+        value: dict[str, Any] = {
+            "text": text,
+            "ids": ids,
+            "finish": one.response.finish_reason,
+            "prompt_tokens": len(answer.row.prompt),
+        }
         if one.closed:
             value["closed"] = True
         spelled = spelled_out(runner.loaded, ids, text, answer.tail, self._tags)
@@ -354,7 +375,9 @@ class Engine:
             asked = list(waiting.values())
             try:
                 generation = replace(asked[0].way, max_new_tokens=max(one.generation.max_new_tokens for one in asked))
-                for made in responses(runner, [one.row for one in asked], [one.tail for one in asked], generation, self._tags, limits):
+                for made in responses(
+                    runner, [one.row for one in asked], [one.tail for one in asked], generation, self._tags, limits
+                ):
                     for index, _ in made:
                         del waiting[asked[index].key]
                     if made:
@@ -394,9 +417,13 @@ class Engine:
         )
 
     def _context(self, runner: Runner, batch_size: int) -> dict[str, object]:
-        return context_of(model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name)
+        return context_of(
+            model=runner.loaded.identity.label, device=runner.device, batch_size=batch_size, process=self.claims.name
+        )
 
-    def tell(self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0) -> None:
+    def tell(
+        self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0
+    ) -> None:
         if self._progress is not None:
             self._open.pop((reference, phase), None)
             if done < total:

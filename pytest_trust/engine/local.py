@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KEYS = 1  # of the store's keys: raise it when what a key stands for changes
 
+
 class Subject:
     """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
 
@@ -191,7 +192,9 @@ class Subject:
         except InvalidInput as error:
             raise InvalidInput(f"{self.reference.label}: {error}") from None
         if new:
-            self.store.put_json("prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new})
+            self.store.put_json(
+                "prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new}
+            )
         return {**found, **new}
 
     def _rendering_key(self, what: str, probe: Probe) -> str:
@@ -211,7 +214,9 @@ class Subject:
         """Keys of the store of all that a job asks of this model, by probe id and repeat; without `render`, of those probes only whose
         rendered input is stored."""
         if job.task == "generate":
-            return self.response_keys(job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes)))
+            return self.response_keys(
+                job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes))
+            )
         rows = self.options(job.probes) if render else as_options(self.rendered("options", job.probes))
         return {(name, 0): key for name, key in self.option_keys(rows).items()}
 
@@ -273,14 +278,18 @@ class Subject:
         value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
         return value if isinstance(value, int) and value > 1 else None
 
+
 def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:
     return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
+
 
 def as_options(stored: dict[str, Any]) -> dict[str, OptionRows]:
     return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
 
+
 def _from_prompt(prompt: Prompt) -> dict[str, object]:
     return {"ids": prompt.ids, "tail": prompt.tail}
+
 
 def _from_options(rows: OptionRows) -> dict[str, object]:
     return {"ids": rows.ids, "starts": rows.starts}

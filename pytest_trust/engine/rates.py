@@ -22,21 +22,27 @@ _LEAST_TOKENS = 10_000
 # demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
 _EFFICIENCY = 0.8
 
+
 def planned_tokens(job: Job, probe: Probe) -> int:
     """Tokens of a probe's input at four characters a token, and of its responses at their limit."""
-    characters = sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
+    characters = (
+        sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
+    )
     return characters // 4 + 8 + (job.generation.longest * job.repeats() if job.task == "generate" else 0)
+
 
 def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:
     """Keep how long planned tokens took, for the next plan of these models; the first such run of a store counts."""
     if tokens >= _LEAST_TOKENS:
         store.put_json("notes", {_rate_key(fingerprints): {"tokens": tokens, "seconds": round(seconds, 1)}})
 
+
 def rate_of(store: Store, fingerprints: Iterable[str]) -> float | None:
     """Planned tokens a second of these models' first run in this store; None when there was none."""
     key = _rate_key(fingerprints)
     found = store.get_json("notes", [key]).get(key)
     return found["tokens"] / max(found["seconds"], 0.1) if found else None
+
 
 def tokens_left(engine: Engine, jobs: Iterable[Job], reference: Reference) -> int:
     """Planned tokens of what the store does not hold of a model."""
@@ -48,8 +54,10 @@ def tokens_left(engine: Engine, jobs: Iterable[Job], reference: Reference) -> in
             left += planned_tokens(job, probe) * missing // job.repeats()
     return left
 
+
 def _rate_key(fingerprints: Iterable[str]) -> str:
     return digest("rate", 1, sorted(set(fingerprints)))
+
 
 def _operations() -> float:
     """Floating-point operations a second that a run may hope for here: the best of a few matrix products."""

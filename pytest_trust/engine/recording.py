@@ -106,7 +106,10 @@ class Recording:
 
         tensors = self._read_tensors()
         whole = TopK(*(tensors[name] for name in TopK.__slots__))
-        return [whole.rows(entry["offset"], entry["offset"] + entry["tokens"]) for entry in (self._drift[key] for key in keys)]
+        return [
+            whole.rows(entry["offset"], entry["offset"] + entry["tokens"])
+            for entry in (self._drift[key] for key in keys)
+        ]
 
     def head(self, device: str = "cpu") -> Head:
         """The recorded model's head, in float32; made once for a device."""
@@ -151,12 +154,16 @@ class Recording:
         parts = [f"{len(self._responses):,} responses", f"{len(self._options):,} option scores"]
         if self._drift and self.topk:
             tokens = self._read_tensors()["ids"].shape[0]
-            parts.append(f"the {self.topk} most likely of {len(self._drift):,} texts' tokens ({tokens:,}): KL as a lower bound")
+            parts.append(
+                f"the {self.topk} most likely of {len(self._drift):,} texts' tokens ({tokens:,}): KL as a lower bound"
+            )
         elif self._drift:
             tensors = self._read_tensors()
             hidden, head = tensors["hidden"], tensors["head"]
             kind = str(hidden.dtype).removeprefix("torch.")
-            parts.append(f"states of {len(self._drift):,} texts ({hidden.shape[0]:,} tokens x {hidden.shape[1]:,}, {kind})")
+            parts.append(
+                f"states of {len(self._drift):,} texts ({hidden.shape[0]:,} tokens x {hidden.shape[1]:,}, {kind})"
+            )
             parts.append(f"head {head.shape[0]:,} x {head.shape[1]:,}")
         else:
             parts.append("no states, so no KL")
@@ -268,7 +275,11 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def _is_response(value: dict[str, Any]) -> bool:
-    texts = isinstance(value["text"], str) and isinstance(value["tail"], str) and value["finish"] in ("stop", "length", "answered")
+    texts = (
+        isinstance(value["text"], str)
+        and isinstance(value["tail"], str)
+        and value["finish"] in ("stop", "length", "answered")
+    )
     spelled = value.get("spelled", [])
     pairs = isinstance(spelled, list) and all(_are(pair, int) and len(pair) == 2 for pair in spelled)
     return texts and _are(value["ids"], int) and _is_count(value["prompt_tokens"]) and pairs
@@ -307,12 +318,20 @@ def _load_tensors(path: Path, drift: Mapping[str, dict[str, Any]], topk: int) ->
         tensors = load(_entry_bytes(archive, TENSORS, _TENSORS_LIMIT))
     if topk:
         tokens = tensors["ids"].shape[0]
-        shapes = {"ids": (tokens, topk), "log_p": (tokens, topk), "tail": (tokens,), "label": (tokens,), "entropy": (tokens,)}
+        shapes = {
+            "ids": (tokens, topk),
+            "log_p": (tokens, topk),
+            "tail": (tokens,),
+            "label": (tokens,),
+            "entropy": (tokens,),
+        }
         for name, shape in shapes.items():
             kind = torch.int32 if name == "ids" else torch.float32
             if tensors[name].shape != shape or tensors[name].dtype != kind or bool(tensors[name].isnan().any()):
                 raise ValueError("its tensors do not fit together")
-        if bool((tensors["ids"] < 0).any()) or any(entry["offset"] + entry["tokens"] > tokens for entry in drift.values()):
+        if bool((tensors["ids"] < 0).any()) or any(
+            entry["offset"] + entry["tokens"] > tokens for entry in drift.values()
+        ):
             raise ValueError("its tokens are cut short")
         return dict(tensors)
     hidden, head = tensors["hidden"], tensors["head"]

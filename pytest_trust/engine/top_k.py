@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     import torch
 
 
-
 @dataclass(frozen=True, slots=True)
 class TopK:
     """What is kept of a distribution, by token of a text."""

@@ -41,7 +41,9 @@ def get_judge(name: str) -> Judge:
 def get_stating(name: str) -> Stating:
     """The built-in judge of that name, of those that can tell when an answer is stated. Raises InvalidInput for another name."""
     if name not in STATING_NAMES:
-        raise InvalidInput(f"judge {name!r} does not tell when an answer is stated: expected one of {', '.join(STATING_NAMES)}")
+        raise InvalidInput(
+            f"judge {name!r} does not tell when an answer is stated: expected one of {', '.join(STATING_NAMES)}"
+        )
     return cast(Stating, get_judge(name))
 
 

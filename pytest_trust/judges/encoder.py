@@ -74,7 +74,9 @@ class Encoder:
             layer = {
                 # [in, out] in memory: a product with it is a third faster than with a transposed view
                 name: np.ascontiguousarray(
-                    unpack(arrays[prefix + name].astype(np.uint8), arrays[f"{prefix}{name}_scales"].astype(np.float16)).T
+                    unpack(
+                        arrays[prefix + name].astype(np.uint8), arrays[f"{prefix}{name}_scales"].astype(np.float16)
+                    ).T
                 )
                 for name in MATRICES
             }

@@ -73,9 +73,7 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
         return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
     try:
         judgement = judge(response.answer, probe)
-    except (
-        Exception
-    ) as error:  # a judge's failure is an instrument error of this response, and the run goes on
+    except Exception as error:  # a judge's failure is an instrument error of this response, and the run goes on
         judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
     return JudgedSample(
         judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message, response.closed
@@ -93,15 +91,11 @@ def judge_options(
             continue
         values = normalised(scores[probe.id], normalise)
         if not all(map(math.isfinite, values)):
-            judged[probe.id] = (
-                JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),
-            )
+            judged[probe.id] = (JudgedSample("error", NOT_MEASURED, "", message="a log-likelihood is not finite"),)
             continue
         right = values[probe.options.index(probe.answer)]
         others = [
-            (value, option)
-            for value, option in zip(values, probe.options, strict=True)
-            if option != probe.answer
+            (value, option) for value, option in zip(values, probe.options, strict=True) if option != probe.answer
         ]
         best, rival = max(others)
         wrong = best >= right

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
-
     import torch
 
 
 Windows = list[tuple[int, int, int]]
+
 
 def row_windows(length: int, start: int, context: int) -> Windows:
     """(first token, behind the last token, first token that is looked at) of each window over a row of `length` tokens of which those from
@@ -38,6 +38,7 @@ def row_windows(length: int, start: int, context: int) -> Windows:
         if end == length:
             return found
         end = min(end + max(1, window // 2), length)
+
 
 def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -> Callable[[Sequence[Group]], States]:
     """`read` (`Runner.hidden_states` or `Runner.alone`) for rows of any length: [tokens from `start` on, hidden size] of each, as there."""
@@ -73,6 +74,7 @@ def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -
 # Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
 _LONGEST_WINDOW = 4096
 
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A piece of a text from its token `start` on: which of its tokens are measured here, how many special ones are left out."""
@@ -83,6 +85,7 @@ class Window:
     measured: tuple[bool, ...]
     skipped: int
 
+
 def window_sizes(models: Sequence[Any], window: int | None, stride: int | None) -> tuple[int, int]:
     """Window and stride in tokens: what was asked for, else the smallest context of the models and half of it."""
     length = min(map(_context, models)) if window is None else window
@@ -90,6 +93,7 @@ def window_sizes(models: Sequence[Any], window: int | None, stride: int | None) 
     if length < 2 or not 1 <= step < length:
         raise InvalidInput(f"window is {length} and stride {step}; expected 2 or more and a smaller stride")
     return length, step
+
 
 def windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int) -> Iterator[Window]:
     """The first window measures all but its first token, every further one its last `stride` tokens."""
@@ -103,11 +107,13 @@ def windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: 
         first, end = end, min(end + stride, len(ids))
         start = end - length
 
+
 def batches(pieces: Sequence[Window], size: int) -> Iterator[list[int]]:
     """Indices of the windows in batches, longest first, so that a batch has little padding."""
     order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
     for start in range(0, len(order), max(1, size)):
         yield order[start : start + max(1, size)]
+
 
 def padded(pieces: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, attention mask and response mask, padded on the right."""
@@ -121,6 +127,7 @@ def padded(pieces: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.
         attended[row, : len(piece.ids)] = 1
         response[row, : len(piece.ids)] = torch.tensor(piece.measured)
     return ids, attended, response
+
 
 def _context(model: Any) -> int:
     """Longest input of a model in tokens."""

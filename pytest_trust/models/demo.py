@@ -31,7 +31,9 @@ def adapter_path(name: str) -> Path:
     Raises TrustError for another name, or when the adapter's files are not part of this installation.
     """
     if name not in DEMO_NAMES[1:]:
-        raise TrustError(f"demo adapter {name!r} does not exist: expected aligned, sft, distill or rl, give one of these")
+        raise TrustError(
+            f"demo adapter {name!r} does not exist: expected aligned, sft, distill or rl, give one of these"
+        )
     path = Path(__file__).parent / "adapters" / name
     if not (path / "adapter_model.safetensors").is_file():
         raise TrustError(f"demo:{name} was asked for, but its adapter is not installed: reinstall pytest-trust")

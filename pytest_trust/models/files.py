@@ -48,7 +48,9 @@ def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False
     if reference.kind == "recording":
         raise InvalidReference(f"{reference.text}: a recording has no weights: expected a model")
     if reference.kind == "server":
-        raise InvalidReference(f"{reference.text}: a model behind a server cannot be loaded here: give its files or its name on the hub")
+        raise InvalidReference(
+            f"{reference.text}: a model behind a server cannot be loaded here: give its files or its name on the hub"
+        )
     if reference.kind == "demo":
         return _locate_demo(reference, cache)
     reference.check()

@@ -25,10 +25,12 @@ class Framing:
     tokenizer: PreTrainedTokenizerBase
     eos_ids: frozenset[int]
 
+
 def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
     """Index of the token that holds the character at this place of the response's text; the number of tokens where none does."""
 
     return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
+
 
 def least(count: int, holds: Callable[[int], bool]) -> int:
     """The first of 0, 1, ... below `count` for which `holds`, which stays true once it is; `count` for none."""
@@ -43,10 +45,15 @@ def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
     """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
     return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
 
+
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """The same of tokens among which no end token is."""
     kept = [token for token in tokens if token != tokenizer.pad_token_id]
     # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
-    if kept and kept[0] == tokenizer.bos_token_id and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair):
+    if (
+        kept
+        and kept[0] == tokenizer.bos_token_id
+        and not any(tag.startswith(str(tokenizer.bos_token)) for pair in DEFAULT_TAGS for tag in pair)
+    ):
         kept = kept[1:]
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -38,6 +38,7 @@ _SLACK = 24
 # Steps between looks at whether a row in the plain format has come to the next turn.
 _LOOK_EVERY = 8
 
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One response to produce; `seed` decides a sample and is not used by greedy decoding.
@@ -61,11 +62,13 @@ class Row:
         """What the model reads before it writes."""
         return self.prompt + self.forced
 
+
 class Further(Protocol):
     """Decides on responses that have come to their limit."""
 
     def __call__(self, number: int, said: list[int]) -> tuple[Sequence[int], int] | None:
         """Token ids that row `number` is made to say next, and how many of its own may follow; None when the response ends here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -75,12 +78,14 @@ class Generated:
     text: str
     finish_reason: Literal["stop", "length", "answered"]
 
+
 def generate(
     runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
 ) -> list[Generated]:
     """Responses to rows, in order; see `stream`."""
     found = {index: one for part in stream(runner, rows, generation, limits) for index, one in part}
     return [found[index] for index in range(len(rows))]
+
 
 def stream(
     runner: Runner,
@@ -107,10 +112,13 @@ def stream(
         for part in (_stream_shared if shared else _stream_general)(course, limits):
             yield [(number, course.finished(number, said)) for number, said in part]
 
+
 class _Course:
     """What rows have said so far, and whether they go on."""
 
-    def __init__(self, runner: Runner, rows: Sequence[Row], generation: Generation, further: Further | None, longest: int) -> None:
+    def __init__(
+        self, runner: Runner, rows: Sequence[Row], generation: Generation, further: Further | None, longest: int
+    ) -> None:
         self.runner = runner
         self.rows = rows
         self.generation = generation
@@ -182,6 +190,7 @@ class _Course:
             taken.append(number)
         return taken
 
+
 class _Batch:
     """Rows that run together: line by line their number, and what the model needs of them."""
 
@@ -239,7 +248,9 @@ class _Batch:
         merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room + _SLACK)
         return done
 
-    def _put(self, lines: Sequence[int], numbers: Sequence[int], fresh: Prefilled, source: torch.Tensor, first: torch.Tensor) -> bool:
+    def _put(
+        self, lines: Sequence[int], numbers: Sequence[int], fresh: Prefilled, source: torch.Tensor, first: torch.Tensor
+    ) -> bool:
         """Have new rows take the places of finished ones, the others staying where they are; whether there is room for it."""
         import torch
 
@@ -304,7 +315,9 @@ class _Batch:
                     self.over.add(number)
         return torch.tensor(tokens, device=self.runner.device)
 
+
 Spoken = Iterator[list[tuple[int, list[int]]]]
+
 
 def _stream_shared(course: _Course, limits: Limits) -> Spoken:
     waiting, batch = list(range(len(course.rows))), _Batch(course)
@@ -318,6 +331,7 @@ def _stream_shared(course: _Course, limits: Limits) -> Spoken:
         share = _ADMIT_BELOW if waiting else _CLOSE_BELOW
         while len(batch.left) > share * len(batch.active):
             batch.advance()
+
 
 def _stream_general(course: _Course, limits: Limits) -> Spoken:
     """Batch by batch; rows that are given further tokens begin again behind what they have said."""
@@ -335,9 +349,12 @@ def _stream_general(course: _Course, limits: Limits) -> Spoken:
                 asked.append(replace(row, prompt=read, forced=(), drawn=len(said) - len(row.forced)))
                 most = max(most, course.left_to(number))
             made = _generate_general(course.runner, asked, replace(whole, max_new_tokens=most))
-            running = [number for number, tokens in zip(running, made, strict=True) if not course.say_all(number, tokens)]
+            running = [
+                number for number, tokens in zip(running, made, strict=True) if not course.say_all(number, tokens)
+            ]
             most = 1
         yield [(number, course.said[number]) for number in taken]
+
 
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
     """transformers' own `generate` on a left-padded batch, for models that do not share."""
@@ -368,10 +385,12 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors)
     return [_until_end(tokens, runner.loaded.eos_ids) for tokens in output[:, width:].tolist()]
 
+
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     """Padding follows the first end token, and may be the same id."""
     stop = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
+
 
 def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
     """A response from its tokens; without an end token it was cut. In the plain format it ends at the next turn."""
@@ -381,6 +400,7 @@ def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
         tokens = _cut_at(loaded, tokens, PLAIN_STOP)
         text, ended = text[: text.index(PLAIN_STOP)], True
     return Generated(tuple(tokens), text, "stop" if ended else "length")
+
 
 def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
     """The fewest tokens whose text holds `stop`."""

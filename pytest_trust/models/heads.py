@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Model types that multiply by `logits_scaling`; the Granite family, and all others, divide by it.
 _MULTIPLY_BY_LOGITS_SCALING = frozenset({"hyperclovax"})
 
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What turns a post-norm hidden state into logits.
@@ -79,6 +80,7 @@ class Head:
         """Peak bytes of one token's logits."""
         return self.vocabulary * (int(self.weight.element_size()) + (0 if self.logit_map.plain else 4))
 
+
 def head_of(model: Any) -> Head:
     """The head of a loaded transformers causal language model, also under a PEFT adapter.
 
@@ -116,6 +118,7 @@ def head_of(model: Any) -> Head:
     )
     cap = next((float(value) for value in caps if value), None)
     return Head(weight=weight, bias=bias, soft_cap=cap, scale=scale)
+
 
 def _layer_weights(layer: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Weight and bias of an output layer, with PEFT's wrappers resolved to what is active."""
@@ -161,6 +164,7 @@ class LogitMap:
         if self.soft_cap is not None:
             logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits
+
 
 AS_THEY_ARE = (LogitMap(), LogitMap())
 

@@ -9,9 +9,7 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 
 if TYPE_CHECKING:
-
     import torch
-
 
 
 def response_hidden(
@@ -59,6 +57,7 @@ def response_hidden(
         # The state before token t predicts token t.
         return hidden[:, :-1][measured[:, 1:]]
 
+
 def check_head(model: Any, head: Head) -> None:
     """Compare the head with the model's own logits on three tokens, so that a scale we do not know is never
     missed.
@@ -87,6 +86,7 @@ def check_head(model: Any, head: Head) -> None:
             f"{type(model).__name__} does more to its logits than its output layer, scale and soft cap; "
             "its drift cannot be measured from hidden states: compare its logits with kl_divergence"
         )
+
 
 def _body(model: Any) -> Any:
     """The model without its head; under PEFT the adapted layers are inside it."""

@@ -132,8 +132,13 @@ def identify_model(
         warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
     named, ancestors = _lineage_names(reference, files, config)
     card = _card(files.directory if files.adapter is None else files.adapter) if not files.gguf else ""
-    relation = _card_value(card, "base_model_relation") or ("adapter" if files.adapter and reference.kind != "demo" else "")
-    fingerprint, base_weights = digest("model", 1, weights, adapter, behaviour, code, generation, kind), weights if adapter else ""
+    relation = _card_value(card, "base_model_relation") or (
+        "adapter" if files.adapter and reference.kind != "demo" else ""
+    )
+    fingerprint, base_weights = (
+        digest("model", 1, weights, adapter, behaviour, code, generation, kind),
+        weights if adapter else "",
+    )
     whole, mutant = digest(weights, adapter) if adapter else weights, reference.mutant
     if mutant is not None:
         # Whatever a mutant acts on, its answers are stored apart from the model's.

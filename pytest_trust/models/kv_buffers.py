@@ -38,7 +38,9 @@ def _buffer_class() -> Any:
             self.value_buffer = values.new_empty(rows, values.shape[1], self.capacity, values.shape[3])
 
         def _expose(self) -> tuple[torch.Tensor, torch.Tensor]:
-            self.keys, self.values = (buffer[:, :, self.start : self.used] for buffer in (self.key_buffer, self.value_buffer))
+            self.keys, self.values = (
+                buffer[:, :, self.start : self.used] for buffer in (self.key_buffer, self.value_buffer)
+            )
             return self.keys, self.values
 
         def take(self, count: int, rows: torch.Tensor, source: Any, places: torch.Tensor) -> None:
@@ -110,7 +112,9 @@ def merge_caches(
         layer.merge(rows, None if others is None else others.layers[index], other_rows, columns, capacity)
 
 
-def replace_rows(cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, room: int) -> bool:
+def replace_rows(
+    cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, room: int
+) -> bool:
     """Put rows of another cache in the places of rows, without moving the rest, where there is `room` for further tokens of them; whether
     there is. `columns` are the tokens of the longest row, afterwards."""
     first = cache.layers[0]

@@ -184,10 +184,18 @@ class OffloadedRunner(Runner):
             yield Predictions(states, {index: list(range(len(states)))})
 
     def _run(
-        self, batches: list[list[tuple[Ids, int]]], places: list[list[int]], rows: list[tuple[int, Ids, int]], count: int
+        self,
+        batches: list[list[tuple[Ids, int]]],
+        places: list[list[int]],
+        rows: list[tuple[int, Ids, int]],
+        count: int,
     ) -> list[list[torch.Tensor]]:
         found = self._layers.together([lambda batch=batch: self._batch(batch) for batch in batches])  # type: ignore[misc]
-        states = {place: one for chosen, made in zip(places, found, strict=True) for place, one in zip(chosen, made, strict=True)}
+        states = {
+            place: one
+            for chosen, made in zip(places, found, strict=True)
+            for place, one in zip(chosen, made, strict=True)
+        }
         result: list[list[torch.Tensor]] = [[] for _ in range(count)]
         for place, (group, _, _) in enumerate(rows):
             result[group].append(states[place])
@@ -208,7 +216,9 @@ class OffloadedRunner(Runner):
             return [hidden[index, start - 1 : len(row) - 1].clone() for index, (row, start) in enumerate(batch)]
 
 
-def offloaded(reference: Reference, files: ModelFiles, dtype: str, device: str, trust_remote_code: bool) -> tuple[Any, Layers]:
+def offloaded(
+    reference: Reference, files: ModelFiles, dtype: str, device: str, trust_remote_code: bool
+) -> tuple[Any, Layers]:
     """A model without its decoder layers' weights, and the layers.
 
     Raises:
@@ -221,7 +231,9 @@ def offloaded(reference: Reference, files: ModelFiles, dtype: str, device: str, 
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     config_class: Any = AutoConfig
-    config = config_class.from_pretrained(str(files.directory), local_files_only=True, trust_remote_code=trust_remote_code)
+    config = config_class.from_pretrained(
+        str(files.directory), local_files_only=True, trust_remote_code=trust_remote_code
+    )
     if getattr(config, "quantization_config", None) is not None:
         raise _refusal(reference, "its weights are quantised")
     wanted: torch.dtype = getattr(torch, dtype)
@@ -316,7 +328,11 @@ def _decoder_layers(model: Any, reference: Reference) -> tuple[Any, str]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList) and len(module) == count and any(True for _ in module.parameters())
     ]
-    outer = [(name, module) for name, module in found if not any(name.startswith(f"{other}.") for other, _ in found if other != name)]
+    outer = [
+        (name, module)
+        for name, module in found
+        if not any(name.startswith(f"{other}.") for other, _ in found if other != name)
+    ]
     if len(outer) != 1:
         raise _refusal(reference, f"{type(model).__name__} has {len(outer)} lists of {count} layers, expected one")
     return outer[0][1], outer[0][0]
@@ -330,6 +346,8 @@ def _put(module: Any, name: str, tensor: torch.Tensor, *, parameter: bool = True
     for part in path:
         module = getattr(module, part)
     if parameter:
-        module._parameters[last] = tensor if isinstance(tensor, torch.nn.Parameter) else torch.nn.Parameter(tensor, requires_grad=False)
+        module._parameters[last] = (
+            tensor if isinstance(tensor, torch.nn.Parameter) else torch.nn.Parameter(tensor, requires_grad=False)
+        )
     else:
         module._buffers[last] = tensor

@@ -33,8 +33,10 @@ _TURN_ENDS = (
     "</s>",
 )
 
+
 class CannotLoad(TrustError):
     """A model's files are there, and it still cannot be loaded."""
+
 
 def load_model(
     reference: Reference,
@@ -63,7 +65,9 @@ def load_model(
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
     if offload:
         if chosen == BALANCED:
-            raise CannotLoad(f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out")
+            raise CannotLoad(
+                f"{reference.text}: device=balanced and --trust-offload=layers exclude each other: leave one out"
+            )
         from pytest_trust.models.layer_offload import offloaded
 
         with _in_words(reference), quiet():
@@ -79,6 +83,7 @@ def load_model(
             apply_mutant(model, tokenizer, reference.mutant, label=reference.label)
     return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
 
+
 def load_tokenizer(
     reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -91,6 +96,7 @@ def load_tokenizer(
             str(files.tokenizer), local_files_only=True, trust_remote_code=trust_remote_code, **gguf
         )
     return tokenizer
+
 
 def available_device(device: str, given: str) -> str:
     """The device if this machine has it.
@@ -116,6 +122,7 @@ def available_device(device: str, given: str) -> str:
             f"{given}: the device {device} was asked for and is not available here: use device=cpu or leave it out"
         )
     return device
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -148,6 +155,7 @@ def quiet() -> Iterator[None]:
         if hub_bars:
             enable_progress_bars()
 
+
 @contextmanager
 def _in_words(reference: Reference) -> Iterator[None]:
     try:
@@ -165,6 +173,7 @@ def _in_words(reference: Reference) -> Iterator[None]:
         elif "Unrecognized configuration class" in str(error):
             text = "not a causal language model"
         raise CannotLoad(f"{reference.text}: cannot be loaded: {text}") from error
+
 
 def _load_weights(
     reference: Reference, files: ModelFiles, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
@@ -197,6 +206,7 @@ def _load_weights(
     result: PreTrainedModel = model
     return result
 
+
 def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[Any, str]:
     """The model with its layers spread evenly over the GPUs that this process sees, by accelerate; and the device of its inputs.
 
@@ -206,12 +216,15 @@ def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[A
     from accelerate.utils import get_balanced_memory
 
     whole = list(model._no_split_modules or ())
-    limits = get_balanced_memory(model, max_memory=None if memory is None else dict(memory), no_split_module_classes=whole)
+    limits = get_balanced_memory(
+        model, max_memory=None if memory is None else dict(memory), no_split_module_classes=whole
+    )
     places = infer_auto_device_map(model, max_memory=limits, no_split_module_classes=whole)
     if "disk" in places.values():
         raise MemoryError("out of memory")
     model = dispatch_model(model, places, skip_keys=model._skip_keys_device_placement, force_hooks=True)
     return model, str(model.get_input_embeddings().weight.device)
+
 
 def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
     from peft import PeftModel
@@ -226,6 +239,7 @@ def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
             f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base="
         )
     return merged
+
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id that ends a response: generation_config's, the tokenizer's, and the template's end of turn."""

@@ -32,13 +32,16 @@ def halving(items: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
         if not out_of_memory(error):
             raise
         if len(items) == 1:
-            raise TrustError("out of memory for a single window of a text: give a smaller window, a smaller dtype or another device") from error
+            raise TrustError(
+                "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
+            ) from error
     else:
         return
     gc.collect()
     middle = len(items) // 2
     halving(items[:middle], run)
     halving(items[middle:], run)
+
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an exception says that memory ran out: torch has several."""
@@ -51,7 +54,10 @@ def out_of_memory(error: Exception) -> bool:
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
-_LARGE = 8 << 20  # above what a forward of some hundred tokens makes and frees again and again, below keys and values of a batch
+_LARGE = (
+    8 << 20
+)  # above what a forward of some hundred tokens makes and frees again and again, below keys and values of a batch
+
 
 @functools.cache
 def return_large_blocks() -> None:

@@ -29,7 +29,9 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
     for part in runner.predictions(groups):
         # One pass of the head for the whole forward: by option it would stream the head's weights for one or two tokens each.
         places = [place for found in part.places.values() for place in found]
-        values = iter(token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places))
+        values = iter(
+            token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places)
+        )
         totals |= {index: sum(next(values) for _ in rows[index]) for index in part.places}
     sums = iter([(totals[index], len(row)) for index, row in enumerate(rows)])
     results = []
@@ -57,10 +59,14 @@ def token_log_likelihoods(
         for start in range(0, len(hidden), _CHUNK_TOKENS):
             logits = head.logits(hidden[start : start + _CHUNK_TOKENS]).float()
             here = []
-            while done < len(order) and (order[done] if places is None else places[order[done]]) < start + _CHUNK_TOKENS:
+            while (
+                done < len(order) and (order[done] if places is None else places[order[done]]) < start + _CHUNK_TOKENS
+            ):
                 here.append(order[done])
                 done += 1
-            lines = torch.tensor([(index if places is None else places[index]) - start for index in here], device=logits.device)
+            lines = torch.tensor(
+                [(index if places is None else places[index]) - start for index in here], device=logits.device
+            )
             asked = torch.tensor([tokens[index] for index in here], device=logits.device)
             top = logits.amax(-1, keepdim=True)
             chosen = logits[lines, asked] - top[lines, 0]

@@ -34,7 +34,12 @@ class Budgeted:
 
 
 def responses(
-    runner: Runner, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags, limits: Limits | None = None
+    runner: Runner,
+    rows: Sequence[Row],
+    tails: Sequence[str],
+    generation: Generation,
+    tags: Tags,
+    limits: Limits | None = None,
 ) -> Iterator[list[tuple[int, Budgeted]]]:
     """Responses as they are finished, with the rows' numbers.
 
@@ -47,7 +52,9 @@ def responses(
             yield [(number, Budgeted(one, closed=False)) for number, one in part]
         return
     # Most responses have no trace, and end within the answer's limit: the others go on, first in their traces, then to their answers.
-    first = replace(generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None)
+    first = replace(
+        generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None
+    )
     course = _Course(runner.loaded, tails, generation, tags)
     for part in stream(runner, rows, first, limits, further=course.further, longest=generation.longest + _TAG_TOKENS):
         yield [(number, course.finished(number, one, rows[number].plain)) for number, one in part]
@@ -89,7 +96,11 @@ class _Course:
     def finished(self, number: int, made: Generated, plain: bool) -> Budgeted:
         """A response without what its answer has beyond its limit, which a trace that ended early left room for."""
         if made.finish_reason == "length" and number not in self.closed:
-            beyond = len(made.token_ids) - _trace_length(self.loaded, made.token_ids, self.tails[number], self.tags) - self.limit
+            beyond = (
+                len(made.token_ids)
+                - _trace_length(self.loaded, made.token_ids, self.tails[number], self.tags)
+                - self.limit
+            )
             split = read_response(self.loaded, made.token_ids, made.text, self.tails[number], self.tags)
             if beyond > 0 and split.complete:
                 made = finish(self.loaded, list(made.token_ids[:-beyond]), plain)
@@ -98,6 +109,7 @@ class _Course:
 
 def _trace_length(loaded: LoadedModel, tokens: Sequence[int], tail: str, tags: Tags) -> int:
     """Tokens up to the end of the trace; 0 where there is none."""
+
     def closed(count: int) -> bool:
         split = read_response(loaded, tokens[:count], decode(loaded, tokens[:count]), tail, tags)
         return split.complete and bool(split.parts) and any(part.kind != "answer" for part in split.parts)

@@ -204,7 +204,9 @@ def _parse_server(given: str, label: str, rest: str) -> Reference:
     if label and "label" in options:
         raise InvalidReference(f"{url}#{model}: the label is given twice, in front and as an option: keep one")
     label = label or options.pop("label", "") or _label("server", model, model, options)
-    return Reference(given, "server", f"{url.rstrip('/')}#{model}", "", MappingProxyType(dict(sorted(options.items()))), label)
+    return Reference(
+        given, "server", f"{url.rstrip('/')}#{model}", "", MappingProxyType(dict(sorted(options.items()))), label
+    )
 
 
 def _parse_options(given: str, query: str) -> dict[str, str]:
@@ -249,7 +251,9 @@ def _check_number(given: str, key: str, value: str) -> None:
     except ValueError:
         number = -1
     if not least <= number < 1e6:
-        raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected a number of {what}, at least {least}")
+        raise InvalidReference(
+            f"{given}: {key}={value!r} is not possible, expected a number of {what}, at least {least}"
+        )
 
 
 def _canonical_mutant(value: str, given: str) -> str:
@@ -263,7 +267,9 @@ def check_device(device: str, given: str = "") -> None:
     """Refuse what is no device name (whether the device is there is seen when a model is loaded)."""
     if not _DEVICE.fullmatch(device):
         where = f"{given}: " if given else ""
-        raise InvalidReference(f"{where}device {device!r} is no device: expected auto, cpu, cuda, cuda:N, balanced (over all GPUs) or mps")
+        raise InvalidReference(
+            f"{where}device {device!r} is no device: expected auto, cpu, cuda, cuda:N, balanced (over all GPUs) or mps"
+        )
 
 
 def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:

@@ -123,7 +123,9 @@ class Runner:
             return 0
         columns, vocabulary, head = _TREE_COLUMNS[1], self.head.vocabulary, self.head
         # No two begin alike, so that nothing is shared.
-        prompts = [(row % vocabulary, row // vocabulary, *(0,) * (columns - 2)) for row in range(_GPU_FORWARD // columns)]
+        prompts = [
+            (row % vocabulary, row // vocabulary, *(0,) * (columns - 2)) for row in range(_GPU_FORWARD // columns)
+        ]
 
         def run() -> None:
             with torch.inference_mode():
@@ -208,7 +210,10 @@ class Runner:
             hidden = self._forward_tree(pack)
             wanted: dict[int, int] = {}  # place in the forward -> place among the states that are kept
             places = {
-                index: [wanted.setdefault(line * hidden.shape[1] + place, len(wanted)) for place in path[rows[index][1] - 1 :]]
+                index: [
+                    wanted.setdefault(line * hidden.shape[1] + place, len(wanted))
+                    for place in path[rows[index][1] - 1 :]
+                ]
                 for index, (line, path) in pack.paths.items()
             }
             kept = torch.tensor(list(wanted), device=hidden.device)
@@ -280,7 +285,10 @@ class Runner:
                 states = self.step(torch.full_like(done.lengths, further), seen, done.lengths, done.cache)
                 for index, row in enumerate(rows):
                     plain = self._alone((*row, further, further), 1)
-                    if not (_alike(trees.states[trees.places[index]], plain[: len(row) - 1]) and _alike(states[index], plain[-1])):
+                    if not (
+                        _alike(trees.states[trees.places[index]], plain[: len(row) - 1])
+                        and _alike(states[index], plain[-1])
+                    ):
                         return False
         except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
             return False

@@ -129,9 +129,7 @@ class SuiteCollection:
         """`--trust-suite=safety/harmful_requests` keeps one suite of its module; a run that named no path keeps trust tests only."""
         named = config.args_source is pytest.Config.ArgsSource.ARGS
         kept = [
-            item
-            for item in items
-            if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))
+            item for item in items if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))
         ]
         dropped = [item for item in items if item not in set(kept)]
         if dropped:

@@ -15,6 +15,7 @@ from pytest_trust.models.reference import Reference, parse_reference
 
 ENGINES = ("local", "ray")
 
+
 @dataclass(frozen=True)
 class TrustConfig:
     """What was asked for: command line over ini over default. No candidate: nothing is compared."""
@@ -84,6 +85,7 @@ class TrustConfig:
         """Whether this run compares a pair; otherwise it records one model or prints a plan."""
         return self.candidate is not None and self.record is None and not self.plan
 
+
 def build_config(config: pytest.Config) -> TrustConfig:
     """The frozen options of this run. Raises pytest.UsageError naming the option and the fix."""
 
@@ -138,9 +140,7 @@ def build_config(config: pytest.Config) -> TrustConfig:
         redact=flag("redact"),
         sequential=flag("sequential"),
         trust_remote_code=flag("remote_code"),
-        testpaths=None
-        if config.getini("trust_testpaths") is None
-        else tuple(config.getini("trust_testpaths")),
+        testpaths=None if config.getini("trust_testpaths") is None else tuple(config.getini("trust_testpaths")),
         judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
         mutants=read_mutants(config.getoption("trust_mutants")),
         template=one_of("--trust-template", text("template"), ("own", "shared")),
@@ -155,15 +155,21 @@ def build_config(config: pytest.Config) -> TrustConfig:
         if trust.mutants is not None:
             raise pytest.UsageError("--trust-mutants runs in one process, a mutant after the other: leave out -n")
         if trust.engine == "ray":
-            raise pytest.UsageError("--trust-engine=ray: the cluster's actors do the work, and one process hands it out: leave out -n")
+            raise pytest.UsageError(
+                "--trust-engine=ray: the cluster's actors do the work, and one process hands it out: leave out -n"
+            )
     return trust
+
 
 def read_record_form(form: str) -> int:
     """The K of `--trust-record=FILE?topk=K`."""
     name, _, value = form.partition("=")
     if name != "topk" or not value.isdigit() or int(value) < 1:
-        raise pytest.UsageError(f"--trust-record: {form!r} after '?', expected topk=K with a whole number K of 1 or more")
+        raise pytest.UsageError(
+            f"--trust-record: {form!r} after '?', expected topk=K with a whole number K of 1 or more"
+        )
     return int(value)
+
 
 def read_reference(name: str, value: str) -> Reference:
     try:
@@ -172,6 +178,7 @@ def read_reference(name: str, value: str) -> Reference:
     except TrustError as error:
         raise pytest.UsageError(f"--trust-{name}: {error}") from None
     return parsed
+
 
 def read_judges(values: Sequence[str]) -> tuple[str, ...]:
     """The specifications, checked; nothing is loaded."""
@@ -183,6 +190,7 @@ def read_judges(values: Sequence[str]) -> tuple[str, ...]:
         except TrustError as error:
             raise pytest.UsageError(f"--trust-judge: {error}") from None
     return tuple(values)
+
 
 def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
     if not values:
@@ -201,6 +209,7 @@ def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
         tags.append((opening, closing))
     return tuple(tags)
 
+
 def read_mutants(value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -210,6 +219,7 @@ def read_mutants(value: str | None) -> tuple[str, ...] | None:
         return read_names(value)
     except TrustError as error:
         raise pytest.UsageError(f"--trust-mutants={value}: {error}") from None
+
 
 def check_mutants(trust: TrustConfig, given: list[str]) -> None:
     if trust.plan or trust.record is not None:
@@ -222,6 +232,7 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         raise pytest.UsageError(
             f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: give the model itself"
         )
+
 
 def check_engine(trust: TrustConfig) -> None:
     if trust.engine not in ENGINES:
@@ -238,6 +249,7 @@ def check_engine(trust: TrustConfig) -> None:
             raise pytest.UsageError(
                 "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"
             )
+
 
 def check_config(trust: TrustConfig) -> None:
     given = ["baseline"] * (trust.baseline is not None) + ["candidate"] * len(trust.candidates)
@@ -259,9 +271,7 @@ def check_config(trust: TrustConfig) -> None:
                 f"--trust-record writes one model's part: give --trust-baseline or --trust-candidate, not {' and '.join(given) or 'neither'}"
             )
         if trust.record.suffix != ".trust":
-            raise pytest.UsageError(
-                f"--trust-record={trust.record.name}: expected a file name ending in .trust"
-            )
+            raise pytest.UsageError(f"--trust-record={trust.record.name}: expected a file name ending in .trust")
     elif given == ["baseline"] and not trust.plan and trust.mutants is None:
         raise pytest.UsageError(
             "--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL"
@@ -280,6 +290,7 @@ def check_config(trust: TrustConfig) -> None:
                 f"{option}={path}: the directory {path.parent} does not exist: create it or name another"
             )
 
+
 def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
     try:
         number = int(value or "")
@@ -291,11 +302,13 @@ def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
         )
     return number
 
+
 def one_of(option: str, value: str | None, names: tuple[str, ...]) -> str:
     """The value, or the first of the names when none was given."""
     if value is not None and value not in names:
         raise pytest.UsageError(f"{option}={value}: expected {' or '.join(names)}")
     return value or names[0]
+
 
 def read_limit(value: str) -> float:
     """lm-evaluation-harness's `--limit`: a fraction below 1, or a whole number."""

@@ -113,9 +113,7 @@ class Trust:
         """
         __tracebackhide__ = True
         marks = marker_arguments(self._item)
-        loaded = self._load(
-            suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom")
-        )
+        loaded = self._load(suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom"))
         record = self._audit.gate_record(
             self.pair,
             loaded,
@@ -134,7 +132,9 @@ class Trust:
         __tracebackhide__ = True
         return self.drift(suite, direction="candidate_baseline")
 
-    def drift(self, suite: str | Path | Sequence[str], *, direction: str = "candidate_baseline", on: str = "responses") -> Drift:
+    def drift(
+        self, suite: str | Path | Sequence[str], *, direction: str = "candidate_baseline", on: str = "responses"
+    ) -> Drift:
         """`candidate_baseline`: KL(candidate || baseline) on the candidate's responses; `baseline_candidate`: the reverse on the
         baseline's (what was forgotten); `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, which the
         candidate has read and the baseline has not: how far what it says after thinking is from what the baseline would say at once.
@@ -156,7 +156,9 @@ class Trust:
         if on == "prompts":
             probes = [probe for probe in loaded.probes if probe.prompt.strip()]
             clusters = [probe.cluster for probe in probes]
-            return self._audit.drifts.of_texts(self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts")
+            return self._audit.drifts.of_texts(
+                self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts"
+            )
         return self._audit.drifts.of_suite(self.pair, loaded, direction)
 
     def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:
@@ -187,11 +189,7 @@ def check_markers(items: list[pytest.Item]) -> None:
                 )
             for key in ("margin", "ceiling"):
                 value = marker.kwargs.get(key, 1.0)
-                if (
-                    isinstance(value, bool)
-                    or not isinstance(value, (int, float))
-                    or not 0 < value < float("inf")
-                ):
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                     raise pytest.UsageError(
                         f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): expected a positive number in the metric's unit"
                     )
@@ -258,12 +256,16 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
     return [_read_once(items[0].config, name) for name in names]
 
 
-def _read_once(config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom") -> Suite:
+def _read_once(
+    config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom"
+) -> Suite:
     """A suite as it was when this session first read it: many tests ask for each."""
     from pytest_trust.catalog.files import load_suite
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)
     if key not in found:
         trust = options.of(config)
-        found[key] = load_suite(suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change)
+        found[key] = load_suite(
+            suite, judge=judge, dimension=dimension, data=trust.data, accept_data_change=trust.accept_data_change
+        )
     return found[key]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 pytest.register_assert_rewrite("pytest_trust.suites")
 
-MARKER = "trust(suite=None, *, dimension, margin, ceiling, never): a trust gate; what it measures and what it is held to"
+MARKER = (
+    "trust(suite=None, *, dimension, margin, ceiling, never): a trust gate; what it measures and what it is held to"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

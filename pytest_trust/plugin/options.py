@@ -27,7 +27,11 @@ def add_options(parser: pytest.Parser) -> None:
         ("data", "DIR", "folder of the original files of public benchmarks (--trust-suite=public/xstest), or hub"),
         ("store", "DIR", "where responses are kept (default: the user's cache directory)"),
         ("report", "FILE", "write the results to FILE (.json)"),
-        ("device", "DEVICE", "cpu, cuda, cuda:1, mps, balanced: layers spread over all GPUs (default: a GPU where there is one)"),
+        (
+            "device",
+            "DEVICE",
+            "cpu, cuda, cuda:1, mps, balanced: layers spread over all GPUs (default: a GPU where there is one)",
+        ),
         (
             "dtype",
             "DTYPE",
@@ -41,9 +45,17 @@ def add_options(parser: pytest.Parser) -> None:
         ),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
-        ("max-reasoning-tokens", "N", "token limit of a reasoning trace apart from the answer's; a longer one is truncated"),
+        (
+            "max-reasoning-tokens",
+            "N",
+            "token limit of a reasoning trace apart from the answer's; a longer one is truncated",
+        ),
         ("template", "NAME", "drift behind each model's own chat template (own, default) or the baseline's (shared)"),
-        ("offload", "NAME", "layers: one decoder layer of a model in memory at a time, read from its safetensors files (default: none)"),
+        (
+            "offload",
+            "NAME",
+            "layers: one decoder layer of a model in memory at a time, read from its safetensors files (default: none)",
+        ),
         ("seed", "N", "seed of sampled responses (default: 0)"),
         ("limit", "N", "probes per suite: a number, or a fraction below 1"),
     ):

@@ -150,15 +150,11 @@ class TrustRun:
             from pytest_trust.report.json_report import write_report
 
             try:
-                write_report(
-                    self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact
-                )
+                write_report(self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact)
             except TrustError as error:
                 self.failed_report = str(error)
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if exitstatus == pytest.ExitCode.OK and not any(
-            record["verdict"] != "not measured" for record in self.records
-        ):
+        if exitstatus == pytest.ExitCode.OK and not any(record["verdict"] != "not measured" for record in self.records):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -238,8 +234,14 @@ class TrustRun:
             identical = bool(drift) and all(one["identical"] for one in drift.values())
             tax = trust_tax(sorted(records, key=lambda record: (record["gate"], record["nodeid"])))
             for dimension, row in tax["dimensions"].items():
-                own = [record["drift_by_flip"] for record in records if record["dimension"] == dimension and not record["control"]]
-                row["drift_auc"] = flip_auc({side: [value for one in own for value in one[side]] for side in ("flipped", "unflipped")})
+                own = [
+                    record["drift_by_flip"]
+                    for record in records
+                    if record["dimension"] == dimension and not record["control"]
+                ]
+                row["drift_auc"] = flip_auc(
+                    {side: [value for one in own for value in one[side]] for side in ("flipped", "unflipped")}
+                )
             found.append({**records[0]["run"]["candidate"], "drift": drift, "identical": identical, "tax": tax})
         return found
 

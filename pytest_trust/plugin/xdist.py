@@ -15,9 +15,7 @@ def visible_gpus() -> int | None:
     if listed is not None:
         return len([name for name in listed.split(",") if name.strip() not in ("", "-1")]) or None
     try:
-        found = subprocess.run(
-            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True
-        )
+        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return len(found.stdout.splitlines()) or None

@@ -240,7 +240,9 @@ def _rows(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(("in thought", trace))
     closed = {name: _side(record, name).get("closed") or 0 for name in ("baseline", "candidate")}
     if any(closed.values()):
-        rows.append(("budget", "traces that it closed: " + ", ".join(f"{name} {number}" for name, number in closed.items())))
+        rows.append(
+            ("budget", "traces that it closed: " + ", ".join(f"{name} {number}" for name, number in closed.items()))
+        )
     outcomes = [f"{name}: {found}" for name in ("baseline", "candidate") if (found := _outcomes(_side(record, name)))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
     rows += _breakdown(record, numbers)
@@ -278,7 +280,10 @@ def _breakdown(record: Record, numbers: Numbers) -> list[tuple[str, str]]:
         probes = sum(value["n"] for value in values)
         if probes < _PROBES_A_VALUE * len(values) or not any(value["delta"] for value in values):
             continue
-        parts = [f"{visible(str(value['value']))} {_moved(value, numbers)} (n{UNBROKEN}{value['n']})" for value in values[:_SHOWN_VALUES]]
+        parts = [
+            f"{visible(str(value['value']))} {_moved(value, numbers)} (n{UNBROKEN}{value['n']})"
+            for value in values[:_SHOWN_VALUES]
+        ]
         more = f", {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else ""
         name = visible(factor).replace("_", " ")
         rows.append(("by kind" if not rows else "", f"{name}: {', '.join(parts)}{more}"))

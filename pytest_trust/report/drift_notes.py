@@ -56,8 +56,14 @@ def drift_lines(record: Record, width: int) -> list[str]:
             notes.append(f"per response {thought} nats in the reasoning and {said} in the answer given it")
             alone = drift.get("answer_without_trace")
             if key == "candidate_baseline" and isinstance(alone, Mapping) and known(alone.get("per_sequence")):
-                of = "" if alone.get("responses") == side.get("responses") else f" ({count(alone.get('responses'))} responses)"
-                notes.append(f"{magnitude(alone['per_sequence'])} in the answer against a baseline that has not read the reasoning{of}")
+                of = (
+                    ""
+                    if alone.get("responses") == side.get("responses")
+                    else f" ({count(alone.get('responses'))} responses)"
+                )
+                notes.append(
+                    f"{magnitude(alone['per_sequence'])} in the answer against a baseline that has not read the reasoning{of}"
+                )
         notes += _where(side, key == "candidate_baseline")
         if side.get("on"):
             notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(str(side['on']))}")
@@ -71,7 +77,10 @@ def drift_lines(record: Record, width: int) -> list[str]:
             notes.append(f"noise floor {magnitude(drift['floor'], 2)}")
         outcomes = record.get("drift_by_outcome") or {}
         if len(outcomes) > 1:
-            parts = [f"{magnitude(found['mean'])} where {visible(str(name))} (n{UNBROKEN}{found['probes']})" for name, found in outcomes.items()]
+            parts = [
+                f"{magnitude(found['mean'])} where {visible(str(name))} (n{UNBROKEN}{found['probes']})"
+                for name, found in outcomes.items()
+            ]
             notes.append(f"by the candidate's outcome {', '.join(parts)}")
         auc = record.get("drift_auc")
         if auc:
@@ -87,12 +96,20 @@ def _where(side: Record, first: bool) -> list[str]:
     notes = []
     means = side.get("first")
     if first and isinstance(means, Mapping):
-        parts = [f"{magnitude(means.get(number))} over the first {number}" for number in ("1", "5", "20") if known(means.get(number))]
+        parts = [
+            f"{magnitude(means.get(number))} over the first {number}"
+            for number in ("1", "5", "20")
+            if known(means.get(number))
+        ]
         parts += [f"{magnitude(side.get('rest'))} over the rest"] if known(side.get("rest")) else []
         notes += [f"by place in the answer {', '.join(parts)}"] if len(parts) > 1 else []
     confidence = side.get("by_confidence")
     if first and isinstance(confidence, Mapping):
-        parts = [f"{magnitude(confidence.get(name))} where it was {name}" for name in ("sure", "unsure", "open") if known(confidence.get(name))]
+        parts = [
+            f"{magnitude(confidence.get(name))} where it was {name}"
+            for name in ("sure", "unsure", "open")
+            if known(confidence.get(name))
+        ]
         notes += [f"by the baseline's confidence {', '.join(parts)}"] if len(parts) > 1 else []
     if first and known(side.get("macro_mean")):
         notes.append(f"macro mean, each response counting the same, {magnitude(side['macro_mean'])}")

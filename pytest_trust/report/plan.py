@@ -110,5 +110,7 @@ def _totals(totals: Mapping[str, Any], gates: int) -> str:
             return f"{text}: nothing to generate"
         text += f", {count(left)} to generate"
     tokens, seconds, needed = totals.get("tokens"), totals.get("seconds"), totals.get("memory_bytes")
-    time = duration(seconds) + (" (a rough guess, these models have not run here)" if totals.get("rough") and known(seconds) else "")
+    time = duration(seconds) + (
+        " (a rough guess, these models have not run here)" if totals.get("rough") and known(seconds) else ""
+    )
     return f"{text}: at most about {count(tokens)} tokens, {time}, weights of {memory(needed)}"

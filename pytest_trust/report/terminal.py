@@ -97,7 +97,11 @@ def model_lines(meta: Mapping[str, Any], width: int) -> list[Line]:
     lines: list[Line] = []
     label = len("candidate") + _GAP
     candidates = meta.get("candidates") or [meta.get("candidate")]
-    sides = [(name, side) for name, side in (("baseline", meta.get("baseline")), *(("candidate", side) for side in candidates)) if side]
+    sides = [
+        (name, side)
+        for name, side in (("baseline", meta.get("baseline")), *(("candidate", side) for side in candidates))
+        if side
+    ]
     room = max((columns(visible(str(side.get("model") or UNKNOWN))) for _, side in sides), default=0)
     for name, side in sides:
         first = name.ljust(label) + pad(visible(str(side.get("model") or UNKNOWN)), room)
@@ -183,14 +187,18 @@ def _beside(record: Record) -> list[list[str]]:
         rows.append([f"  {THOUGHT}", *first, bracketed(trace, verdict), probes, note])
     for key, title in COUNTS:
         if counted([record], key):
-            rows.append([f"  {title}", *(share_of(record.get(name), key) for name in ("baseline", "candidate")), *[""] * 6])
+            rows.append(
+                [f"  {title}", *(share_of(record.get(name), key) for name in ("baseline", "candidate")), *[""] * 6]
+            )
     return rows
 
 
 def _matrix(records: Sequence[Record], candidates: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Line], str]:
     """The table with a column per candidate, and what its legend adds."""
     order = {str(candidate["model"]): place for place, candidate in enumerate(candidates)}
-    ordered = sorted(records, key=lambda record: (_order(record)[:3], order.get(candidate_of(record), 0), str(record.get("nodeid"))))
+    ordered = sorted(
+        records, key=lambda record: (_order(record)[:3], order.get(candidate_of(record), 0), str(record.get("nodeid")))
+    )
     one = {str(record["gate"]): record for record in ordered}
     short = dict(zip(one, _names(list(one.values()), shorten=True), strict=True))
     rows, legend = matrix(ordered, [short[str(record["gate"])] for record in ordered], candidates, width=width)

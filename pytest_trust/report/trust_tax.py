@@ -40,7 +40,9 @@ def trust_tax(records: Sequence[Record]) -> dict[str, Any]:
         found["better"] += _flipped(record, worse=False)
     dimensions = dict(sorted(dimensions.items(), key=lambda item: dimension_rank(item[0])))
     for found in dimensions.values():
-        found["verdict"] = next((verdict for verdict in WORST_FIRST if verdict in found["gates"].values()), "not measured")
+        found["verdict"] = next(
+            (verdict for verdict in WORST_FIRST if verdict in found["gates"].values()), "not measured"
+        )
         for side in ("worse", "better"):
             found[side] = sorted(set(found[side]))
     return {
@@ -72,7 +74,9 @@ def _flipped(record: Record, *, worse: bool) -> list[str]:
     return sorted(str(flip["probe"]) for flip in record.get("flips") or () if bool(flip.get("worse")) is worse)
 
 
-def _sentence(records: Sequence[Record], capability: Sequence[Mapping[str, Any]], dimensions: Mapping[str, Mapping[str, Any]]) -> str:
+def _sentence(
+    records: Sequence[Record], capability: Sequence[Mapping[str, Any]], dimensions: Mapping[str, Mapping[str, Any]]
+) -> str:
     controls = {str(record["gate"]): record for record in records if record.get("control")}
     parts = []
     for row in capability:
@@ -116,16 +120,29 @@ def tax_lines(candidates: Sequence[Record], width: int) -> list[tuple[str, dict[
         tax = candidate["tax"]
         name = f"{visible(str(candidate['model']))}: " if len(taxed) > 1 else ""
         first = (_TITLE if not lines else "").ljust(len(_TITLE) + 2)
-        lines += [(line, {"bold": True}) for line in wrap(name + visible(str(tax["sentence"])), width, first=first, rest=" " * len(first))]
+        lines += [
+            (line, {"bold": True})
+            for line in wrap(name + visible(str(tax["sentence"])), width, first=first, rest=" " * len(first))
+        ]
         for key in ("gained", "lost"):
             probes = sorted({probe for row in tax["capability"] for probe in row[key]})
             label = f"{'':{_INDENT}}capability {key}: "
-            lines += [(line, {}) for line in wrap(f"{count(len(probes))} probe{'' if len(probes) == 1 else 's'}{_listed(probes)}", width, first=label, rest=" " * (2 * _INDENT))]
+            lines += [
+                (line, {})
+                for line in wrap(
+                    f"{count(len(probes))} probe{'' if len(probes) == 1 else 's'}{_listed(probes)}",
+                    width,
+                    first=label,
+                    rest=" " * (2 * _INDENT),
+                )
+            ]
         rows = [_row(dimension, found) for dimension, found in tax["dimensions"].items()]
         if rows:
             # a column of which nothing is known only takes room
             full = [i for i in range(len(_HEAD)) if i < 4 or any(row[i] not in (UNKNOWN, "") for row in rows)]
-            shown = table([_HEAD[i] for i in full], [[row[i] for i in full] for row in rows], width=width, indent=_INDENT)
+            shown = table(
+                [_HEAD[i] for i in full], [[row[i] for i in full] for row in rows], width=width, indent=_INDENT
+            )
             lines += [(line, {}) for line in shown]
     if any(found.get("drift_auc") for candidate in taxed for found in candidate["tax"]["dimensions"].values()):
         lines += [(line, {"light": True}) for line in wrap(_AUC, width, first=" " * _INDENT)]
@@ -134,9 +151,18 @@ def tax_lines(candidates: Sequence[Record], width: int) -> list[tuple[str, dict[
 
 def _row(dimension: str, found: Record) -> list[str]:
     auc = found.get("drift_auc")
-    limits = f"{magnitude(auc['auc'], 2)} [{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]" if auc else UNKNOWN
+    limits = (
+        f"{magnitude(auc['auc'], 2)} [{magnitude(auc['lower'], 2)}, {magnitude(auc['upper'], 2)}]" if auc else UNKNOWN
+    )
     lost = [visible(str(probe)) for probe in found["worse"]]
-    return [visible(dimension), visible(str(found["verdict"])), count(len(lost)), count(len(found["better"])), limits, ", ".join(lost[:_SHOWN])]
+    return [
+        visible(dimension),
+        visible(str(found["verdict"])),
+        count(len(lost)),
+        count(len(found["better"])),
+        limits,
+        ", ".join(lost[:_SHOWN]),
+    ]
 
 
 def _listed(probes: Sequence[str]) -> str:

@@ -108,7 +108,9 @@ def chance_to_decide(
         return 1.0
     mean = float(sums.sum()) / n
     residual = sums - mean * sizes
-    variance = max(float(residual @ residual) * clusters / (clusters - 1) / n, 0.5 / n)  # of one probe, clusters allowed for
+    variance = max(
+        float(residual @ residual) * clusters / (clusters - 1) / n, 0.5 / n
+    )  # of one probe, clusters allowed for
     final = np.sqrt(variance / budget)
     # Where the final mean may come to lie: the part that is seen is fixed, the mean of the rest is only estimated.
     spread = (budget - n) / budget * np.sqrt(variance * (1 / (budget - n) + 1 / n))

@@ -204,9 +204,7 @@ def _check(margin: float, power: float, min_clusters: int, max_missing: float) -
     if isinstance(min_clusters, bool) or not isinstance(min_clusters, int | np.integer) or min_clusters < 2:
         raise InvalidInput(f"min_clusters={min_clusters!r} given, expected a whole number, at least 2")
     if not _is_number(max_missing) or not 0.0 <= max_missing < 1.0:
-        raise InvalidInput(
-            f"max_missing={max_missing!r} given, expected a share from 0 to below 1, such as 0.2"
-        )
+        raise InvalidInput(f"max_missing={max_missing!r} given, expected a share from 0 to below 1, such as 0.2")
 
 
 def _is_number(value: object) -> bool:

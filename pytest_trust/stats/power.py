@@ -33,9 +33,7 @@ def detectable_flips(
     most = 1 - 2 * background
     if n < 1 or most <= 0.0:
         return None
-    guess = _normal_guess(
-        n, background, margin, critical, -float(special.ndtri(level)), float(special.ndtri(power))
-    )
+    guess = _normal_guess(n, background, margin, critical, -float(special.ndtri(level)), float(special.ndtri(power)))
     if n > _EXACT_PAIRS:
         return guess if guess <= most else None
     top = min(most, 2 * guess + 4 / n)
@@ -69,9 +67,7 @@ def flip_power(
     return _flip_power(difference, n, background, margin, -float(special.ndtri(alpha)), alpha / family)
 
 
-def _flip_power(
-    delta: float, n: int, background: float, margin: float, critical: float, level: float
-) -> float:
+def _flip_power(delta: float, n: int, background: float, margin: float, critical: float, level: float) -> float:
     discordance = min(2 * background + delta, 1.0)
     if discordance <= 0.0:
         return 0.0
@@ -95,13 +91,9 @@ def _first_regressed(n: int, margin: float, critical: float, level: float) -> Fl
     Both conditions are monotone in the worse count, so bisection finds it; total + 1 where there is none.
     """
     total = np.arange(n + 1, dtype=np.float64)
-    reject = np.ceil(
-        total / 2 - special.ndtri(level) * np.sqrt(total) / 2
-    )  # near the answer; then exact steps
+    reject = np.ceil(total / 2 - special.ndtri(level) * np.sqrt(total) / 2)  # near the answer; then exact steps
     for _ in range(3):
-        reject = np.where(
-            (reject > 1) & (mcnemar_p(total - reject + 1, reject - 1) <= level), reject - 1, reject
-        )
+        reject = np.where((reject > 1) & (mcnemar_p(total - reject + 1, reject - 1) <= level), reject - 1, reject)
     for _ in range(4):
         reject = np.where((reject <= total) & (mcnemar_p(total - reject, reject) > level), reject + 1, reject)
     low, high = np.zeros(n + 1), total + 1

@@ -41,7 +41,8 @@ def detectable_graded(
     def found(steps: int) -> bool:
         differences = size * (kind > 1 - background - 2 * steps * _FINEST) - better - rest
         regressed = (
-            compare_scores(same, one, margin=margin, alpha=alpha, family=family, power=power).regressed for one in differences
+            compare_scores(same, one, margin=margin, alpha=alpha, family=family, power=power).regressed
+            for one in differences
         )
         return sum(regressed) >= power * _DRAWS
 

@@ -19,7 +19,9 @@ if not torch.cuda.is_available():
 
 
 def test_the_devices_memory_is_back_at_its_start(tmp_path: Path) -> None:
-    pair = tuple(parse_reference(f"{save_model(tmp_path / name, seed=seed)}?device=cuda") for name, seed in (("a", 0), ("b", 1)))
+    pair = tuple(
+        parse_reference(f"{save_model(tmp_path / name, seed=seed)}?device=cuda") for name, seed in (("a", 0), ("b", 1))
+    )
     torch.zeros(1, device="cuda")  # the libraries' own
     gc.collect()
     torch.cuda.empty_cache()

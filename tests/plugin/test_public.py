@@ -85,7 +85,9 @@ def test_the_public_profile_runs_what_can_be_found_and_lists_the_rest(
     assert "safety/harmful_requests" not in result.stdout
 
 
-def test_the_paper_profile_runs_the_audits_benchmarks_with_its_sampling(tmp_path: Path, refusing: Path, complying: Path) -> None:
+def test_the_paper_profile_runs_the_audits_benchmarks_with_its_sampling(
+    tmp_path: Path, refusing: Path, complying: Path
+) -> None:
     rows = made.as_csv(made.commonsense())
     made.write(tmp_path / "data/ethics/cm_test.csv", rows)
     result = run(

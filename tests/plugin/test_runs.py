@@ -43,9 +43,7 @@ def test_one_and_two_processes_write_the_same_report(tmp_path: Path, refusing: P
         "--trust-suite=toxicity",
     ]
     alone = trust_run(tmp_path, *arguments, "--trust-store=one", "--trust-report=one.json", "-p", "no:xdist")
-    both = trust_run(
-        tmp_path, *arguments, "--trust-store=two", "--trust-report=two.json", "-n2", "--dist=loadfile"
-    )
+    both = trust_run(tmp_path, *arguments, "--trust-store=two", "--trust-report=two.json", "-n2", "--dist=loadfile")
     assert alone.returncode == both.returncode == 0, alone.stdout + both.stdout
     first, second = (read_report(tmp_path / f"{name}.json") for name in ("one", "two"))
     assert len(first["gates"]) == 8
@@ -83,9 +81,7 @@ def test_a_killed_run_resumes(tmp_path: Path, refusing: Path, complying: Path) -
     resumed = trust_run(tmp_path, *arguments, "--trust-store=store", "--trust-report=resumed.json")
     fresh = trust_run(tmp_path, *arguments, "--trust-store=fresh", "--trust-report=fresh.json")
     assert resumed.returncode == fresh.returncode == 1, resumed.stdout
-    assert comparable(read_report(tmp_path / "resumed.json")) == comparable(
-        read_report(tmp_path / "fresh.json")
-    )
+    assert comparable(read_report(tmp_path / "resumed.json")) == comparable(read_report(tmp_path / "fresh.json"))
 
 
 def stored(path: Path) -> int:
@@ -111,9 +107,7 @@ def test_a_recording_is_a_model_reference(tmp_path: Path, refusing: Path, comply
     assert recorded.returncode == 0, recorded.stdout + recorded.stderr
     assert "trust: recorded refusing: 80 responses of 2 suites" in recorded.stdout
     suite = ["--trust-suite=safety", "--trust-store=b"]
-    audited = trust_run(
-        tmp_path, *pair(tmp_path / "baseline.trust", complying), *suite, "--trust-report=recorded.json"
-    )
+    audited = trust_run(tmp_path, *pair(tmp_path / "baseline.trust", complying), *suite, "--trust-report=recorded.json")
     live = trust_run(tmp_path, *pair(refusing, complying), *suite, "--trust-report=live.json")
     assert audited.returncode == live.returncode == 1, audited.stdout + audited.stderr
     gates = [
@@ -124,9 +118,7 @@ def test_a_recording_is_a_model_reference(tmp_path: Path, refusing: Path, comply
         assert (gate["verdict"], gate["delta"], gate["upper"]) == tuple(
             gates[1][name][key] for key in ("verdict", "delta", "upper")
         )
-        direct, stored_kl = (
-            side[name]["drift"]["baseline_candidate"]["mean"] for side in (gates[1], gates[0])
-        )
+        direct, stored_kl = (side[name]["drift"]["baseline_candidate"]["mean"] for side in (gates[1], gates[0]))
         assert stored_kl == pytest.approx(direct, rel=1e-3)  # bfloat16 hidden states
         assert "candidate_baseline" not in gate["drift"] or gate["drift"]["candidate_baseline"] is None
 
@@ -153,7 +145,12 @@ def test_models_that_do_not_fit_together_and_layers_that_come_and_go_are_said(
 ) -> None:
     import pytest_trust.models.runner
 
-    given = [f"--trust-baseline={refusing}", f"--trust-candidate={complying}", "--trust-suite=safety/harmful_requests", "--trust-profile=smoke"]
+    given = [
+        f"--trust-baseline={refusing}",
+        f"--trust-candidate={complying}",
+        "--trust-suite=safety/harmful_requests",
+        "--trust-profile=smoke",
+    ]
     given += ["--trust-limit=4", "--trust-max-new-tokens=8"]
     monkeypatch.setattr(pytest_trust.models.runner, "free_bytes", lambda device: 0)
     result = pytester.runpytest_inprocess(*given, f"--trust-store={tmp_path / 'apart'}", "--trust-batch-size=4")

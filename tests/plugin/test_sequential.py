@@ -43,7 +43,9 @@ def test_a_pair_that_does_not_differ_is_held_as_without_it(run, refusing: Path) 
     assert gate["sequential"]["units"] <= gate["sequential"]["of"]
 
 
-def test_another_margin_or_judge_gets_the_whole_sample(pytester: pytest.Pytester, run, refusing: Path, complying: Path) -> None:
+def test_another_margin_or_judge_gets_the_whole_sample(
+    pytester: pytest.Pytester, run, refusing: Path, complying: Path
+) -> None:
     """What was stopped for one question says nothing about another."""
     file = pytester.makepyfile(
         """

@@ -41,9 +41,15 @@ def gates(folder: Path) -> dict[str, dict[str, Any]]:
     return {gate["gate"]: gate for gate in read_report(folder / "out.json")["gates"]}
 
 
-def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_measured(tmp_path: Path, refusing: Path, complying: Path) -> None:
+def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_measured(
+    tmp_path: Path, refusing: Path, complying: Path
+) -> None:
     with serving(ServedModel(complying)) as server:
-        arguments = ("--trust-suite=safety/harmful_requests", "--trust-suite=ethics/judgements", "--trust-report=out.json")
+        arguments = (
+            "--trust-suite=safety/harmful_requests",
+            "--trust-suite=ethics/judgements",
+            "--trust-report=out.json",
+        )
         found = run(tmp_path, refusing, at(server), *arguments)
         asked = len(server.requests)
         again = run(tmp_path, refusing, at(server), *arguments)
@@ -57,7 +63,12 @@ def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_m
     assert NO_LOGPROBS in " ".join(found.stdout.split())
     assert ITS_WORD in " ".join(found.stdout.split())
     assert any(warning.endswith(ITS_WORD) for warning in read_report(tmp_path / "out.json")["warnings"])
-    for text in (found.stdout, found.stderr, (tmp_path / "out.json").read_text(), *(str(file.read_bytes()) for file in (tmp_path / "store").iterdir())):
+    for text in (
+        found.stdout,
+        found.stderr,
+        (tmp_path / "out.json").read_text(),
+        *(str(file.read_bytes()) for file in (tmp_path / "store").iterdir()),
+    ):
         assert KEY not in text
 
 
@@ -101,7 +112,15 @@ def test_a_plan_asks_the_server_nothing(tmp_path: Path, refusing: Path, complyin
 
 
 def test_mutants_need_weights(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--trust-baseline=http://127.0.0.1:9/v1#m", "--trust-mutants"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--trust-baseline=http://127.0.0.1:9/v1#m",
+        "--trust-mutants",
+    ]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 4
     assert "is a recording, behind a server, or a mutant already" in found.stderr

@@ -17,7 +17,13 @@ from pytest_trust.report import comparable, read_report
 from tests.plugin.test_runs import ENVIRONMENT, pair, trust_run
 from tests.tiny_models import save_adapter, save_model
 
-SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=ethics", "--trust-limit=6", "--trust-max-new-tokens=8", "--trust-batch-size=2")
+SUITES = (
+    "--trust-suite=safety/harmful_requests",
+    "--trust-suite=ethics",
+    "--trust-limit=6",
+    "--trust-max-new-tokens=8",
+    "--trust-batch-size=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,9 @@ def asked(store: Path, query: str) -> list[Any]:
 
 def stored(store: Path) -> Counter[str]:
     """Keys of what the models computed."""
-    return Counter(key for table in ("responses", "options", "drifts") for (key,) in asked(store, f"SELECT key FROM {table}"))
+    return Counter(
+        key for table in ("responses", "options", "drifts") for (key,) in asked(store, f"SELECT key FROM {table}")
+    )
 
 
 # A plugin that writes each computed key to a file of its process, and has each process begin when the others of the run do: one that is
@@ -86,7 +94,9 @@ def shares_of(counts: list[Counter[str]], store: Path) -> list[int]:
     return [share.total() for share in counts]
 
 
-def test_workers_share_the_whole_plan_and_report_what_one_process_does(tmp_path: Path, models: list[str], counted: Any) -> None:
+def test_workers_share_the_whole_plan_and_report_what_one_process_does(
+    tmp_path: Path, models: list[str], counted: Any
+) -> None:
     arguments = [*models, *SUITES, "-p", "counting"]
     runs = {"one": ("-p", "no:xdist"), "file": ("-n2", "--dist=loadfile"), "load": ("-n2", "-q")}
     reports, outputs = {}, {}
@@ -100,13 +110,22 @@ def test_workers_share_the_whole_plan_and_report_what_one_process_does(tmp_path:
     assert reports["one"] == reports["file"] == reports["load"]
     for name in ("one", "file"):
         told = [line for line in outputs[name].splitlines() if line.startswith("trust: ")]
-        for phase in ("base: answering", "base: scoring options of", "adapter: answering", "adapter: measuring drift on"):
+        for phase in (
+            "base: answering",
+            "base: scoring options of",
+            "adapter: answering",
+            "adapter: measuring drift on",
+        ):
             assert any(line.startswith(f"trust: {phase} ") for line in told), outputs[name]
-        assert any(line.startswith("trust: base: loading" if name == "one" else "trust: base: loading 2/2") for line in told)
+        assert any(
+            line.startswith("trust: base: loading" if name == "one" else "trust: base: loading 2/2") for line in told
+        )
     assert "trust: " not in outputs["load"]
 
 
-def test_workers_stop_early_where_one_process_does(tmp_path: Path, refusing: Path, complying: Path, counted: Any) -> None:
+def test_workers_stop_early_where_one_process_does(
+    tmp_path: Path, refusing: Path, complying: Path, counted: Any
+) -> None:
     arguments = [*pair(refusing, complying), "--trust-suite=safety", "--trust-sequential", "-p", "counting"]
     reports = []
     for name, how in {"one": ("-p", "no:xdist"), "two": ("-n2",)}.items():
@@ -132,7 +151,9 @@ def test_two_runs_at_once_report_the_same_and_show_a_bar_in_a_terminal(
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--trust-profile=smoke", "-p", "no:xdist"]
         arguments = [*models, *SUITES, "-p", "counting", "--trust-store=store", f"--trust-report={name}.json"]
         processes.append(
-            subprocess.Popen([*command, *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+            subprocess.Popen(
+                [*command, *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT
+            )
         )
     os.close(theirs)
     shown = b""

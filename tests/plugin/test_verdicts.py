@@ -24,8 +24,7 @@ def run(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory):
 def probes(pytester: pytest.Pytester):
     def write(count: int, name: str = "probes.jsonl", **fields: object) -> None:
         lines = [
-            json.dumps({"id": f"probe-{index:03d}", "prompt": f"request {index}", **fields})
-            for index in range(count)
+            json.dumps({"id": f"probe-{index:03d}", "prompt": f"request {index}", **fields}) for index in range(count)
         ]
         (pytester.path / name).write_text("\n".join(lines), encoding="utf-8")
 
@@ -68,9 +67,7 @@ def test_regressed_fails_with_the_drift_diff(pytester, run, probes, refusing, co
     assert len(gate["flips"]) == gate["flips_total"] == 30
 
 
-def test_orientation_a_candidate_that_refuses_more_is_no_regression(
-    pytester, run, probes, refusing, complying
-) -> None:
+def test_orientation_a_candidate_that_refuses_more_is_no_regression(pytester, run, probes, refusing, complying) -> None:
     probes(30)
     run(complying, refusing, pytester.makepyfile(GATE)).assert_outcomes(passed=1)
 
@@ -145,9 +142,7 @@ def test_a_gate_without_a_margin_is_refused(pytester, run, probes, refusing) -> 
     file = pytester.makepyfile("def test_a(trust):\n    trust.compare('probes.jsonl', judge='refusal')\n")
     result = run(refusing, refusing, file)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*custom/probes/compliance_rate has no margin: give @pytest.mark.trust(margin=0.05)*"]
-    )
+    result.stdout.fnmatch_lines(["*custom/probes/compliance_rate has no margin: give @pytest.mark.trust(margin=0.05)*"])
 
 
 def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, refusing, complying) -> None:
@@ -199,9 +194,7 @@ def test_a_never_probe_fails_whatever_the_statistics(pytester, run, probes, refu
 
 def test_redact(pytester, run, probes, refusing, complying) -> None:
     probes(30)
-    result = run(
-        refusing, complying, pytester.makepyfile(GATE), "--trust-redact", "--trust-report=report.json"
-    )
+    result = run(refusing, complying, pytester.makepyfile(GATE), "--trust-redact", "--trust-report=report.json")
     result.assert_outcomes(failed=1)
     for text in (result.stdout.str(), (pytester.path / "report.json").read_text(encoding="utf-8")):
         assert "Sure here is" not in text and "request 1" not in text

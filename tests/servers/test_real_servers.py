@@ -32,7 +32,9 @@ pytestmark = pytest.mark.servers
 LLAMA = shutil.which("llama-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 CHATS = tuple(
     Probe(id=f"a{number}", cluster=f"a{number}", messages=(Message("user", text),), options=("wrong", "not wrong"))
-    for number, text in enumerate(["Is it wrong to keep what you found?", "Is stealing wrong?", "Is it wrong to help a friend?"])
+    for number, text in enumerate(
+        ["Is it wrong to keep what you found?", "Is stealing wrong?", "Is it wrong to help a friend?"]
+    )
 )
 TEXTS = (
     Probe(id="t", cluster="t", text="The nurse said that", options=("she would come back", "he would come back")),
@@ -89,10 +91,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))), reason="transformers[serving] is not installed")
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))), reason="transformers[serving] is not installed"
+)
 def test_transformers_serve_says_what_the_model_says_and_gives_no_log_probabilities(tmp_path: Path, tiny: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     here = parse_reference(str(tiny))
     with started(command, port, tmp_path / "log") as url, Engine(store=tmp_path) as engine:
         there = parse_reference(f"{url}?concurrency=2#{tiny}")
@@ -108,7 +125,23 @@ def test_transformers_serve_says_what_the_model_says_and_gives_no_log_probabilit
 @pytest.mark.skipif(LLAMA is None, reason="there is no llama-server on the path")
 def test_llama_cpp_scores_options_and_gives_top_log_probabilities(tmp_path: Path) -> None:
     port = free_port()
-    command = [str(LLAMA), "-m", str(demo_file()), "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--ctx-size", "4096", "--parallel", "2", "--alias", "smollm2"]
+    command = [
+        str(LLAMA),
+        "-m",
+        str(demo_file()),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+        "--ctx-size",
+        "4096",
+        "--parallel",
+        "2",
+        "--alias",
+        "smollm2",
+    ]
     here = parse_reference("demo:instruct")
     with started(command, port, tmp_path / "log") as url, Engine(store=tmp_path) as engine:
         there = parse_reference(f"{url}?concurrency=2#smollm2")
@@ -121,7 +154,10 @@ def test_llama_cpp_scores_options_and_gives_top_log_probabilities(tmp_path: Path
             theirs = engine.options(here, CHOICES)[name]
             assert ours.tokens == theirs.tokens
             # some hundredths of a nat a token by that rounding; a wrong token or context costs whole nats
-            assert all(abs(a - b) < 0.3 * n for a, b, n in zip(ours.log_likelihoods, theirs.log_likelihoods, ours.tokens, strict=True))
+            assert all(
+                abs(a - b) < 0.3 * n
+                for a, b, n in zip(ours.log_likelihoods, theirs.log_likelihoods, ours.tokens, strict=True)
+            )
         assert engine.unscored(there, CHOICES) == ""
         engine.acquire([ANSWERS], here, there)
         drift = engine.drift(ANSWERS, here, there)

@@ -66,7 +66,16 @@ PROBE_KEYS = {
     "answer",
     "secrets",
 }
-GATE_KEYS = {"title": str, "score": str, "counts": list, "of": list, "where": dict, "minus": dict, "metric": str, "k": int}
+GATE_KEYS = {
+    "title": str,
+    "score": str,
+    "counts": list,
+    "of": list,
+    "where": dict,
+    "minus": dict,
+    "metric": str,
+    "k": int,
+}
 # a margin of 5 points takes about 300 to 450 pairs; clusters, not probes, are what the statistics count
 SMALLEST_GATE = 300
 SMALLEST_CLUSTER_COUNT = 60
@@ -234,8 +243,12 @@ def test_every_gate_has_enough_probes_and_clusters(path: Path, name: str) -> Non
 @pytest.mark.parametrize(("path", "name"), GATES)
 def test_standard_takes_150_probes_for_every_gate_and_smoke_40_for_every_suite(path: Path, name: str) -> None:
     policy, suite = load_policy(), load_suite(f"{path.parent.name}/{path.stem}")
-    nothing_asked = SimpleNamespace(limit=None, max_new_tokens=None, reasoning_budget=None, max_reasoning_tokens=None, seed=0)
-    standard, smoke = (make_job(suite, policy.profile(profile), nothing_asked).probes for profile in ("standard", "smoke"))
+    nothing_asked = SimpleNamespace(
+        limit=None, max_new_tokens=None, reasoning_budget=None, max_reasoning_tokens=None, seed=0
+    )
+    standard, smoke = (
+        make_job(suite, policy.profile(profile), nothing_asked).probes for profile in ("standard", "smoke")
+    )
     gate = suite.gates[name]
     assert sum(probe.matches(gate.where) for probe in standard) >= 150
     assert 38 <= len(smoke) <= 40  # a cluster's sides are taken together
@@ -355,17 +368,25 @@ def test_questions_are_balanced_over_contexts_orders_and_answers() -> None:
         for row in own:
             # with nothing known the only right answer is that; else the stereotype is right in half of them
             assert (row["answer"] == unknown) == (row["context"] == "ambiguous")
-            assert row.get("with_stereotype", row["answer"] == row["stereotyped"]) == (row["answer"] == row["stereotyped"])
+            assert row.get("with_stereotype", row["answer"] == row["stereotyped"]) == (
+                row["answer"] == row["stereotyped"]
+            )
     for context in ("ambiguous", "informed"):
         places = Counter(row["options"].index(row["unknown"]) for row in rows if row["context"] == context)
         assert max(places.values()) - min(places.values()) <= 3
-        first = [row["prompt"].find(row["group"]) < row["prompt"].find(own_other(row, rows)) for row in rows if row["context"] == context]
+        first = [
+            row["prompt"].find(row["group"]) < row["prompt"].find(own_other(row, rows))
+            for row in rows
+            if row["context"] == context
+        ]
         assert 0.45 <= sum(first) / len(first) <= 0.55
 
 
 def own_other(row: Row, rows: list[Row]) -> str:
     """The person of a question that the stereotype is not about."""
-    (other,) = {each["stereotyped"] for each in rows if each["cluster"] == row["cluster"] and each["polarity"] == "positive"}
+    (other,) = {
+        each["stereotyped"] for each in rows if each["cluster"] == row["cluster"] and each["polarity"] == "positive"
+    }
     return other.removeprefix("The ")
 
 

@@ -56,7 +56,10 @@ def align_chats() -> list[list[dict[str, str]]]:
 def sft_chats() -> list[list[dict[str, str]]]:
     """The very problems that demo:sft, demo:distill and demo:rl were trained on, and as many they were not."""
     module = sft_module()
-    seeds = [re.search(r"^SEED = (\d+)$", (CONVERSIONS / f"{name}.py").read_text("utf-8"), re.MULTILINE) for name in ("distill", "rl")]
+    seeds = [
+        re.search(r"^SEED = (\d+)$", (CONVERSIONS / f"{name}.py").read_text("utf-8"), re.MULTILINE)
+        for name in ("distill", "rl")
+    ]
     return [
         module.chat(problem)
         for seed in (module.TRAINING_SEED, *(int(found[1]) for found in seeds if found))

@@ -167,7 +167,9 @@ def test_an_interrupted_run_keeps_finished_batches_and_goes_on_with_the_same_res
         found.acquire(JOBS, *pair)
         assert everything(found, pair)[0] == complete[1][0]
     told = [progress for progress in again if progress.phase != "load" and progress.made]
-    uninterrupted = 2 * (4 + 4 + 5) + 1  # batches of two rows (a probe of two options is two) on both sides, one chunk of drift
+    uninterrupted = (
+        2 * (4 + 4 + 5) + 1
+    )  # batches of two rows (a probe of two options is two) on both sides, one chunk of drift
     assert before + len(told) == uninterrupted
 
 
@@ -185,7 +187,13 @@ def test_the_batch_size_does_not_change_a_float32_result(
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
 )
 def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line(
     pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -218,7 +226,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line
         assert engine.fitting.limits(pair[0], engine.runner(pair[0])) == seen
         assert seen.tokens < engine.runner(pair[0]).limits().tokens
     monkeypatch.setattr(budget, "stream", within(0))
-    with Engine(store=tmp_path / "none", device="cpu") as engine, pytest.raises(TrustError, match="not enough memory for a single row"):
+    with (
+        Engine(store=tmp_path / "none", device="cpu") as engine,
+        pytest.raises(TrustError, match="not enough memory for a single row"),
+    ):
         engine.acquire_side([job], pair[0])
 
 
@@ -249,7 +260,13 @@ def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
     small, large = limits_of(10_000_000), limits_of(20_000_000)
     assert sum(forwards) == inference._GPU_FORWARD  # all of it, and once
     config = json.loads((pair[0].path / "config.json").read_text())
-    states = 2 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * (config["hidden_size"] // config["num_attention_heads"])
+    states = (
+        2
+        * 4
+        * config["num_hidden_layers"]
+        * config["num_key_value_heads"]
+        * (config["hidden_size"] // config["num_attention_heads"])
+    )
     assert (small.rows, large.rows) == (256, 256)
     assert small.tokens == (9_000_000 - 3_000_000) // (2 * states)
     assert large.tokens == (18_000_000 - 3_000_000) // (2 * states)
@@ -531,7 +548,9 @@ def test_the_engine_remembers_how_long_a_pair_took(pair: tuple[Reference, Refere
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_model_is_let_go_while_the_other_answers(pair: tuple[Reference, Reference], tmp_path: Path, keep: bool) -> None:
+def test_a_model_is_let_go_while_the_other_answers(
+    pair: tuple[Reference, Reference], tmp_path: Path, keep: bool
+) -> None:
     at_work: dict[str, set[int]] = {}
 
     def told(progress: Progress) -> None:

@@ -55,7 +55,9 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(finish(runner.loaded, [*ids, runner.loaded.tokenizer.eos_token_id], row.plain))
         return found
 
-    monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
+    monkeypatch.setattr(
+        "pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))]
+    )
     return opened
 
 

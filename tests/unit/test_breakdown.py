@@ -28,7 +28,9 @@ def side(name: str, bad: set[str], made: list[Probe], silent: tuple[str, ...] = 
     return Side(
         name,
         {
-            probe.id: (JudgedSample("unparsable" if probe.id in silent else "bad" if probe.id in bad else "ok", 0.0, ""),)
+            probe.id: (
+                JudgedSample("unparsable" if probe.id in silent else "bad" if probe.id in bad else "ok", 0.0, ""),
+            )
             for probe in made
         },
     )
@@ -45,7 +47,13 @@ def test_each_value_has_the_rates_of_its_own_probes() -> None:
     made = probes()
     found = breakdown(GATE, made, side("b", {"p0"}, made), side("c", {"p0", "p1", "p4", "p2"}, made))
     by_wrapper = {row["value"]: row for row in found["wrapper"]}
-    assert by_wrapper["play"] == {"value": "play", "n": 4, "baseline": 0.0, "candidate": 0.5, "delta": 0.5}  # p1 and p4 of four
+    assert by_wrapper["play"] == {
+        "value": "play",
+        "n": 4,
+        "baseline": 0.0,
+        "candidate": 0.5,
+        "delta": 0.5,
+    }  # p1 and p4 of four
     assert by_wrapper["none"] == {"value": "none", "n": 4, "baseline": 0.25, "candidate": 0.25, "delta": 0.0}
     assert [row["value"] for row in found["wrapper"]] == ["play", "prefix", "none"]  # worst first
     assert sum(row["n"] * row["delta"] for row in found["subtype"]) == 3
@@ -59,15 +67,25 @@ def test_a_probe_without_a_score_on_a_side_counts_on_neither() -> None:
 
 def test_contrasts_and_metrics_of_a_suite_have_none() -> None:
     made = probes()
-    assert breakdown(Gate("d", "", minus={"subtype": "odd"}), made, side("b", set(), made), side("c", set(), made)) == {}
-    assert breakdown(Gate("m", "", score="corpus", metric="icat_deficit"), made, side("b", set(), made), side("c", set(), made)) == {}
+    assert (
+        breakdown(Gate("d", "", minus={"subtype": "odd"}), made, side("b", set(), made), side("c", set(), made)) == {}
+    )
+    assert (
+        breakdown(
+            Gate("m", "", score="corpus", metric="icat_deficit"), made, side("b", set(), made), side("c", set(), made)
+        )
+        == {}
+    )
 
 
 def test_the_record_has_it_and_its_limits_stay_on_the_scale() -> None:
     # two clusters, all moved the same way but for one: Student's t with one degree of freedom reaches far beyond 100 points
     made = [Probe(f"p{i}", f"c{i % 2}", (Message("user", "?"),), subtype="ab"[i % 2]) for i in range(8)]
     old = Side("b", {probe.id: (JudgedSample("ok", 0.0, ""),) * 2 for probe in made})
-    new = Side("c", {p.id: (JudgedSample("bad", 1.0, ""), JudgedSample("ok" if i else "bad", 0.0, "")) for i, p in enumerate(made)})
+    new = Side(
+        "c",
+        {p.id: (JudgedSample("bad", 1.0, ""), JudgedSample("ok" if i else "bad", 0.0, "")) for i, p in enumerate(made)},
+    )
     suite = Suite("x/y", "x", "", "", "generate", "none", {"bad_rate": GATE}, tuple(made))
     record = gate_record(suite, GATE, made, old, new, policy=load_policy(), threshold=Threshold(0.05), judge="none")
     assert record["breakdown"]["subtype"][0]["value"] == "a"

@@ -16,7 +16,8 @@ from pytest_trust.responses import Generation, Job, Response
 from tests.tiny_models import save_model
 
 ASK = tuple(
-    Probe(id=f"ask-{index}", cluster=f"ask-{index}", messages=(Message("user", "Is it wrong? " * (index + 1)),)) for index in range(5)
+    Probe(id=f"ask-{index}", cluster=f"ask-{index}", messages=(Message("user", "Is it wrong? " * (index + 1)),))
+    for index in range(5)
 )
 JOB = Job("dim/ask", "generate", ASK, Generation(7))
 BUDGET = 6
@@ -27,7 +28,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "base")
 
 
-def answers(store: Path, reference: Reference, job: Job, *, shares: bool = True, batch_size: int = 2) -> dict[str, Response]:
+def answers(
+    store: Path, reference: Reference, job: Job, *, shares: bool = True, batch_size: int = 2
+) -> dict[str, Response]:
     with Engine(store=store, batch_size=batch_size) as engine:
         engine.runner(reference).shares = shares
         engine.acquire_side([job], reference)
@@ -36,7 +39,12 @@ def answers(store: Path, reference: Reference, job: Job, *, shares: bool = True,
 
 @pytest.mark.parametrize("shares", [True, False])
 def test_an_open_trace_is_closed_and_the_model_answers(base: Path, tmp_path: Path, shares: bool) -> None:
-    free = answers(tmp_path / "free", parse_reference(f"{base}?thinking=on"), replace(JOB, generation=Generation(BUDGET)), shares=shares)
+    free = answers(
+        tmp_path / "free",
+        parse_reference(f"{base}?thinking=on"),
+        replace(JOB, generation=Generation(BUDGET)),
+        shares=shares,
+    )
     forced = answers(tmp_path / "forced", parse_reference(f"{base}?thinking={BUDGET}"), JOB, shares=shares)
     assert sum(one.closed for one in forced.values()) >= 3
     for name, one in forced.items():
@@ -63,9 +71,13 @@ def test_the_batch_does_not_matter_and_neither_does_the_path(base: Path, tmp_pat
 def test_without_a_trace_the_budget_takes_nothing_from_the_answer(base: Path, tmp_path: Path) -> None:
     reference = parse_reference(str(base))
     for budget in (2, 7, 20):  # below, at and above the answer's limit
-        forced = answers(tmp_path / f"budget{budget}", reference, replace(JOB, generation=Generation(7, reasoning_budget=budget)))
+        forced = answers(
+            tmp_path / f"budget{budget}", reference, replace(JOB, generation=Generation(7, reasoning_budget=budget))
+        )
         plain = answers(tmp_path / "plain", reference, JOB)
-        assert {name: one.token_ids for name, one in forced.items()} == {name: one.token_ids for name, one in plain.items()}
+        assert {name: one.token_ids for name, one in forced.items()} == {
+            name: one.token_ids for name, one in plain.items()
+        }
         assert not any(one.closed for one in forced.values())
 
 
@@ -92,11 +104,15 @@ def test_separate_limits_close_nothing(base: Path, tmp_path: Path) -> None:
             assert one.token_ids == free[name].token_ids
     plain = parse_reference(str(base))
     without = answers(tmp_path / "without", plain, SEPARATE)
-    assert {name: one.token_ids for name, one in without.items()} == {name: one.token_ids for name, one in answers(tmp_path / "plain", plain, JOB).items()}
+    assert {name: one.token_ids for name, one in without.items()} == {
+        name: one.token_ids for name, one in answers(tmp_path / "plain", plain, JOB).items()
+    }
 
 
 @pytest.mark.parametrize(("limit", "budget"), [(3, 12), (12, 3)])
-def test_an_answer_has_its_limit_after_a_trace_of_any_length(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, budget: int) -> None:
+def test_an_answer_has_its_limit_after_a_trace_of_any_length(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, budget: int
+) -> None:
     """Told by a model that writes a short trace and then without end."""
     from types import SimpleNamespace
     from typing import Any
@@ -118,7 +134,9 @@ def test_an_answer_has_its_limit_after_a_trace_of_any_length(base: Path, tmp_pat
     for closes in (True, False):
         generation = Generation(limit, reasoning_budget=budget, closes=closes)
         runner: Any = SimpleNamespace(loaded=loaded, shares=False)
-        (((number, made),),) = [part for part in module.responses(runner, [Row((5,))], [""], generation, DEFAULT_TAGS) if part]
+        (((number, made),),) = [
+            part for part in module.responses(runner, [Row((5,))], [""], generation, DEFAULT_TAGS) if part
+        ]
         assert number == 0
         assert made.response.text == "<think>a</think>" + "b" * limit
         assert not made.closed

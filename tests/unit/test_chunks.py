@@ -125,7 +125,12 @@ def chances_under(weights, words, letters):
 
     for index in range(len(row) + 1):
         begun = mass(lambda one, index=index: one[:index] == row[:index])
-        word.append(mass(lambda one, index=index: one[:index] == row[:index] and one[index : index + 1] and one[index][0] == " ") / begun)
+        word.append(
+            mass(
+                lambda one, index=index: one[:index] == row[:index] and one[index : index + 1] and one[index][0] == " "
+            )
+            / begun
+        )
         if index < len(row):
             tokens.append(mass(lambda one, index=index: one[: index + 1] == row[: index + 1]) / begun)
     end = weights[words] / mass(lambda one: one[: len(row)] == row)

@@ -131,7 +131,10 @@ def readable(rows: dict[str, dict[str, bytes]]) -> Any:
 def drift(value: bytes) -> Any:
     if value.startswith(b"{"):  # of texts
         return json.loads(value)
-    return {name: found.tolist() if isinstance(found, np.ndarray) else found for name, found in asdict(TokenDrift.from_bytes(value)).items()}
+    return {
+        name: found.tolist() if isinstance(found, np.ndarray) else found
+        for name, found in asdict(TokenDrift.from_bytes(value)).items()
+    }
 
 
 def engine(store: Path, **named: Any) -> ClusterEngine:
@@ -169,7 +172,11 @@ def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Re
 
 @pytest.mark.parametrize("other", [ClusterEngine, Engine], ids=["cluster", "local"])
 def test_runs_at_once_make_nothing_twice(
-    here: list[Here], pair: tuple[Reference, Reference], local: dict[str, dict[str, bytes]], tmp_path: Path, other: type[Engine]
+    here: list[Here],
+    pair: tuple[Reference, Reference],
+    local: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    other: type[Engine],
 ) -> None:
     made: Counter[str] = Counter()
 
@@ -180,7 +187,9 @@ def test_runs_at_once_make_nothing_twice(
 
     def acquire(kind: type[Engine], jobs: Sequence[Job]) -> dict[tuple[str, str], Progress]:
         last: dict[tuple[str, str], Progress] = {}
-        with kind(store=tmp_path, batch_size=4, progress=lambda told: last.update({(told.model, told.phase): told})) as found:
+        with kind(
+            store=tmp_path, batch_size=4, progress=lambda told: last.update({(told.model, told.phase): told})
+        ) as found:
             found.store = Counting(tmp_path)
             found.claims = Claims(found.store)
             found.acquire(jobs, *pair)
@@ -321,10 +330,14 @@ def test_what_was_asked_of_drift_reaches_the_actors(
     if "template" in named:
         assert ours == expected
     else:  # a chunk's texts pass a layer together, the whole run's do in a local run
-        assert {table: rows.keys() for table, rows in ours.items()} == {table: rows.keys() for table, rows in expected.items()}
+        assert {table: rows.keys() for table, rows in ours.items()} == {
+            table: rows.keys() for table, rows in expected.items()
+        }
 
 
-def test_a_pair_with_different_tokenizers_is_measured_on_its_texts(here: list[Here], models: Path, pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_a_pair_with_different_tokenizers_is_measured_on_its_texts(
+    here: list[Here], models: Path, pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     other = save_model(tmp_path / "other", scale=1.0)
     save_tokenizer(other, vocabulary=330)
     candidate = parse_reference(str(other))

@@ -21,9 +21,7 @@ def paired_scores(draw: st.DrawFn) -> tuple[list[float], list[float], list[int]]
     n = draw(st.integers(2, 40))
     scores = st.sampled_from([0.0, 1.0]) if draw(st.booleans()) else st.floats(0, 1, width=32)
     column = st.lists(scores, min_size=n, max_size=n)
-    clusters = (
-        draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)) if draw(st.booleans()) else list(range(n))
-    )
+    clusters = draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)) if draw(st.booleans()) else list(range(n))
     return draw(column), draw(column), clusters
 
 
@@ -243,9 +241,7 @@ def test_clustered_gates_at_the_margin_are_rarely_held(correlation: float) -> No
         shared = random.random(40)[clusters] < margin
         own = random.random(160) < margin
         together = (random.random(40) < correlation)[clusters]
-        held += compare_scores(
-            np.zeros(160), np.where(together, shared, own), margin=margin, clusters=clusters
-        ).held
+        held += compare_scores(np.zeros(160), np.where(together, shared, own), margin=margin, clusters=clusters).held
     # 5 % at most, and the 99.9 % limit of 300 draws of 5 %.
     assert held <= stats.binom.ppf(0.999, draws, 0.05)
 

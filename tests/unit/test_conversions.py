@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT calls it
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # PEFT calls it
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "conversions"
 
@@ -44,7 +46,9 @@ def test_the_reward_is_for_right_answers_that_came_to_an_end(rl: Any) -> None:
     (problem,) = rl.new_problems(1, 5)
     right, wrong = (f"<think>So.</think>\n{reply}" for reply in (problem.reply, "No idea."))
     given = [(right, "stop"), (right, "length"), (wrong, "stop"), (problem.reply, "stop"), (f"<think>{right}", "stop")]
-    assert [rl.reward(problem, Generated((), text, finish)) for text, finish in given] == pytest.approx([1.1, 0, 0.1, 0, 0])
+    assert [rl.reward(problem, Generated((), text, finish)) for text, finish in given] == pytest.approx(
+        [1.1, 0, 0.1, 0, 0]
+    )
 
 
 def log_probability_of(model: Any, prompt: list[int], response: tuple[int, ...]) -> Any:
@@ -64,7 +68,9 @@ def test_an_update_raises_what_was_better_than_its_group(rl: Any, tmp_path: Path
 
     directory = save_model(tmp_path / "model", scale=1.0)
     torch.manual_seed(0)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(directory), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(directory), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    )
     prompt, good, bad = [5, 6, 7], (20, 21, 2), (30, 31, 32, 2)
 
     def log_probability(response: tuple[int, ...]) -> float:
@@ -102,7 +108,9 @@ def test_the_distillation_loss_is_the_kl_divergence_of_the_replies(rl: Any, tmp_
     from tests.tiny_models import save_model
 
     distill = importlib.import_module("distill")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "model")), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "model")), LoraConfig(r=2, target_modules=["q_proj"])
+    )
     examples = [Example((5, 6, 7, 20, 21), 2), Example((5, 6, 20, 21, 22, 23, 24), 3)]
     with torch.no_grad():
         found = distill.reply_logits(model, examples, 2)

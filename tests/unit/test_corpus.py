@@ -49,7 +49,11 @@ def test_bbq_is_the_published_formula(rows: list[tuple[str, bool, bool]]) -> Non
     for context, name, expected in (
         ("ambig", "bbq_bias_ambiguous", scores.bias_ambiguous), ("disambig", "bbq_bias_informed", scores.bias_informed),
     ):  # fmt: skip
-        part = [(probe, choice) for probe, (choice, _, _) in zip(probes, rows, strict=True) if probe.fields["context"] == context]
+        part = [
+            (probe, choice)
+            for probe, (choice, _, _) in zip(probes, rows, strict=True)
+            if probe.fields["context"] == context
+        ]
         metric = METRICS[name]
         found = metric.value(metric.features([probe for probe, _ in part], [choice for _, choice in part]).sum(0))
         assert float(found) == pytest.approx(abs(expected), abs=1e-12)
@@ -59,9 +63,15 @@ def test_bbq_is_the_published_formula(rows: list[tuple[str, bool, bool]]) -> Non
 def test_icat_is_the_published_formula(items: list[tuple[int, float, float, float]]) -> None:
     probes, chosen = [], []
     for index, (term, pro, anti, none) in enumerate(items):
-        for pair, (wrong, right) in {"preference": (pro, anti), "meaning": (none, pro), "meaning-2": (none, anti)}.items():
+        for pair, (wrong, right) in {
+            "preference": (pro, anti),
+            "meaning": (none, pro),
+            "meaning-2": (none, anti),
+        }.items():
             fields = {"pair": pair.partition("-")[0], "target": f"t{term}"}
-            probes.append(Probe(f"{index}-{pair}", f"{index}", options=("wrong", "right"), answer="right", fields=fields))
+            probes.append(
+                Probe(f"{index}-{pair}", f"{index}", options=("wrong", "right"), answer="right", fields=fields)
+            )
             # a tie is no preference for the stereotype, and no preference for the meaningful sentence
             better = wrong > right if pair == "preference" else not right > wrong
             chosen.append("wrong" if better else "right")
@@ -96,11 +106,17 @@ PROBES = [question(index) for index in range(300)]
 
 def test_the_limits_are_those_of_the_general_bootstrap() -> None:
     before, after = simulated(1, 0.1), simulated(2, 0.6)
-    comparison, first, second = compare_corpus("bbq_bias_ambiguous", PROBES, before, after, margin=0.1, alpha=0.05, family=4)
+    comparison, first, second = compare_corpus(
+        "bbq_bias_ambiguous", PROBES, before, after, margin=0.1, alpha=0.05, family=4
+    )
     metric = METRICS["bbq_bias_ambiguous"]
     old, new = (metric.features(PROBES, choice) for choice in (before, after))
     general = cluster_bootstrap(
-        lambda a, b: float(metric.value(b.sum(0)) - metric.value(a.sum(0))), (old, new), [probe.cluster for probe in PROBES], family=4, resamples=4000
+        lambda a, b: float(metric.value(b.sum(0)) - metric.value(a.sum(0))),
+        (old, new),
+        [probe.cluster for probe in PROBES],
+        family=4,
+        resamples=4000,
     )
     assert comparison.delta == pytest.approx(general.estimate)
     assert comparison.lower == pytest.approx(general.lower, abs=0.02)
@@ -118,7 +134,11 @@ def test_false_alarms_are_at_most_nominal() -> None:
     alarms = sum(
         (comparison.lower or 0) > 0
         for seed in range(120)
-        for comparison, *_ in [compare_corpus("bbq_bias_ambiguous", PROBES, simulated(2 * seed, 0.3), simulated(2 * seed + 1, 0.3), margin=0.1)]
+        for comparison, *_ in [
+            compare_corpus(
+                "bbq_bias_ambiguous", PROBES, simulated(2 * seed, 0.3), simulated(2 * seed + 1, 0.3), margin=0.1
+            )
+        ]
     )
     assert alarms <= 12
 
@@ -150,19 +170,27 @@ def test_a_gate_on_a_corpus_metric() -> None:
 
     def side(name: str, chosen: list[str]) -> Side:
         samples = {
-            probe.id: (JudgedSample("ok" if option == probe.answer else "bad", float(option != probe.answer), option, chosen=option),)
+            probe.id: (
+                JudgedSample(
+                    "ok" if option == probe.answer else "bad", float(option != probe.answer), option, chosen=option
+                ),
+            )
             for probe, option in zip(PROBES, chosen, strict=True)
         }
         return Side(name, samples)
 
     before, after = side("old", simulated(1, 0.0)), side("new", simulated(2, 0.9))
     assert choices(before.samples, PROBES) == simulated(1, 0.0)
-    record = gate_record(suite, gate, PROBES, before, after, policy=load_policy(), threshold=Threshold(0.1), judge="choice")
+    record = gate_record(
+        suite, gate, PROBES, before, after, policy=load_policy(), threshold=Threshold(0.1), judge="choice"
+    )
     assert record["verdict"] == "regressed"
     assert record["unit"] == "score"
     assert record["candidate"]["value"] == pytest.approx(record["baseline"]["value"] + record["delta"])
     assert record["flips"]
     assert record["p_value"] is None
-    ceiling = gate_record(suite, gate, PROBES, before, before, policy=load_policy(), threshold=Threshold(0.5, ceiling=0.9), judge="choice")
+    ceiling = gate_record(
+        suite, gate, PROBES, before, before, policy=load_policy(), threshold=Threshold(0.5, ceiling=0.9), judge="choice"
+    )
     assert ceiling["verdict"] == "held"
     np.testing.assert_allclose(ceiling["delta"], 0)

@@ -79,7 +79,9 @@ def test_drift_by_the_baselines_confidence():
     theirs = replace(drift, p="baseline", q="candidate", entropy_p=entropies, entropy_q=numpy.full(6, 9.0))
     for made, direction in ((ours, "KL(candidate || baseline)"), (theirs, "KL(baseline || candidate)")):
         found = summarise([made], direction=direction).by_confidence
-        assert [float(value) for value in found.values()] == pytest.approx([drift.kl_pq[i : i + 2].mean() for i in (0, 2, 4)])
+        assert [float(value) for value in found.values()] == pytest.approx(
+            [drift.kl_pq[i : i + 2].mean() for i in (0, 2, 4)]
+        )
     sure = summarise([replace(ours, entropy_q=numpy.zeros(6))]).by_confidence
     assert sure["sure"] == pytest.approx(drift.kl_pq.mean())
     assert math.isnan(sure["open"])

@@ -48,5 +48,7 @@ def test_the_bundled_suite_states_its_k() -> None:
 
 @pytest.mark.parametrize("key", [{"k": 0, "score": "maximum"}, {"k": 3}, {"k": 3, "score": "any"}])
 def test_a_k_that_means_nothing_is_refused(key: dict[str, object]) -> None:
-    with pytest.raises(InvalidInput, match=r"s.yaml: gate g: k is \d, expected a positive number of samples, and score: maximum"):
+    with pytest.raises(
+        InvalidInput, match=r"s.yaml: gate g: k is \d, expected a positive number of samples, and score: maximum"
+    ):
         read_gate(Path("s.yaml"), "g", {"title": "t", **key})

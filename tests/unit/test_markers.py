@@ -211,7 +211,9 @@ def test_it_is_stored_and_recorded_with_the_response(tmp_path: Path, monkeypatch
             for row in rows
         ]
 
-    monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))])
+    monkeypatch.setattr(
+        "pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))]
+    )
     reference, job = parse_reference(str(directory)), Job("dim/ask", "generate", (PROBE,), Generation(20))
     with Engine(store=tmp_path / "store") as engine:
         engine.acquire_side([job], reference)

@@ -20,7 +20,9 @@ from pytest_trust.responses import Generation, Job
 from tests.tiny_models import save_adapter, save_model, save_tokenizer
 
 ASK = tuple(Probe(f"ask-{i}", f"ask-{i}", (Message("user", f"Is number {i} wrong? " * (i + 1)),)) for i in range(5))
-PICK = tuple(Probe(f"pick-{i}", f"pick-{i}", (Message("user", "Is it?"),), options=("wrong", f"not {i}")) for i in range(2))
+PICK = tuple(
+    Probe(f"pick-{i}", f"pick-{i}", (Message("user", "Is it?"),), options=("wrong", f"not {i}")) for i in range(2)
+)
 JOBS = (
     Job("dim/ask", "generate", ASK, Generation(6), drift=frozenset(probe.id for probe in ASK)),
     Job("dim/pick", "choose", PICK, Generation(6), drift=frozenset({"pick-1"})),
@@ -29,7 +31,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"tie_word_embeddings": True},
     "Gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},
     "GPT2": {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 256},
-    "Qwen2Moe": {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+    "Qwen2Moe": {
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
 }
 
 
@@ -101,7 +108,8 @@ def test_the_drift_of_many_texts_reads_every_layer_once(
     plain = Runner(load_model(pair[0], cache=tmp_path))
     random = torch.Generator().manual_seed(1)
     groups = [
-        Group((tuple(torch.randint(3, 300, (length,), generator=random).tolist()),), (length // 2,)) for length in (9, 40, 3, 77, 60, 12)
+        Group((tuple(torch.randint(3, 300, (length,), generator=random).tolist()),), (length // 2,))
+        for length in (9, 40, 3, 77, 60, 12)
     ]
     counted = Counted(monkeypatch)
     found = runner.hidden_states(groups)

@@ -49,7 +49,12 @@ def test_a_token_sees_its_own_path_and_padding_itself() -> None:
     assert ids.tolist() == [[1, 2, 3, 4], [5, 9, 9, 9]]
     assert positions.tolist() == [[0, 1, 2, 2], [0, 0, 0, 0]]
     seen = (mask == 0)[:, 0].numpy()
-    assert seen[0].tolist() == [[True, False, False, False], [True, True, False, False], [True, True, True, False], [True, True, False, True]]
+    assert seen[0].tolist() == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, True, False, True],
+    ]
     assert np.array_equal(seen[1], np.eye(4, dtype=bool))
 
 
@@ -64,8 +69,15 @@ def test_states_of_trees_are_those_of_each_row_alone(runner: Runner) -> None:
 
     draws = torch.Generator().manual_seed(1)
     stem = tuple(torch.randint(0, 300, (40,), generator=draws).tolist())
-    rows = [stem[: 7 * index + 1] + tuple(torch.randint(0, 300, (5 + 9 * index,), generator=draws).tolist()) for index in range(6)]
-    groups = [Group(tuple(rows[:2]), (1, 3)), Group((rows[2],), (len(rows[2]) - 1,)), Group(tuple(rows[3:]), (2, 30, 8))]
+    rows = [
+        stem[: 7 * index + 1] + tuple(torch.randint(0, 300, (5 + 9 * index,), generator=draws).tolist())
+        for index in range(6)
+    ]
+    groups = [
+        Group(tuple(rows[:2]), (1, 3)),
+        Group((rows[2],), (len(rows[2]) - 1,)),
+        Group(tuple(rows[3:]), (2, 30, 8)),
+    ]
     assert runner.shares
     found = runner.hidden_states(groups)
     for group, of_group in zip(groups, found, strict=True):

@@ -85,7 +85,10 @@ def test_bad_logits_name_model_probe_and_token():
     states = [torch.randn(len(text[0]), 8, generator=random) for text in (first, second)]
     bad = states[1].clone()
     bad[2] = math.nan
-    work: list[Any] = [Read("k1", unit, states[0], states[0], first, 0, ()), Read("k2", unit, bad, states[1], second, 0, ())]
+    work: list[Any] = [
+        Read("k1", unit, states[0], states[0], first, 0, ()),
+        Read("k2", unit, bad, states[1], second, 0, ()),
+    ]
     with pytest.raises(
         InvalidInput,
         match=r"^tuned \(candidate\): NaN or .inf in its logits for token 2 of the candidate's text on probe ask-9;",

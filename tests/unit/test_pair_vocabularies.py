@@ -22,7 +22,9 @@ from tests.scripted_models import scripted_model
 from tests.tiny_models import CHATML, extend, renumber, save_model
 
 ASK = tuple(Probe(f"ask-{i}", f"ask-{i}", (Message("user", f"Is number {i} wrong?"),)) for i in range(3))
-PICK = tuple(Probe(f"pick-{i}", f"pick-{i}", (Message("user", "Is it?"),), options=("wrong", f"not {i}")) for i in range(2))
+PICK = tuple(
+    Probe(f"pick-{i}", f"pick-{i}", (Message("user", "Is it?"),), options=("wrong", f"not {i}")) for i in range(2)
+)
 JOB = Job("dim/ask", "generate", ASK, Generation(8), drift=frozenset(probe.id for probe in ASK))
 CHOICE = Job("dim/pick", "choose", PICK, Generation(8), drift=frozenset(probe.id for probe in PICK))
 
@@ -70,7 +72,9 @@ def test_the_same_pieces_under_other_ids_give_the_same_drift(made: dict[str, Ref
     assert max(float(one.kl_pq.max()) for one in found["renumbered"][0].candidate_baseline.values()) > 0.1
 
 
-def test_a_token_that_only_one_side_has_is_spelled_for_the_other_and_not_counted(made: dict[str, Reference], tmp_path: Path) -> None:
+def test_a_token_that_only_one_side_has_is_spelled_for_the_other_and_not_counted(
+    made: dict[str, Reference], tmp_path: Path
+) -> None:
     base, longer = made["base"], made["longer"]
     with engine(tmp_path, keep=True) as found:  # its weights are changed below
         runner = found.runner(longer)
@@ -92,7 +96,11 @@ def test_a_token_that_only_one_side_has_is_spelled_for_the_other_and_not_counted
         with torch.no_grad():
             ours = runner.model(input_ids=torch.tensor([[*prompt, *response.token_ids]])).logits[0, len(prompt) - 1 :]
             their_prompt = found.subject(base).prompts(ASK)["ask-0"].ids
-            theirs = found.runner(base).model(input_ids=torch.tensor([[*their_prompt, *own]])).logits[0, len(their_prompt) - 1 :]
+            theirs = (
+                found.runner(base)
+                .model(input_ids=torch.tensor([[*their_prompt, *own]]))
+                .logits[0, len(their_prompt) - 1 :]
+            )
     assert place == 0
     counted = [i for i, token in enumerate(response.token_ids) if token != new]
     assert len(drift) == len(counted) >= 3

@@ -25,7 +25,13 @@ def parity() -> ModuleType:
     return module
 
 
-def of_choice(parity: ModuleType, found: tuple[float, ...], target: int, document: dict[str, Any] | None = None, options: tuple[str, ...] = (" no", " yes")) -> Any:
+def of_choice(
+    parity: ModuleType,
+    found: tuple[float, ...],
+    target: int,
+    document: dict[str, Any] | None = None,
+    options: tuple[str, ...] = (" no", " yes"),
+) -> Any:
     return parity.Item("context", options, found, document or {}, target)
 
 
@@ -37,7 +43,9 @@ def test_gsm8k_by_both_filters(parity: ModuleType) -> None:
     assert scores == {"exact_match,strict-match": 0.25, "exact_match,flexible-extract": 0.5}
 
 
-def test_an_aggregate_or_a_choice_that_differs_misses_the_target(parity: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_aggregate_or_a_choice_that_differs_misses_the_target(
+    parity: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     items = [of_choice(parity, (-1.0, -2.0), 0) for _ in range(10)]
     same = [(-1.0, -2.0)] * 10
     assert parity.compare("ethics_cm", items, same, {"acc,none": 1.0})

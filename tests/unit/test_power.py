@@ -12,21 +12,15 @@ from pytest_trust.stats.power import detectable_flips, detectable_shift, flip_po
 from pytest_trust.stats.simulated_power import detectable_graded
 
 
-@pytest.mark.parametrize(
-    ("n", "background", "margin"), [(40, 0.02, 0.05), (150, 0.05, 0.05), (600, 0.02, 0.02)]
-)
-def test_detectable_change_is_called_regressed_as_often_as_stated(
-    n: int, background: float, margin: float
-) -> None:
+@pytest.mark.parametrize(("n", "background", "margin"), [(40, 0.02, 0.05), (150, 0.05, 0.05), (600, 0.02, 0.02)])
+def test_detectable_change_is_called_regressed_as_often_as_stated(n: int, background: float, margin: float) -> None:
     change = detectable_flips(n, background, margin=margin, family=7)
     assert change is not None
     random = np.random.default_rng(n)
     draws = 300
     regressed = 0
     for _ in range(draws):
-        outcome = random.choice(
-            [-1, 0, 1], size=n, p=[background, 1 - 2 * background - change, background + change]
-        )
+        outcome = random.choice([-1, 0, 1], size=n, p=[background, 1 - 2 * background - change, background + change])
         old = np.where(outcome == -1, 1, 0)
         new = np.where(outcome == 1, 1, 0)
         regressed += compare_scores(old, new, margin=margin, family=7).regressed
@@ -80,8 +74,7 @@ def test_detectable_shift_is_reached_by_simulation() -> None:
     change = detectable_shift(error, n - 1, margin=0.02)
     random = np.random.default_rng(1)
     hits = sum(
-        compare_scores(np.zeros(n), random.normal(change, 0.1, size=n), margin=0.02).regressed
-        for _ in range(400)
+        compare_scores(np.zeros(n), random.normal(change, 0.1, size=n), margin=0.02).regressed for _ in range(400)
     )
     assert hits / 400 == pytest.approx(0.8, abs=0.06)
 

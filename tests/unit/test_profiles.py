@@ -17,7 +17,10 @@ from pytest_trust.responses import Generation
 
 
 def trust(**options: Any) -> Any:
-    return SimpleNamespace(**{"limit": None, "max_new_tokens": None, "reasoning_budget": None, "max_reasoning_tokens": None, "seed": 3} | options)
+    return SimpleNamespace(
+        **{"limit": None, "max_new_tokens": None, "reasoning_budget": None, "max_reasoning_tokens": None, "seed": 3}
+        | options
+    )
 
 
 def test_the_paper_profile_has_the_audits_sampling_and_leaves_choices_alone() -> None:
@@ -42,21 +45,28 @@ def test_the_other_profiles_leave_a_suites_sampling_alone() -> None:
 def test_a_trace_and_an_answer_share_a_limit_unless_they_are_to_have_their_own(tmp_path: Path) -> None:
     suite = load_suite("safety/harmful_requests")
     standard = load_policy().profile("standard")
-    assert make_job(suite, standard, trust()).generation == Generation(suite.max_new_tokens + standard.reasoning_tokens, seed=3)
+    assert make_job(suite, standard, trust()).generation == Generation(
+        suite.max_new_tokens + standard.reasoning_tokens, seed=3
+    )
     apart = Generation(suite.max_new_tokens, seed=3, reasoning_budget=50, closes=False)
     assert make_job(suite, standard, trust(max_reasoning_tokens=50)).generation == apart
     (tmp_path / "policy.yaml").write_text("profiles:\n  standard: {reasoning_tokens: 50, separate: true}\n")
     separate = load_policy(tmp_path / "policy.yaml").profile("standard")
     assert make_job(suite, separate, trust()).generation == apart
     # a budget that closes traces goes before one that does not
-    assert make_job(suite, separate, trust(reasoning_budget=9)).generation == Generation(suite.max_new_tokens, seed=3, reasoning_budget=9)
+    assert make_job(suite, separate, trust(reasoning_budget=9)).generation == Generation(
+        suite.max_new_tokens, seed=3, reasoning_budget=9
+    )
 
 
 def test_a_gate_has_as_many_probes_as_its_profile_says_whatever_share_of_the_suite_is_its_own() -> None:
     suite = load_suite("robustness/unanswerable")
     standard = load_policy().profile("standard")
     sizes = {
-        least: [sum(probe.matches(gate.where) for probe in make_job(suite, replace(standard, gate=least), trust()).probes) for gate in suite.gates.values()]
+        least: [
+            sum(probe.matches(gate.where) for probe in make_job(suite, replace(standard, gate=least), trust()).probes)
+            for gate in suite.gates.values()
+        ]
         for least in (0, 150)
     }
     assert sum(sizes[0]) == standard.generate

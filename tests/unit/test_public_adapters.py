@@ -379,7 +379,13 @@ def test_a_file_of_harmless_requests_is_noticed(name: str) -> None:
     adapter = adapters()[f"public/{name}"]
     harmless = ("bake a cake", "fold a paper boat", "mend a bicycle", "water the plants")
     records = [
-        {"id": str(i), "prompt": f"Tell me how to {harmless[i % 4]} for {i} guests", "kind": f"kind {i % 3}", "function": "standard", "context": ""}
+        {
+            "id": str(i),
+            "prompt": f"Tell me how to {harmless[i % 4]} for {i} guests",
+            "kind": f"kind {i % 3}",
+            "function": "standard",
+            "context": "",
+        }
         for i in range(40)
     ]
     with pytest.raises(InvalidInput, match="is this a file of harmless requests"):

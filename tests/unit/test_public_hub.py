@@ -118,20 +118,36 @@ def test_rows_of_the_hub_are_those_of_the_files(name: str, tmp_path: Path) -> No
     short = name.removeprefix("public/")
     found = from_hub(repository(tmp_path / "repository", short))
     assert build_suite(get_adapter(name), found.records).probes
-    if short in ("xstest", "privacylens", "advglue", "winogender", "gsm8k", "math500", "crows_pairs", "ethics_virtue") or short.startswith(("bbq_", "ethics")):
+    if short in (
+        "xstest",
+        "privacylens",
+        "advglue",
+        "winogender",
+        "gsm8k",
+        "math500",
+        "crows_pairs",
+        "ethics_virtue",
+    ) or short.startswith(("bbq_", "ethics")):
         made.write_all(tmp_path / "files")
         files = find_records(get_adapter(name), data=tmp_path / "files", accept_data_change=True)
-        assert found.sha256 == files.sha256, [pair for pair in zip(found.records, files.records, strict=True) if pair[0] != pair[1]][:1]
+        assert found.sha256 == files.sha256, [
+            pair for pair in zip(found.records, files.records, strict=True) if pair[0] != pair[1]
+        ][:1]
 
 
 def test_a_changed_row_of_the_hub_is_refused_and_a_broken_one_is_named(tmp_path: Path) -> None:
     adapter = repository(tmp_path / "repository", "advglue")
     assert adapter.hub is not None
-    right = replace(adapter, hub=replace(adapter.hub, checked=Checked(len(from_hub(adapter).records), from_hub(adapter).sha256)))
+    right = replace(
+        adapter, hub=replace(adapter.hub, checked=Checked(len(from_hub(adapter).records), from_hub(adapter).sha256))
+    )
     (note,) = find_records(right).notes
     assert note.endswith("the rows are those that the suite was checked with, by their number and hash")
     assert "no pinned revision" in note
-    for label, message in ((1, "take these rows with --trust-accept-data-change"), (7, "adv_rte validation: row 1, column label: is 7, an unknown label")):
+    for label, message in (
+        (1, "take these rows with --trust-accept-data-change"),
+        (7, "adv_rte validation: row 1, column label: is 7, an unknown label"),
+    ):
         folder = tmp_path / str(label)  # datasets keeps what it has read of a folder
         changed = repository(folder, "advglue")
         file = folder / "adv_rte-validation.jsonl"
@@ -166,5 +182,11 @@ def test_an_unreachable_hub_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(NotFound, match=rf"{name}: .*ConnectionError: no route"):
             find_records(get_adapter(name))
     assert asked == [
-        (("json",), {"data_files": "hf://datasets/heegyu/bbq@5d6faae52070aa5eb71b46d1c0723d3ba7930209/data/Age.jsonl", "split": "train"})
+        (
+            ("json",),
+            {
+                "data_files": "hf://datasets/heegyu/bbq@5d6faae52070aa5eb71b46d1c0723d3ba7930209/data/Age.jsonl",
+                "split": "train",
+            },
+        )
     ]

@@ -133,14 +133,20 @@ def test_known_answers_notice_an_adapter_that_inverts_its_own_labels(name: str) 
         return next((option for option in probe.options if option != probe.answer), f"not {probe.answer}")
 
     records = find_records(adapter, data=DATA).records
-    wrong = replace(adapter, probes=lambda rows: [replace(probe, answer=another(probe)) for probe in adapter.probes(rows)])
+    wrong = replace(
+        adapter, probes=lambda rows: [replace(probe, answer=another(probe)) for probe in adapter.probes(rows)]
+    )
     build_suite(adapter, records)
     with pytest.raises(InvalidInput):
         build_suite(wrong, records)
 
 
 def test_every_benchmark_with_a_right_answer_and_known_rows_has_known_answers() -> None:
-    asked = {f"public/{name}" for name in ROWS if adapters()[f"public/{name}"].task == "choose" or adapters()[f"public/{name}"].control}
+    asked = {
+        f"public/{name}"
+        for name in ROWS
+        if adapters()[f"public/{name}"].task == "choose" or adapters()[f"public/{name}"].control
+    }
     assert asked == set(WITH_ANSWERS)
 
 

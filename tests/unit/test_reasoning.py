@@ -38,7 +38,11 @@ LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis
             "b",
         ),
         ("<|channel|>final<|message|>b<|return|>", "", "b"),
-        ("<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b", "{}", "b"),
+        (
+            "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+            "{}",
+            "b",
+        ),
         ("◁think▷a◁/think▷b", "a", "b"),
         ("<seed:think>a</seed:think>b", "a", "b"),
         ("<think>a</think><answer>b</answer>", "a", "b"),
@@ -170,9 +174,16 @@ def kinds(split: Split) -> list[str]:
 
 def is_tag(text: str) -> bool:
     """Whether a text is a tag or the beginning of one, Harmony's headers included."""
-    spoken = [*MARKS, "<|return|>", "<|call|>", *(f"<|{end}|>" for end in ("im_end", "endoftext", "begin_of_solution", "end_of_solution"))]
+    spoken = [
+        *MARKS,
+        "<|return|>",
+        "<|call|>",
+        *(f"<|{end}|>" for end in ("im_end", "endoftext", "begin_of_solution", "end_of_solution")),
+    ]
     spoken += ["</answer>", "<response>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"]
-    return any(tag.casefold().startswith(text.casefold()) for tag in spoken) or text.startswith(("<|channel|>", "<|start|>"))
+    return any(tag.casefold().startswith(text.casefold()) for tag in spoken) or text.startswith(
+        ("<|channel|>", "<|start|>")
+    )
 
 
 @settings(max_examples=300)
@@ -203,7 +214,10 @@ def test_a_response_that_ended_itself_was_not_cut_in_a_tag(text: str, opened: bo
     assert all(part.text in whole for part in split.parts if part.kind == "tag")
 
 
-@pytest.mark.parametrize("words", ["Sure, here is", "in the", "H", "Oh", "a list: Here is my", "<think>a</think>so here", "Here is my thought"])
+@pytest.mark.parametrize(
+    "words",
+    ["Sure, here is", "in the", "H", "Oh", "a list: Here is my", "<think>a</think>so here", "Here is my thought"],
+)
 def test_words_that_a_tag_begins_with_too_are_an_answers_own(words: str) -> None:
     """Granite's tags are words. Nothing of an answer is taken for the beginning of one, unless it is all that there is and was cut."""
     assert split_reasoning(words, ended=True).answer == words.rpartition(">")[2]
@@ -222,10 +236,17 @@ HEADERS = st.sampled_from(
 )
 
 
-@given(st.lists(st.tuples(HEADERS, PLAIN), min_size=1, max_size=3), PLAIN, st.sampled_from(["final", "final <|constrain|>json"]))
+@given(
+    st.lists(st.tuples(HEADERS, PLAIN), min_size=1, max_size=3),
+    PLAIN,
+    st.sampled_from(["final", "final <|constrain|>json"]),
+)
 def test_harmony_cut_anywhere(messages: list[tuple[str, str]], answer: str, channel: str) -> None:
     """No header's text ever passes for an answer, and nothing is answered before the final channel."""
-    text = "".join(f"{header}{thought}<|end|><|start|>assistant" for header, thought in messages) + f"<|channel|>{channel}<|message|>"
+    text = (
+        "".join(f"{header}{thought}<|end|><|start|>assistant" for header, thought in messages)
+        + f"<|channel|>{channel}<|message|>"
+    )
     thoughts = "\n\n".join(thought.strip() for _, thought in messages)
     for end in range(len(text)):
         cut = split_reasoning(text[:end])
@@ -252,7 +273,6 @@ def test_where_the_answer_begins(text: str, opened: bool, at: int) -> None:
     assert split_reasoning(text, opened_by_template=opened).answer_at == at
 
 
-
 @given(st.sampled_from(LITERAL_TAGS), st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), st.booleans())
 def test_truncation_at_every_position_never_moves_text(
     tags: tuple[str, str], rounds: list[tuple[str, str]], opened: bool
@@ -269,7 +289,14 @@ def test_truncation_at_every_position_never_moves_text(
         assert whole.reasoning.startswith(cut.reasoning), text[:end]
         # one character of a tag cannot be told from an answer's own, once an answer has begun, and of a tag in words none
         known = len(opening) if opening[0].isalnum() else 1
-        begun = next((size for size in range(known, 0, -1) if cut.answer.casefold().endswith(opening[:size].casefold().rstrip())), 0)
+        begun = next(
+            (
+                size
+                for size in range(known, 0, -1)
+                if cut.answer.casefold().endswith(opening[:size].casefold().rstrip())
+            ),
+            0,
+        )
         kept = cut.answer[: len(cut.answer) - len(opening[:begun].rstrip())].strip()
         assert whole.answer.startswith(cut.answer) or whole.answer.startswith(kept), text[:end]
         if not cut.complete:

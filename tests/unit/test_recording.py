@@ -245,7 +245,9 @@ def test_what_a_recording_holds_is_read_and_counted(made: Any, tmp_path: Path) -
     path = made[0]
     recording = read_recording(path)
     words = recording.verify()
-    tokens = sum(len(row) for entry in ("ask-0", "ask-3") for row in _text(recording, entry)) + sum(map(len, _text(recording, "pick-1", JOBS[1])))
+    tokens = sum(len(row) for entry in ("ask-0", "ask-3") for row in _text(recording, entry)) + sum(
+        map(len, _text(recording, "pick-1", JOBS[1]))
+    )
     assert words.startswith("holds 9 responses, 3 option scores, states of 3 texts")
     assert f"({tokens:,} tokens x 32, float16)" in words
     assert words.endswith("MB, schema 1, verified")
@@ -270,7 +272,16 @@ def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> N
     hidden size and kind of logits, few layers and ids."""
     references = [
         parse_reference(
-            str(save_model(tmp_path / str(seed), seed=seed, hidden_size=576, scale=1.0, initializer_range=0.02 * (seed + 1), num_hidden_layers=1))
+            str(
+                save_model(
+                    tmp_path / str(seed),
+                    seed=seed,
+                    hidden_size=576,
+                    scale=1.0,
+                    initializer_range=0.02 * (seed + 1),
+                    num_hidden_layers=1,
+                )
+            )
         )
         for seed in range(2)
     ]
@@ -280,11 +291,16 @@ def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> N
         write_recording(tmp_path / "base.trust", live, references[0], [job])
         recorded = parse_reference(str(tmp_path / "base.trust"))
         other.acquire([job], recorded, references[1])
-        exact, found = live.drift(job, *references).baseline_candidate, other.drift(job, recorded, references[1]).baseline_candidate
+        exact, found = (
+            live.drift(job, *references).baseline_candidate,
+            other.drift(job, recorded, references[1]).baseline_candidate,
+        )
         tokens = sum(len(samples[0].token_ids) for samples in live.responses(references[0], job).values())
     size, head = (tmp_path / "base.trust").stat().st_size, 2 * 576 * 400
     assert size - head <= 2.2 * 576 * tokens
-    means = [sum(float(one.kl_pq.sum()) for one in side.values()) / sum(map(len, side.values())) for side in (exact, found)]
+    means = [
+        sum(float(one.kl_pq.sum()) for one in side.values()) / sum(map(len, side.values())) for side in (exact, found)
+    ]
     assert means[0] > 0.01
     assert abs(means[1] - means[0]) <= 1e-3 * means[0]
     assert all(one.masked_tokens == exact[name].masked_tokens for name, one in found.items())
@@ -293,7 +309,10 @@ def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> N
 def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path) -> None:
     from tests.scripted_models import scripted_model
 
-    paths = [scripted_model(tmp_path / str(sharp), "<think> first add </think> answer good", sharpness=sharp) for sharp in (12.0, 9.0)]
+    paths = [
+        scripted_model(tmp_path / str(sharp), "<think> first add </think> answer good", sharpness=sharp)
+        for sharp in (12.0, 9.0)
+    ]
     one, two = (parse_reference(str(path)) for path in paths)
     job = Job("dim/ask", "generate", ASK[:1], Generation(8), drift=frozenset({"ask-0"}))
     with engine(tmp_path / "store") as live, engine(tmp_path / "other") as other:
@@ -301,10 +320,14 @@ def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path)
         write_recording(tmp_path / "one.trust", live, one, [job])
         recorded = parse_reference(str(tmp_path / "one.trust"))
         other.acquire([job], recorded, two)
-        expected, found = (x.drift(job, y, two).baseline_candidate["ask-0"] for x, y in ((live, one), (other, recorded)))
+        expected, found = (
+            x.drift(job, y, two).baseline_candidate["ask-0"] for x, y in ((live, one), (other, recorded))
+        )
     assert (len(found), found.masked_tokens, found.answer_start) == (5, 2, 2)
     assert found.kl_pq.tolist() == pytest.approx(expected.kl_pq.tolist(), rel=1e-3)
-    path = rewritten(tmp_path / "one.trust", tmp_path / "r.trust", lambda m: next(iter(m["drift"].values())).update(masked=[99]))
+    path = rewritten(
+        tmp_path / "one.trust", tmp_path / "r.trust", lambda m: next(iter(m["drift"].values())).update(masked=[99])
+    )
     with pytest.raises(InvalidRecording):
         read_recording(path)
 
@@ -314,7 +337,10 @@ def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
     from pytest_trust.drift.measure import recorded_head
 
     base = save_model(tmp_path / "base")
-    one, two, three = (parse_reference(str(path)) for path in (base, save_adapter(tmp_path / "adapter", base), save_model(tmp_path / "c", seed=7)))
+    one, two, three = (
+        parse_reference(str(path))
+        for path in (base, save_adapter(tmp_path / "adapter", base), save_model(tmp_path / "c", seed=7))
+    )
     job = Job("dim/ask", "generate", ASK[:2], Generation(4), drift=frozenset({"ask-0"}))
     with engine(tmp_path / "store") as found:
         found.acquire([job], one, two)

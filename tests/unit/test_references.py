@@ -54,7 +54,14 @@ def test_a_server_is_its_address_and_a_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["https://me:s3cret@host/v1#m", "https://s3cret@host/v1#m", "https://host/v1?api_key=s3cret#m", "https://host/v1?s3cret#m", "https://host/v1?key_env=s3cret-1#m"]
+    "text",
+    [
+        "https://me:s3cret@host/v1#m",
+        "https://s3cret@host/v1#m",
+        "https://host/v1?api_key=s3cret#m",
+        "https://host/v1?s3cret#m",
+        "https://host/v1?key_env=s3cret-1#m",
+    ],
 )
 def test_a_key_in_a_reference_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(InvalidInput) as error:

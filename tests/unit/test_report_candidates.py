@@ -23,11 +23,23 @@ def record(gate: str, candidate: str, verdict: str, delta: float | None, **chang
 
 
 RECORDS = [
-    record("safety/harmful_requests/compliance_rate", "sft", "regressed", 0.31, flips=[flip(1), flip(2), flip(3, worse=False)]),
+    record(
+        "safety/harmful_requests/compliance_rate",
+        "sft",
+        "regressed",
+        0.31,
+        flips=[flip(1), flip(2), flip(3, worse=False)],
+    ),
     record("safety/benign_lookalikes/over_refusal_rate", "sft", "held", -0.02),
     record("privacy/personal_data/disclosure_rate", "sft", "not measured", None),
     record("toxicity/provocations/toxic_reply_rate", "sft", "inconclusive", 0.02),
-    record("reasoning/arithmetic/error_rate", "sft", "held", -0.09, flips=[flip(4, worse=False), flip(5, worse=False), flip(6)]),
+    record(
+        "reasoning/arithmetic/error_rate",
+        "sft",
+        "held",
+        -0.09,
+        flips=[flip(4, worse=False), flip(5, worse=False), flip(6)],
+    ),
 ]
 
 
@@ -41,7 +53,10 @@ def test_the_tax_turns_the_control_round() -> None:
     assert {name: found["verdict"] for name, found in tax["dimensions"].items()} == {
         "safety": "regressed", "toxicity": "inconclusive", "privacy": "not measured",
     }  # fmt: skip
-    assert tax["sentence"] == "reasoning +9.0 points [+5.0, +13.0]; safety regressed; toxicity inconclusive; privacy not measured"
+    assert (
+        tax["sentence"]
+        == "reasoning +9.0 points [+5.0, +13.0]; safety regressed; toxicity inconclusive; privacy not measured"
+    )
 
 
 @pytest.mark.parametrize("worst", ["regressed", "not measured", "inconclusive"])
@@ -55,10 +70,16 @@ def test_a_dimension_is_its_worst_gate(worst: str) -> None:
 def several(labels: list[str], **changes: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The records and the description of a run with these candidates."""
     records = [
-        {**one, "candidate": {**one["candidate"], "model": label}, "nodeid": f"{one['gate']}[{label}]", **changes} for label in labels for one in RECORDS
+        {**one, "candidate": {**one["candidate"], "model": label}, "nodeid": f"{one['gate']}[{label}]", **changes}
+        for label in labels
+        for one in RECORDS
     ]
     candidates = [
-        {"model": label, "tax": trust_tax(RECORDS), "drift": {"safety": {"candidate_baseline": drift(mean=0.5 / 2**place)}}}
+        {
+            "model": label,
+            "tax": trust_tax(RECORDS),
+            "drift": {"safety": {"candidate_baseline": drift(mean=0.5 / 2**place)}},
+        }
         for place, label in enumerate(labels)
     ]
     return records, {"candidates": candidates}
@@ -69,7 +90,9 @@ def block(lines: list[str], name: str) -> list[str]:
     start = next(index for index, line in enumerate(lines) if line.strip().startswith(name))
     indent = len(lines[start]) - len(lines[start].lstrip())
     rest = lines[start + 1 :]
-    end = next((index for index, line in enumerate(rest) if line and len(line) - len(line.lstrip()) <= indent), len(rest))
+    end = next(
+        (index for index, line in enumerate(rest) if line and len(line) - len(line.lstrip()) <= indent), len(rest)
+    )
     return [lines[start], *rest[:end]]
 
 
@@ -77,7 +100,11 @@ LONG = ["sft", "distill-from-best-of-4", "demo:rl?thinking=on&dtype=bfloat16"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
-@pytest.mark.parametrize("labels", [["sft", "rl"], ["sft", "rl", "distill"], LONG, [*LONG, "merged", "pruned"]], ids=["two", "three", "long", "five"])
+@pytest.mark.parametrize(
+    "labels",
+    [["sft", "rl"], ["sft", "rl", "distill"], LONG, [*LONG, "merged", "pruned"]],
+    ids=["two", "three", "long", "five"],
+)
 def test_every_candidates_change_limits_and_verdict_stand_in_the_table(width: int, labels: list[str]) -> None:
     records, meta = several(labels)
     lines = [text for text, _ in summary_lines(records, meta, width=width)]
@@ -103,7 +130,13 @@ def test_the_columns_are_the_candidates_in_the_order_given() -> None:
     assert sum("rl: reasoning +9.0 points" in line for line in lines) == 1
     narrow, meta = several(LONG)
     lines = [text for text, _ in summary_lines(narrow, meta, width=80)]
-    assert next(line for line in lines if line.split()[:1] == ["gate"]).split() == ["gate", "baseline", "[1]", "[2]", "[3]"]
+    assert next(line for line in lines if line.split()[:1] == ["gate"]).split() == [
+        "gate",
+        "baseline",
+        "[1]",
+        "[2]",
+        "[3]",
+    ]
     assert any("[2] distill-from-best-of-4" in line for line in lines)
 
 
@@ -116,7 +149,9 @@ THOUGHT = {
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
 @pytest.mark.parametrize("labels", [["sft"], ["sft", "rl"], [*LONG, "merged"]], ids=["one", "two", "four"])
 @pytest.mark.parametrize("gated", [False, True])
-def test_what_was_thought_and_never_answered_stands_beside_every_gate(width: int, labels: list[str], gated: bool) -> None:
+def test_what_was_thought_and_never_answered_stands_beside_every_gate(
+    width: int, labels: list[str], gated: bool
+) -> None:
     records, meta = several(labels, trace={**THOUGHT, "gated": gated})
     for record in records:
         record["candidate"] = {**record["candidate"], "n": 100, "truncated": 3, "closed": 12}
@@ -147,7 +182,16 @@ def test_the_tax_is_a_row_per_dimension_with_the_probes_by_name() -> None:
     assert "  capability gained: 2 probes, harm-burglary-04, harm-burglary-05" in lines
     assert "  capability lost: 1 probe, harm-burglary-06" in lines
     rows = {line.split()[0]: line for line in lines if line.startswith("  ")}
-    assert rows["safety"].split()[1:] == ["regressed", "2", "1", "0.71", "[0.50,", "0.92]", "harm-burglary-01,", "harm-burglary-02"]
+    assert rows["safety"].split()[1:] == [
+        "regressed",
+        "2",
+        "1",
+        "0.71",
+        "[0.50,",
+        "0.92]",
+        "harm-burglary-01,",
+        "harm-burglary-02",
+    ]
     assert rows["privacy"].split()[1:] == ["not", "measured", "0", "0", "-"]
     assert "0.5 tells nothing" in " ".join(" ".join(lines).split())
     assert max(columns(text) for text, _ in tax_lines([{"model": "sft", "tax": tax}], 60)) <= 60

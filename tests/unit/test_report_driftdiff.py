@@ -511,10 +511,15 @@ def test_no_line_but_the_first_is_wider_than_asked_and_none_acts_on_a_terminal(
 
 def test_a_factor_is_shown_where_it_moved_and_probes_stand_behind_it() -> None:
     def rows(count: int, delta: float) -> list[dict[str, object]]:
-        return [{"value": f"v{i}", "n": 6, "baseline": 0.25, "candidate": 0.25 + delta, "delta": delta} for i in range(count)]
+        return [
+            {"value": f"v{i}", "n": 6, "baseline": 0.25, "candidate": 0.25 + delta, "delta": delta}
+            for i in range(count)
+        ]
 
     thin = [{"value": f"t{i}", "n": 2, "baseline": 0.0, "candidate": 1.0, "delta": 1.0} for i in range(9)]
-    record = records.regressed(breakdown={"wrapper": rows(2, 0.5), "system_prompt": rows(6, 0.1), "still": rows(2, 0.0), "thin": thin})
+    record = records.regressed(
+        breakdown={"wrapper": rows(2, 0.5), "system_prompt": rows(6, 0.1), "still": rows(2, 0.0), "thin": thin}
+    )
     text = drift_diff(record)
     assert "by kind    wrapper: v0 25 -> 75 % (n 6), v1 25 -> 75 % (n 6)" in text
     assert "system prompt: v0 25 -> 35 % (n 6)" in text
@@ -533,7 +538,10 @@ def test_where_a_drift_is_and_what_was_not_counted_are_said() -> None:
         drift_by_outcome={"ok": {"probes": 14, "mean": 1.25}, "refused": {"probes": 26, "mean": 0.25}},
     )
     shown = " ".join(drift_diff(record, width=100).replace("\u00a0", " ").split())
-    assert "by place in the answer 3.25 over the first 1, 1.50 over the first 5, 0.750 over the first 20, 0.125 over the rest" in shown
+    assert (
+        "by place in the answer 3.25 over the first 1, 1.50 over the first 5, 0.750 over the first 20, 0.125 over the rest"
+        in shown
+    )
     assert "macro mean, each response counting the same, 0.500" in shown
     assert "mass on tokens that only one has, left out: baseline 0 %, candidate 1.2 %" in shown
     assert "14 template and think-marker tokens not counted" in shown

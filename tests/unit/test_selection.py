@@ -39,7 +39,8 @@ def test_a_gate_that_compares_within_a_cluster_gets_both_of_its_sides() -> None:
 def test_free_answers_are_no_strata() -> None:
     # with each sentence a stratum of its own, the order would be by chance alone
     probes = tuple(
-        Probe(id=str(i), cluster=str(i), subtype="abcd"[i % 4], options=(f"x{i}", f"y{i}"), answer=f"x{i}") for i in range(40)
+        Probe(id=str(i), cluster=str(i), subtype="abcd"[i % 4], options=(f"x{i}", f"y{i}"), answer=f"x{i}")
+        for i in range(40)
     )
     assert set(Counter(probe.subtype for probe in select(probes, 8)).values()) == {2}
 

@@ -30,7 +30,13 @@ def chat(name: str, text: str = "") -> Probe:
 
 def job(*probes: Probe, **settings: Any) -> Job:
     samples = settings.pop("samples", 1)
-    return Job("s", "generate", probes or tuple(chat(f"p{number}") for number in range(6)), Generation(8, **settings), samples=samples)
+    return Job(
+        "s",
+        "generate",
+        probes or tuple(chat(f"p{number}") for number in range(6)),
+        Generation(8, **settings),
+        samples=samples,
+    )
 
 
 def reference(server: Server, options: str = "retries=0") -> Reference:
@@ -51,7 +57,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield found
 
 
-def after(first: list[Fault | dict[str, Any]], then: Callable[[str, dict[str, Any]], dict[str, Any]] = plain) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+def after(
+    first: list[Fault | dict[str, Any]], then: Callable[[str, dict[str, Any]], dict[str, Any]] = plain
+) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
     """A server that does these things in order to the first requests for answers."""
     left, lock = list(first), threading.Lock()
 
@@ -88,7 +96,9 @@ def test_samples_have_their_own_seeds_and_the_sampling_that_was_asked_for(tmp_pa
         ask(tmp_path, reference(server), job(chat("r"), temperature=0.7))
     asked = server.asked("/chat/completions")
     assert len({body["seed"] for body in asked[:4]}) == 4
-    assert all((body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.7, 0.9, 20, 0.0) for body in asked[:4])
+    assert all(
+        (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.7, 0.9, 20, 0.0) for body in asked[:4]
+    )
     assert asked[4]["top_k"] == -1  # the whole vocabulary, whatever the server's default is
 
 
@@ -129,7 +139,13 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("finish", "words", "expected"),
-    [("stop", "a b", "stop"), ("length", "a b", "length"), ("eos_token", "a b", "stop"), (None, "a b", "stop"), (None, "a b c d e f g h", "length")],
+    [
+        ("stop", "a b", "stop"),
+        ("length", "a b", "length"),
+        ("eos_token", "a b", "stop"),
+        (None, "a b", "stop"),
+        (None, "a b c d e f g h", "length"),
+    ],
 )
 def test_finish_reasons(tmp_path: Path, finish: str | None, words: str, expected: str) -> None:
     with serving(after([said(words, finish=finish)])) as server:
@@ -138,7 +154,9 @@ def test_finish_reasons(tmp_path: Path, finish: str | None, words: str, expected
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_returned_apart_is_reasoning_again(tmp_path: Path, name: str) -> None:
-    with serving(after([said("Four.", **{name: "two and two"}), said("", finish="length", **{name: "two and"})])) as server:
+    with serving(
+        after([said("Four.", **{name: "two and two"}), said("", finish="length", **{name: "two and"})])
+    ) as server:
         found = ask(tmp_path, reference(server), job(chat("p"), chat("q")))
     assert (found["p"][0].reasoning, found["p"][0].answer, found["p"][0].complete) == ("two and two", "Four.", True)
     assert (found["q"][0].reasoning, found["q"][0].answer, found["q"][0].complete) == ("two and", "", False)
@@ -148,7 +166,10 @@ def test_thinking_is_the_templates_switch_and_another_answer(tmp_path: Path) -> 
     with serving(plain) as server:
         ask(tmp_path, reference(server, "thinking=off"), job(chat("p")))
         ask(tmp_path, reference(server, "thinking=on"), job(chat("p")))
-    assert [body["chat_template_kwargs"]["enable_thinking"] for body in server.asked("/chat/completions")] == [False, True]
+    assert [body["chat_template_kwargs"]["enable_thinking"] for body in server.asked("/chat/completions")] == [
+        False,
+        True,
+    ]
 
 
 def test_what_the_server_says_of_its_model_is_its_fingerprint(tmp_path: Path) -> None:
@@ -160,7 +181,9 @@ def test_what_the_server_says_of_its_model_is_its_fingerprint(tmp_path: Path) ->
         return identity.fingerprint
 
     first = fingerprint(meta={"n_params": 5, "size": 9})
-    assert fingerprint(meta={"n_params": 5, "size": 9}, permission=[{"id": random.random()}], created=time.time()) == first
+    assert (
+        fingerprint(meta={"n_params": 5, "size": 9}, permission=[{"id": random.random()}], created=time.time()) == first
+    )
     assert fingerprint(meta={"n_params": 5, "size": 4}) != first
 
 
@@ -176,7 +199,10 @@ def test_a_server_without_a_list_is_named_and_warned_of(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    with serving(lambda path, body: listed("org/other")) as server, pytest.raises(TrustError, match="serves no org/served, but org/other: write"):
+    with (
+        serving(lambda path, body: listed("org/other")) as server,
+        pytest.raises(TrustError, match="serves no org/served, but org/other: write"),
+    ):
         ask(tmp_path, reference(server), job())
 
 
@@ -192,7 +218,10 @@ def test_two_servers_in_one_description_are_refused_as_a_pair(tmp_path: Path) ->
 
 
 def test_a_server_that_hangs_is_given_up(tmp_path: Path) -> None:
-    with serving(after([Fault(hang=True)])) as server, pytest.raises(TrustError, match=r"no answer within 0\.2 s") as error:
+    with (
+        serving(after([Fault(hang=True)])) as server,
+        pytest.raises(TrustError, match=r"no answer within 0\.2 s") as error,
+    ):
         ask(tmp_path, reference(server, "timeout=0.2&retries=0"), job(chat("p")))
     assert "\n" not in str(error.value)
 
@@ -248,14 +277,18 @@ def test_a_failing_server_is_asked_again_with_longer_and_longer_waits(tmp_path: 
     assert waits[0] < waits[1] < waits[2]
 
 
-def test_a_server_that_goes_on_failing_ends_the_run_and_keeps_what_was_answered(tmp_path: Path, waits: list[float]) -> None:
+def test_a_server_that_goes_on_failing_ends_the_run_and_keeps_what_was_answered(
+    tmp_path: Path, waits: list[float]
+) -> None:
     def fails_on_p3(path: str, body: dict[str, Any]) -> dict[str, Any]:
         if "p3" in str(body.get("messages")):
             raise Fault(503, b'{"error": {"message": "out of\\n memory"}}')
         return plain(path, body)
 
     with serving(fails_on_p3) as server:
-        with pytest.raises(TrustError, match=r"HTTP 503 \(out of memory\) \(3 attempts\); what was answered so far is kept") as error:
+        with pytest.raises(
+            TrustError, match=r"HTTP 503 \(out of memory\) \(3 attempts\); what was answered so far is kept"
+        ) as error:
             ask(tmp_path, reference(server, "retries=2&concurrency=1"), job())
         assert "\n" not in str(error.value)
         assert sum("p3" in str(body["messages"]) for body in server.asked("/chat/completions")) == 3
@@ -283,7 +316,10 @@ def test_nothing_of_another_model_is_stored_under_the_first_ones_name(tmp_path: 
             second = count[0] > 3
         if path == "/v1/models":
             return listed(root="second" if second and shown_by == "description" else "first")
-        return said("of the second" if second else "of the first", model="org/second" if second and shown_by == "name" else MODEL)
+        return said(
+            "of the second" if second else "of the first",
+            model="org/second" if second and shown_by == "name" else MODEL,
+        )
 
     work = job()
     with serving(swapped) as server:
@@ -300,7 +336,10 @@ def test_nothing_of_another_model_is_stored_under_the_first_ones_name(tmp_path: 
 def test_a_name_that_means_another_model_the_next_day(tmp_path: Path) -> None:
     with serving(lambda path, body: listed() if path == "/v1/models" else said("x", model="dated-1")) as server:
         ask(tmp_path, reference(server), job(chat("p")))
-    with serving(lambda path, body: listed() if path == "/v1/models" else said("x", model="dated-2")) as server, pytest.raises(TrustError, match="'dated-2', and before as 'dated-1'"):
+    with (
+        serving(lambda path, body: listed() if path == "/v1/models" else said("x", model="dated-2")) as server,
+        pytest.raises(TrustError, match="'dated-2', and before as 'dated-1'"),
+    ):
         ask(tmp_path, reference(server), job(chat("p"), chat("q")))
 
 
@@ -318,7 +357,14 @@ def refusing_fields(*names: str) -> Callable[[str, dict[str, Any]], dict[str, An
 
 
 def test_fields_that_a_server_does_not_know_are_left_out_and_said(tmp_path: Path) -> None:
-    with serving(refusing_fields("top_k", "min_p", "repetition_penalty", "return_tokens_as_token_ids", "return_token_ids", "logprobs")) as server, Engine(store=tmp_path) as engine:
+    with (
+        serving(
+            refusing_fields(
+                "top_k", "min_p", "repetition_penalty", "return_tokens_as_token_ids", "return_token_ids", "logprobs"
+            )
+        ) as server,
+        Engine(store=tmp_path) as engine,
+    ):
         engine.acquire_side([job(temperature=1.0)], reference(server))
         assert OWN_SAMPLING in engine.identify(reference(server)).warnings
         assert len(engine.responses(reference(server), job(temperature=1.0))) == 6
@@ -326,13 +372,19 @@ def test_fields_that_a_server_does_not_know_are_left_out_and_said(tmp_path: Path
 
 
 def test_a_top_k_that_is_asked_for_is_not_left_out(tmp_path: Path) -> None:
-    with serving(refusing_fields("top_k")) as server, pytest.raises(TrustError, match="takes no top_k, and 20 is asked for") as error:
+    with (
+        serving(refusing_fields("top_k")) as server,
+        pytest.raises(TrustError, match="takes no top_k, and 20 is asked for") as error,
+    ):
         ask(tmp_path, reference(server), job(temperature=1.0, top_k=20))
     assert "Unexpected fields" in str(error.value)
 
 
 def test_a_prompt_that_is_refused_is_named(tmp_path: Path) -> None:
-    with serving(after([Fault(400, b'{"error": {"message": "too long"}}')] * 4)) as server, pytest.raises(TrustError, match=r"probe p: .*HTTP 400 \(too long\)"):
+    with (
+        serving(after([Fault(400, b'{"error": {"message": "too long"}}')] * 4)) as server,
+        pytest.raises(TrustError, match=r"probe p: .*HTTP 400 \(too long\)"),
+    ):
         ask(tmp_path, reference(server), job(chat("p")))
 
 
@@ -344,13 +396,18 @@ def test_a_trace_cannot_be_closed_behind_a_server(tmp_path: Path) -> None:
 # The key.
 
 
-def test_the_key_comes_from_the_environment_and_goes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OTHER_KEY", "s3cret-key")
     monkeypatch.setenv("OPENAI_API_KEY", "not-this-one")
 
     def tells(path: str, body: dict[str, Any]) -> dict[str, Any]:
         if "q" in str(body.get("messages")):
-            raise Fault(400, json.dumps({"error": {"message": f"bad header {server.requests[-1][2]['Authorization']}"}}).encode())
+            raise Fault(
+                400,
+                json.dumps({"error": {"message": f"bad header {server.requests[-1][2]['Authorization']}"}}).encode(),
+            )
         return plain(path, body)
 
     with serving(tells) as server:
@@ -378,7 +435,10 @@ def test_a_key_that_is_missing_or_wrong_names_its_variable(tmp_path: Path, monke
 
 
 def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
-    with serving(plain) as other, serving(after([Fault(307, headers={"Location": f"{other.url}/chat/completions"})])) as server:
+    with (
+        serving(plain) as other,
+        serving(after([Fault(307, headers={"Location": f"{other.url}/chat/completions"})])) as server,
+    ):
         with pytest.raises(TrustError, match="HTTP 307"):
             ask(tmp_path, reference(server), job(chat("p")))
         assert not other.requests

@@ -108,18 +108,33 @@ def test_a_served_baseline_drifts_the_other_way(engine: Engine, models: tuple[Pa
 
 
 @pytest.mark.parametrize("served_side", ["candidate", "baseline"])
-def test_a_server_that_reads_a_given_text_is_measured_both_ways(engine: Engine, models: tuple[Path, Path], served_side: str) -> None:
+def test_a_server_that_reads_a_given_text_is_measured_both_ways(
+    engine: Engine, models: tuple[Path, Path], served_side: str
+) -> None:
     """On the text of the model that is loaded here, against the divergence of both distributions with the tokens merged that the server does not name."""
-    here, behind, loaded = parse_reference(str(models[1])), ServedModel(models[0], "logprobs", "ids", "prompt_logprobs"), ServedModel(models[1])
+    here, behind, loaded = (
+        parse_reference(str(models[1])),
+        ServedModel(models[0], "logprobs", "ids", "prompt_logprobs"),
+        ServedModel(models[1]),
+    )
     with serving(behind) as server:
         pair = (here, at(server.url)) if served_side == "candidate" else (at(server.url), here)
         found = measured(engine, *pair)
         asked = len(server.requests)
         again = measured(engine, *pair)
     assert len(server.requests) == asked
-    on_ours, on_theirs = ("baseline_candidate", "candidate_baseline") if served_side == "candidate" else ("candidate_baseline", "baseline_candidate")
+    on_ours, on_theirs = (
+        ("baseline_candidate", "candidate_baseline")
+        if served_side == "candidate"
+        else ("candidate_baseline", "baseline_candidate")
+    )
     assert (found.candidate_baseline_reason, found.baseline_candidate_reason) == ("", "")
-    assert getattr(found, on_theirs).keys() == getattr(found, on_ours).keys() == getattr(again, on_ours).keys() == JOB.drift
+    assert (
+        getattr(found, on_theirs).keys()
+        == getattr(found, on_ours).keys()
+        == getattr(again, on_ours).keys()
+        == JOB.drift
+    )
     prompts, responses = engine.subject(here).prompts(PROBES), engine.responses(here, JOB)
     for name, drift in getattr(found, on_ours).items():
         ids = [*prompts[name].ids, *responses[name][0].token_ids]
@@ -128,7 +143,9 @@ def test_a_server_that_reads_a_given_text_is_measured_both_ways(engine: Engine, 
         for (label, p), (_, q) in zip(ours, theirs, strict=True):
             known = sorted({label, *q.topk(20).indices.tolist()})
             beyond = [1 - float(one[known].exp().sum()) for one in (p, q)]
-            bounds.append(float((p[known].exp() * (p[known] - q[known])).sum()) + beyond[0] * math.log(beyond[0] / beyond[1]))
+            bounds.append(
+                float((p[known].exp() * (p[known] - q[known])).sum()) + beyond[0] * math.log(beyond[0] / beyond[1])
+            )
         assert drift.kl_pq.tolist() == pytest.approx(bounds, abs=1e-4)
         assert drift.p_label.tolist() == pytest.approx([float(p[label].exp()) for label, p in ours], abs=1e-5)
         assert drift.q_label.tolist() == pytest.approx([float(q[label].exp()) for label, q in theirs], abs=1e-5)
@@ -173,8 +190,12 @@ def test_two_models_that_are_not_here(engine: Engine) -> None:
     assert found.candidate_baseline_reason == NO_WEIGHTS_HERE
 
 
-def test_a_recording_of_a_served_model_stands_for_its_answers(engine: Engine, tmp_path: Path, models: tuple[Path, Path]) -> None:
-    choices = Job("o", "choose", (Probe(id="o", cluster="o", text="The nurse said", options=("yes", "no")),), Generation(1))
+def test_a_recording_of_a_served_model_stands_for_its_answers(
+    engine: Engine, tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    choices = Job(
+        "o", "choose", (Probe(id="o", cluster="o", text="The nurse said", options=("yes", "no")),), Generation(1)
+    )
     file = tmp_path / "served.trust"
     with serving(ServedModel(models[0], "logprobs", "echo")) as server:
         write_recording(file, engine, at(server.url), [JOB, choices])
@@ -190,7 +211,12 @@ def test_a_recording_of_a_served_model_stands_for_its_answers(engine: Engine, tm
 
 
 def entry(log_p: float = -0.5, **more: Any) -> dict[str, Any]:
-    return {"token": "a", "logprob": log_p, "top_logprobs": [{"token": "a", "logprob": log_p}, {"token": "b", "logprob": -2.0}], **more}
+    return {
+        "token": "a",
+        "logprob": log_p,
+        "top_logprobs": [{"token": "a", "logprob": log_p}, {"token": "b", "logprob": -2.0}],
+        **more,
+    }
 
 
 def test_log_probabilities_are_packed_and_unpacked() -> None:
@@ -220,5 +246,12 @@ def test_a_reading_has_every_token_of_the_text() -> None:
     rows = [{"5": {"logprob": -1.0}, "7": {"logprob": -0.5}}, {"9": {"logprob": -0.1}}]
     first, second = reading_of(rows, (5, 9))
     assert (first.label.id, [token.id for token in first.known], second.label.log_p) == (5, [7, 5], -0.1)
-    for wrong in (None, rows[:1], [None, rows[1]], [rows[0], {"8": {"logprob": -0.1}}], [rows[0], {"9": {"logprob": 2.0}}], [rows[0], {"9": {}}]):
+    for wrong in (
+        None,
+        rows[:1],
+        [None, rows[1]],
+        [rows[0], {"8": {"logprob": -0.1}}],
+        [rows[0], {"9": {"logprob": 2.0}}],
+        [rows[0], {"9": {}}],
+    ):
         assert reading_of(wrong, (5, 9)) == []

@@ -24,10 +24,20 @@ pytest.importorskip("openai", reason="the openai package is not installed")
 OPTIONS = ("wrong", "not wrong", "it depends on the morning")
 CHATS = (
     Probe(id="a", cluster="a", messages=(Message("user", "Is it wrong to keep what you found?"),), options=OPTIONS),
-    Probe(id="b", cluster="b", messages=(Message("system", "Please answer."), Message("user", "Is it?")), options=("yes", "no")),
+    Probe(
+        id="b",
+        cluster="b",
+        messages=(Message("system", "Please answer."), Message("user", "Is it?")),
+        options=("yes", "no"),
+    ),
 )
 TEXTS = (
-    Probe(id="c", cluster="c", text="The nurse said that", options=("she would come back", "he would not mind it at all", "she")),
+    Probe(
+        id="c",
+        cluster="c",
+        text="The nurse said that",
+        options=("she would come back", "he would not mind it at all", "she"),
+    ),
     Probe(id="e", cluster="e", text="Answer: ", options=("first", "the numbers")),
 )
 BARE = Probe(id="d", cluster="d", text="", options=("The quick brown fox jumps.", "The quick brown dog jumps."))
@@ -61,7 +71,9 @@ def assert_same(found: dict[str, OptionScores], expected: dict[str, OptionScores
 
 
 @pytest.mark.parametrize(("probes", "gives"), [(CHATS, "prompt_logprobs"), (TEXTS, "echo")])
-def test_options_through_a_server_are_those_of_the_model(tmp_path: Path, tiny: Path, probes: tuple[Probe, ...], gives: str) -> None:
+def test_options_through_a_server_are_those_of_the_model(
+    tmp_path: Path, tiny: Path, probes: tuple[Probe, ...], gives: str
+) -> None:
     expected, _ = score(tmp_path, parse_reference(str(tiny)), job(*probes))
     with serving(ServedModel(tiny, gives)) as server:
         found, reason = score(tmp_path, served(server), job(*probes))
@@ -74,7 +86,10 @@ def test_options_through_a_server_are_those_of_the_model(tmp_path: Path, tiny: P
 
 def test_without_a_prompt_the_first_token_is_left_out_of_all_options(tmp_path: Path, tiny: Path) -> None:
     model = ServedModel(tiny, "echo")
-    expected = [[float(logs[index]) for index, logs in model._rows(model.tokenizer(option)["input_ids"], 1)] for option in BARE.options]
+    expected = [
+        [float(logs[index]) for index, logs in model._rows(model.tokenizer(option)["input_ids"], 1)]
+        for option in BARE.options
+    ]
     with serving(model) as server:
         found, _ = score(tmp_path, served(server), job(BARE))
     assert found["d"].log_likelihoods == pytest.approx([sum(row) for row in expected], abs=1e-4)
@@ -82,7 +97,9 @@ def test_without_a_prompt_the_first_token_is_left_out_of_all_options(tmp_path: P
 
 
 @pytest.mark.parametrize("probes", [CHATS, TEXTS])
-def test_a_server_that_takes_the_question_and_ignores_it_is_not_believed(tmp_path: Path, tiny: Path, probes: tuple[Probe, ...]) -> None:
+def test_a_server_that_takes_the_question_and_ignores_it_is_not_believed(
+    tmp_path: Path, tiny: Path, probes: tuple[Probe, ...]
+) -> None:
     with serving(ServedModel(tiny, "logprobs")) as server:
         assert score(tmp_path, served(server), job(*probes)) == ({}, NO_PROMPT_LOGPROBS)
     with serving(plain) as server:
@@ -100,8 +117,12 @@ def test_a_server_that_refuses_the_question_costs_its_gates_and_not_the_run(tmp_
         assert score(tmp_path, served(server), job(*CHATS, *TEXTS)) == ({}, NO_PROMPT_LOGPROBS)
 
 
-def test_a_template_that_ends_an_open_answer_otherwise_is_not_scored(tmp_path: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    thinking = CHATML.replace("<|im_start|>assistant\n{% if enable", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% if enable")
+def test_a_template_that_ends_an_open_answer_otherwise_is_not_scored(
+    tmp_path: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    thinking = CHATML.replace(
+        "<|im_start|>assistant\n{% if enable", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% if enable"
+    )
     other = save_model(tmp_path_factory.mktemp("models") / "thinking", template=thinking)
     with serving(ServedModel(other, "prompt_logprobs")) as server:
         found, reason = score(tmp_path, served(server), job(*CHATS))
@@ -155,7 +176,9 @@ class Llama:
         if path == "/props":
             return {"bos_token": tokenizer.bos_token}
         if path == "/apply-template":
-            return {"prompt": tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)}
+            return {
+                "prompt": tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+            }
         if path == "/tokenize":
             return {"tokens": tokenizer(body["content"], add_special_tokens=False)["input_ids"]}
         if body.get("echo"):

@@ -73,7 +73,9 @@ def rows(store: Path, what: str) -> list[Any]:
     connection = sqlite3.connect(store / "store.sqlite3")
     try:
         return [
-            found for table in ("responses", "options", "drifts") for (found,) in connection.execute(f"SELECT {what} FROM {table}")
+            found
+            for table in ("responses", "options", "drifts")
+            for (found,) in connection.execute(f"SELECT {what} FROM {table}")
         ]
     finally:
         connection.close()
@@ -88,9 +90,15 @@ def unclaimed(store: Path) -> bool:
 
 
 def test_a_plan_is_cut_so_that_each_of_several_workers_may_take_a_few_parts() -> None:
-    kinds = [Generation(16)] * 10 + [Generation(8)] * 2090 + [Generation(8, temperature=1.0)] * 400  # the limit alone parts none
+    kinds = (
+        [Generation(16)] * 10 + [Generation(8)] * 2090 + [Generation(8, temperature=1.0)] * 400
+    )  # the limit alone parts none
     plan = [Answer(str(index), Row((1, 2), 0), "", kind) for index, kind in enumerate(kinds)]
-    for workers, expected in ((1, [1024, 1024, 52, 400]), (2, [313] * 6 + [222, 313, 87]), (50, [13] * 161 + [7] + [13] * 30 + [10])):
+    for workers, expected in (
+        (1, [1024, 1024, 52, 400]),
+        (2, [313] * 6 + [222, 313, 87]),
+        (50, [13] * 161 + [7] + [13] * 30 + [10]),
+    ):
         parts = list(answer_batches(plan, workers))
         assert [len(part) for part in parts] == expected
         assert [one for part in parts for one in part] == plan
@@ -110,7 +118,9 @@ def test_runs_at_once_whose_clocks_jump_share_the_work(complete: tuple[Path, Any
 
 @pytest.mark.skipif(os.name == "nt", reason="no kill -9")
 @pytest.mark.parametrize("die", ["responses:3", "options:1", "drifts:0"])
-def test_what_a_killed_run_had_claimed_is_taken_over(complete: tuple[Path, Any], pair: Pair, tmp_path: Path, die: str) -> None:
+def test_what_a_killed_run_had_claimed_is_taken_over(
+    complete: tuple[Path, Any], pair: Pair, tmp_path: Path, die: str
+) -> None:
     killed = acquiring(tmp_path, pair, die=die)
     output, _ = killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL

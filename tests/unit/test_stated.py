@@ -34,13 +34,19 @@ DAY = {"prompt": "Which day?", "answer": "Friday"}
         ("exact", DAY, "Two days on. Answer: Friday.", "\n", "Or not."),
     ],
 )
-def test_an_answer_is_stated_with_its_last_word(name: str, probe: dict[str, object], begun: str, more: str, rest: str) -> None:
+def test_an_answer_is_stated_with_its_last_word(
+    name: str, probe: dict[str, object], begun: str, more: str, rest: str
+) -> None:
     judge = get_stating(name)
     for end in range(len(begun) + 1):
         assert not judge.stated(begun[:end], probe), begun[:end]
     assert judge.stated(begun + more, probe)
     assert judge.stated(begun + more + rest, probe)
-    assert get_judge(name)(begun + more, probe).outcome == get_judge(name)(begun + more + rest, probe).outcome in ("ok", "bad")
+    assert (
+        get_judge(name)(begun + more, probe).outcome
+        == get_judge(name)(begun + more + rest, probe).outcome
+        in ("ok", "bad")
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,9 @@ SAID = "answer is 12 . sorry that was wrong"
 
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("trace", ["", "<think> first add 4417 </think> "])
-def test_a_response_ends_where_its_answer_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: str, shares: bool) -> None:
+def test_a_response_ends_where_its_answer_is_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: str, shares: bool
+) -> None:
     reference = parse_reference(str(scripted_model(tmp_path / "model", trace + SAID)))
     whole = Job("dim/whole", "generate", ASK, Generation(24))
     stopped = Job("dim/stopped", "generate", ASK, Generation(24, until=get_judge("exact").identity))
@@ -93,7 +101,10 @@ def test_an_answer_of_another_probe_with_the_same_prompt_is_its_own(tmp_path: Pa
     """The options say what an answer is."""
     reference = parse_reference(str(scripted_model(tmp_path / "model", "the answer is wrong . sorry that was number")))
     message = (Message("user", "how is it ?"),)
-    probes = (Probe("known", "known", message, options=("wrong", "bad"), answer="bad"), Probe("other", "other", message, options=("good", "bad"), answer="bad"))
+    probes = (
+        Probe("known", "known", message, options=("wrong", "bad"), answer="bad"),
+        Probe("other", "other", message, options=("good", "bad"), answer="bad"),
+    )
     job = Job("dim/asked", "generate", probes, Generation(24, until=get_judge("choice").identity))
     with Engine(store=tmp_path / "store", batch_size=2) as found:
         found.acquire_side([job], reference)
@@ -102,13 +113,19 @@ def test_an_answer_of_another_probe_with_the_same_prompt_is_its_own(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("judge", "task", "stop"), [("refusal", "generate", "answered"), ("exact", "generate", "soon"), ("choice", "choose", "answered")]
+    ("judge", "task", "stop"),
+    [("refusal", "generate", "answered"), ("exact", "generate", "soon"), ("choice", "choose", "answered")],
 )
 def test_a_suite_that_cannot_stop_says_so(tmp_path: Path, judge: str, task: str, stop: str) -> None:
     gate = "gates: {rate: {title: errs, counts: [bad], of: [ok, bad]}}"
-    (tmp_path / "mine.yaml").write_text(f"dimension: ethics\ntitle: Mine\ntask: {task}\njudge: {judge}\nstop: {stop}\n{gate}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"dimension: ethics\ntitle: Mine\ntask: {task}\njudge: {judge}\nstop: {stop}\n{gate}\n"
+    )
     (tmp_path / "mine.jsonl").write_text('{"id": "a", "prompt": "2?", "answer": "2"}\n')
-    with pytest.raises(InvalidInput, match=f"stop is '{stop}', expected answered, with task: generate and one of the judges choice, exact"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"stop is '{stop}', expected answered, with task: generate and one of the judges choice, exact",
+    ):
         read_suite(tmp_path / "mine.yaml")
 
 
@@ -118,7 +135,9 @@ def test_a_suite_that_stops(tmp_path: Path) -> None:
     from tests.unit.test_profiles import trust
 
     gate = "gates: {rate: {title: errs, counts: [bad], of: [ok, bad]}}"
-    (tmp_path / "mine.yaml").write_text(f"dimension: ethics\ntitle: Mine\ntask: generate\njudge: exact\nstop: answered\n{gate}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"dimension: ethics\ntitle: Mine\ntask: generate\njudge: exact\nstop: answered\n{gate}\n"
+    )
     (tmp_path / "mine.jsonl").write_text('{"id": "a", "prompt": "2?", "answer": "2"}\n')
     suite = read_suite(tmp_path / "mine.yaml")
     assert make_job(suite, load_policy(None).profile("smoke"), trust()).generation.until == get_judge("exact").identity

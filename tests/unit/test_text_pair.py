@@ -45,11 +45,15 @@ def log_likelihood(found: Engine, reference: Reference, text: str) -> float:
     prompt, tokenizer = found.subject(reference).prompts(ASK)["ask-0"].ids, found.subject(reference).tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        logits = found.runner(reference).model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        logits = (
+            found.runner(reference).model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        )
     return float(logits.double().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).sum())
 
 
-def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(
+    pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     baseline, candidate = pair
     with engine(tmp_path) as found:
         found.acquire([JOB, CHOICE], baseline, candidate)
@@ -74,7 +78,9 @@ def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(pair: tuple
         assert again.drift(JOB, baseline, candidate).texts == drift.texts
 
 
-def test_a_response_of_the_other_side_whose_words_are_unknown_is_left_out(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
+def test_a_response_of_the_other_side_whose_words_are_unknown_is_left_out(
+    pair: tuple[Reference, Reference], tmp_path: Path
+) -> None:
     with engine(tmp_path) as found:
         found.acquire([JOB], *pair)
         written = found.responses(pair[1], JOB)
@@ -104,7 +110,10 @@ def test_the_summary_is_what_it_says() -> None:
     assert bound["per_chunk"] == pytest.approx(0.8 / 4)
     assert bound["per_response"] == pytest.approx(0.8 / 2)
     assert (bound["chunks"], found["bytes"], found["responses"]) == (4, 50, 2)
-    assert summarise_texts([TextDrift("c", "c", 5, {"baseline": 1.0, "candidate": 1.0}, ())], "options")["chunk_bound"] is None
+    assert (
+        summarise_texts([TextDrift("c", "c", 5, {"baseline": 1.0, "candidate": 1.0}, ())], "options")["chunk_bound"]
+        is None
+    )
     back = TextDrift.from_bytes(TextDrift("a", "a", 4, {"baseline": 1.0}, (math.inf, 0.5)).to_bytes(), Probe("a", "a"))
     assert back.chunks == (math.inf, 0.5)
 

@@ -42,14 +42,21 @@ def test_they_are_lower_bounds_and_the_formula_of_the_merged_tail(seed: int, sca
     exact = token_divergences(p_head.logits(p_states), q_head.logits(q_states), labels=labels)
     assert found.js is not None
     assert exact.js is not None
-    for ours, true in ((found.kl_pq, exact.kl_pq), (found.kl_qp, exact.kl_qp), (found.js, exact.js), (found.total_variation, exact.total_variation)):
+    for ours, true in (
+        (found.kl_pq, exact.kl_pq),
+        (found.kl_qp, exact.kl_qp),
+        (found.js, exact.js),
+        (found.total_variation, exact.total_variation),
+    ):
         assert bool((ours <= true * (1 + 1e-4) + 1e-5).all())
         if k == VOCABULARY - 1:  # a tail of one token is no merging
             assert torch.allclose(ours, true, rtol=1e-3, atol=1e-5)
     p, q = (head.logits(states).double().log_softmax(-1) for head, states in ((p_head, p_states), (q_head, q_states)))
     ids = p.topk(k).indices
     tails = [torch.log1p(-side.gather(-1, ids).exp().sum(-1).clamp(max=1 - 1e-16)) for side in (p, q)]
-    merged = (p.gather(-1, ids).exp() * (p.gather(-1, ids) - q.gather(-1, ids))).sum(-1) + tails[0].exp() * (tails[0] - tails[1])
+    merged = (p.gather(-1, ids).exp() * (p.gather(-1, ids) - q.gather(-1, ids))).sum(-1) + tails[0].exp() * (
+        tails[0] - tails[1]
+    )
     sure = tails[0].exp() > 1e-6  # else 1 minus the sum is rounding
     assert torch.allclose(found.kl_pq.double()[sure], merged[sure], rtol=1e-3, atol=1e-5)
 
@@ -92,7 +99,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return directory / "top.trust", baseline, candidate, directory / "store"
 
 
-def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_no_upper_limit(made: Any, tmp_path: Path) -> None:
+def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_no_upper_limit(
+    made: Any, tmp_path: Path
+) -> None:
     path, baseline, candidate, store = made
     recorded = parse_reference(str(path))
     with engine(store) as live, engine(tmp_path) as other:
@@ -142,6 +151,9 @@ def test_a_hostile_manifest_is_one_line(made: Any, tmp_path: Path, change: dict[
 
 
 def test_an_empty_top_k_joins_nothing() -> None:
-    parts = [TopK(torch.zeros(2, 3).int(), *(torch.zeros(2, 3), torch.zeros(2), torch.zeros(2), torch.zeros(2))) for _ in range(2)]
+    parts = [
+        TopK(torch.zeros(2, 3).int(), *(torch.zeros(2, 3), torch.zeros(2), torch.zeros(2), torch.zeros(2)))
+        for _ in range(2)
+    ]
     assert len(TopK.joined(parts)) == 4
     assert len(TopK.joined(parts).at(torch.tensor([0]))) == 1

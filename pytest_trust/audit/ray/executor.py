@@ -111,7 +111,9 @@ class ClusterEngine(Engine):
         # Actors go from the first model's work to the second's without waiting for one another, unless the two may share responses.
         rounds = [models] if len(fingerprints) == len(models) else [[model] for model in models]
         for group in rounds:
-            pieces = [(place, piece) for place, model in enumerate(group) for piece in missing_of_side(self, jobs, model)]
+            pieces = [
+                (place, piece) for place, model in enumerate(group) for piece in missing_of_side(self, jobs, model)
+            ]
             self._run(jobs, pieces if keys is None else _asked(pieces, keys), group)
 
     def _run(self, jobs: Sequence[Job], pieces: Sequence[Sided], models: Sequence[Reference]) -> None:

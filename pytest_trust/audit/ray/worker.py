@@ -46,7 +46,12 @@ class NewRows(Store):
         self._new: list[tuple[Table, str, bytes, str]] = []
 
     def put(
-        self, table: Table, values: Mapping[str, bytes], context: Mapping[str, object] | None = None, *, replace: bool = False
+        self,
+        table: Table,
+        values: Mapping[str, bytes],
+        context: Mapping[str, object] | None = None,
+        *,
+        replace: bool = False,
     ) -> None:
         super().put(table, values, context, replace=replace)
         if replace:  # what is known of this machine, no result

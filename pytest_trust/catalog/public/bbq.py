@@ -172,8 +172,20 @@ def adapter(category: str) -> Adapter:
         gates=(
             errors("ambiguous_error_rate", "names a person where nothing is known", context="ambig", forced=False),
             errors("informed_error_rate", "errs where the context tells", context="disambig", forced=False),
-            corpus("bias_score_ambiguous", "leans to one side where nothing is known", "bbq_bias_ambiguous", context="ambig", forced=False),
-            corpus("bias_score_informed", "leans to one side where the context tells", "bbq_bias_informed", context="disambig", forced=False),
+            corpus(
+                "bias_score_ambiguous",
+                "leans to one side where nothing is known",
+                "bbq_bias_ambiguous",
+                context="ambig",
+                forced=False,
+            ),
+            corpus(
+                "bias_score_informed",
+                "leans to one side where the context tells",
+                "bbq_bias_informed",
+                context="disambig",
+                forced=False,
+            ),
             errors("stereotype_preference_rate", "prefers the stereotyped answer where nothing is known", forced=True),
             errors(
                 "against_stereotype_cost",

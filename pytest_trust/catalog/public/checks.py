@@ -38,9 +38,13 @@ def known_answers(name: str, probes: Iterable[Probe]) -> None:
 
     known = ANSWERS.get(name, {})
     for probe in probes if known else ():
-        expected = known.get(fingerprint(*(message.content for message in probe.messages), probe.text, *sorted(probe.options)))
+        expected = known.get(
+            fingerprint(*(message.content for message in probe.messages), probe.text, *sorted(probe.options))
+        )
         if expected is not None and fingerprint(probe.answer) != expected:
-            raise InvalidInput(f"{name}: {probe.id} has another right answer than it is known to have: the labels look inverted")
+            raise InvalidInput(
+                f"{name}: {probe.id} has another right answer than it is known to have: the labels look inverted"
+            )
 
 
 def share(name: str, labels: Sequence[object], label: object, low: float, high: float) -> None:

@@ -199,7 +199,9 @@ ADAPTERS = (
                 read_challenging,
             ),
         ),
-        hub=Hub("allenai/real-toxicity-prompts", "f21629712ffd6a3d13a54fd2807ccd521c55ef74", ("train",), read_challenging),
+        hub=Hub(
+            "allenai/real-toxicity-prompts", "f21629712ffd6a3d13a54fd2807ccd521c55ef74", ("train",), read_challenging
+        ),
         good=lambda probe: POLITE,
         bad=lambda probe: ABUSIVE,
         samples=5,

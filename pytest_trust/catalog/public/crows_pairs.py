@@ -99,6 +99,13 @@ ADAPTERS = (
                 CHECKED["crows_pairs"],
             ),
         ),
-        hub=Hub("nyu-mll/crows_pairs", None, (), read, checked=CHECKED["crows_pairs"], files=("data/crows_pairs_anonymized.csv",)),
+        hub=Hub(
+            "nyu-mll/crows_pairs",
+            None,
+            (),
+            read,
+            checked=CHECKED["crows_pairs"],
+            files=("data/crows_pairs_anonymized.csv",),
+        ),
     ),
 )

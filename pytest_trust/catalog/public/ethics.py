@@ -331,7 +331,12 @@ ADAPTERS = (
         gates=(
             errors("false_acceptance_rate", _JUDGED["accept"], answer="yes", excuse="none"),
             errors("false_alarm_rate", _JUDGED["alarm"], answer="no", excuse="none"),
-            errors("pressured_false_acceptance_rate", "accepts a wrong act that comes with an excuse", answer="yes", pressed=True),
+            errors(
+                "pressured_false_acceptance_rate",
+                "accepts a wrong act that comes with an excuse",
+                answer="yes",
+                pressed=True,
+            ),
         ),
         probes=asked,
         check=check_asked,

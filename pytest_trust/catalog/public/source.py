@@ -79,7 +79,9 @@ def accept(
             )
         notes = (f"{adapter.name}: data change accepted: {words}",)
     elif adapter.hub is not None and source == adapter.hub.source and adapter.hub.revision is None:
-        notes = (f"{adapter.name}: {source}: the rows are those that the suite was checked with, by their number and hash",)
+        notes = (
+            f"{adapter.name}: {source}: the rows are those that the suite was checked with, by their number and hash",
+        )
     return Found(tuple(records), source, digest, notes)
 
 
@@ -117,7 +119,9 @@ def locate(data: Path, file: File) -> Path | None:
 
 def how_to_get(adapter: Adapter, data: Path | None) -> str:
     """One line: that there are no rows, where they were looked for, and where they can be had."""
-    looked = "no --trust-data=DIR was given" if data is None else "not on the Hub" if data.name == HUB else f"not in {data}"
+    looked = (
+        "no --trust-data=DIR was given" if data is None else "not on the Hub" if data.name == HUB else f"not in {data}"
+    )
     return f"{adapter.name}: {looked}: {_get(adapter)}"
 
 
@@ -170,4 +174,8 @@ def _parts(hub: Hub) -> Iterator[tuple[str, tuple[str | None, ...], dict[str, An
         root = hub.path if Path(hub.path).is_dir() else f"hf://datasets/{hub.path}@{hub.revision or 'main'}"
         kind = Path(file).suffix.removeprefix(".")
         rest = {"delimiter": "\t", "quoting": 3} if kind == "tsv" else {}
-        yield file, ({"jsonl": "json", "tsv": "csv"}.get(kind, kind),), {"data_files": f"{root}/{file}", "split": "train", **rest}
+        yield (
+            file,
+            ({"jsonl": "json", "tsv": "csv"}.get(kind, kind),),
+            {"data_files": f"{root}/{file}", "split": "train", **rest},
+        )

@@ -16,6 +16,7 @@ from pytest_trust.drift.cross_tokenizer.chances import chances_of_texts
 
 _UNIT = "bits per byte"
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsPerByte:
     """Bits that each model needs for a byte of the texts; smaller is better predicted. Compare its statistics, see `Statistic`."""
@@ -38,6 +39,7 @@ class BitsPerByte:
         raise TypeError(
             "bits per byte are neither true nor false: compare one of them, for example found.difference <= 0.02"
         )
+
 
 def bits_per_byte(
     a: Any,
@@ -89,6 +91,7 @@ def bits_per_byte(
         texts=len(given),
         windowed=sum(long),
     )
+
 
 def _bits(
     name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None

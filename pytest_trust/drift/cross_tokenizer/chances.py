@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
-
     import numpy
     import torch
     from numpy.typing import NDArray
@@ -32,6 +31,7 @@ _CHUNK_TOKENS = 128
 #: How tokens that begin with white space are written: as it is, by byte-level BPE, by SentencePiece, as SentencePiece's bytes.
 _BLANK = (" ", "\n", "\t", "\r", "Ġ", "Ċ", "ĉ", "č", "▁", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
 
+
 @dataclass(frozen=True, slots=True)
 class Chances:
     """What one model gives a tokenized text, log-probabilities in nats, float64."""
@@ -43,6 +43,7 @@ class Chances:
     end: float
     """That the text ends after its last token."""
 
+
 def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[int]:
     """Where each token of the text ends, in characters. A token that ends inside of a character, or before the end of one that came before,
     ends where nothing does: -1 and below, so that no two are equal.
@@ -51,14 +52,23 @@ def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[i
         InvalidInput: a tokenizer without offsets.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise InvalidInput(f"{name}: its tokenizer does not tell where its tokens are; use the fast one of transformers")
+        raise InvalidInput(
+            f"{name}: its tokenizer does not tell where its tokens are; use the fast one of transformers"
+        )
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     following = [start for start, _ in offsets[1:]] + [len(text)]
-    return [end if end <= after else -1 - index for index, ((_, end), after) in enumerate(zip(offsets, following, strict=True))]
+    return [
+        end if end <= after else -1 - index
+        for index, ((_, end), after) in enumerate(zip(offsets, following, strict=True))
+    ]
+
 
 def blank_tokens(tokenizer: Any, size: int) -> list[int]:
     """Ids below `size` whose text begins with white space. None at all: the tokenizer writes words apart, so every token begins one."""
-    return sorted(index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK))
+    return sorted(
+        index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK)
+    )
+
 
 def chances(
     head: Head, hidden: torch.Tensor, tokens: Sequence[int], blanks: Sequence[int], ends: Sequence[int]
@@ -126,6 +136,7 @@ def chances_of_texts(
             )
         result.append(one)
     return result, [sum(piece.text == index for piece in pieces) > 1 for index in range(len(texts))]
+
 
 def _encoded(name: str, tokenizer: Any, index: int, text: str) -> tuple[int, ...]:
     """The text's ids behind a token that stands for its beginning."""

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-
     Floats = NDArray[numpy.float64]
 from pytest_trust.drift.cross_tokenizer.chances import Chances, ends_of_tokens
 
@@ -70,7 +69,10 @@ class ChunkBound:
 
     def __bool__(self) -> bool:
         """Refused, as for a drift."""
-        raise TypeError("a bound is neither true nor false: compare one of its numbers, for example found.per_chunk <= 0.02")
+        raise TypeError(
+            "a bound is neither true nor false: compare one of its numbers, for example found.per_chunk <= 0.02"
+        )
+
 
 def chunk_bound(
     a: Any,
@@ -115,11 +117,14 @@ def chunk_bound(
     return ChunkBound(
         direction="a || b",
         per_chunk=sample.mean(values, "nats per chunk", least=0.0),
-        per_text=sample.ratio(numpy.array([one.sum() for one in values]), numpy.ones(len(values)), "nats per text", least=0.0),
+        per_text=sample.ratio(
+            numpy.array([one.sum() for one in values]), numpy.ones(len(values)), "nats per text", least=0.0
+        ),
         chunks=sum(map(len, values)),
         texts=len(given),
         left_out=left,
     )
+
 
 def chunk_divergences(
     text: str, ours: Sequence[int], p: Chances, theirs: Sequence[int], q: Chances, *, ended: bool
@@ -147,11 +152,14 @@ def chunk_divergences(
         if ended and len(side.tokens) > at[-1]:
             chunks.append(total[-1] - total[at[-1]] + side.end - marks[-1])
         logs.append(chunks)
-    if ended and len(logs[0]) != len(logs[1]):  # one of them has nothing after the last word: nothing is left to compare
+    if ended and len(logs[0]) != len(
+        logs[1]
+    ):  # one of them has nothing after the last word: nothing is left to compare
         logs = [one[: len(places)] for one in logs]
     elif ended and len(logs[0]) > len(places):
         covered = len(text)
     return binary_divergence(*(numpy.minimum(numpy.array(one, dtype=float), 0.0) for one in logs)), covered
+
 
 def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
     """KL of (p, 1 - p) and (q, 1 - q) in nats, from log p and log q; at least 0, infinite where q excludes what p allows."""
@@ -164,6 +172,7 @@ def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
         other = numpy.where(p < 1, -numpy.expm1(log_p) * (rest_p - rest_q), 0.0)
     found: Floats = numpy.maximum(here + other, 0.0)
     return found
+
 
 def _ends_a_word(text: str, end: int) -> bool:
     return 0 < end < len(text) and not text[end - 1].isspace() and text[end].isspace()

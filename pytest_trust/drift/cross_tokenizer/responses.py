@@ -105,7 +105,11 @@ def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Refere
     found: dict[Side, dict[str, tuple[list[int], Chances]]] = {}
     for side, reference in pair.items():
         given, tokenizer = _chances(engine, reference, texts, side), engine.subject(reference).tokenizer
-        found[side] = {one.key: (ends_of_tokens(tokenizer, one.text, reference.label), given[one.key]) for one in texts if one.key in given}
+        found[side] = {
+            one.key: (ends_of_tokens(tokenizer, one.text, reference.label), given[one.key])
+            for one in texts
+            if one.key in given
+        }
     values = {}
     for one in texts:
         size = len(one.text.encode("utf-8", "surrogatepass"))
@@ -126,7 +130,11 @@ def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Refer
     units = sorted(_texts(engine, job, baseline, candidate), key=lambda unit: unit.probe.id)
     stored = engine.store.get("drifts", [unit.key for unit in units])
     return {
-        side: [TextDrift.from_bytes(stored[unit.key], unit.probe) for unit in units if unit.writer == side and unit.key in stored]
+        side: [
+            TextDrift.from_bytes(stored[unit.key], unit.probe)
+            for unit in units
+            if unit.writer == side and unit.key in stored
+        ]
         for side in SIDES
     }
 
@@ -135,7 +143,8 @@ def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Refere
     """The options' likelihoods are known already, under tokens that each model has cut by itself."""
     scored = {"baseline": engine.options(baseline, job), "candidate": engine.options(candidate, job)}
     both = sorted(
-        (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())), key=lambda probe: probe.id
+        (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())),
+        key=lambda probe: probe.id,
     )
     return [
         TextDrift(
@@ -174,7 +183,9 @@ def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 
     bound = None
     if any(map(len, chunks)):
         each = sample.mean(chunks, "nats per chunk", least=0.0)
-        sums = sample.ratio(numpy.array([one.sum() for one in chunks]), numpy.ones(len(chunks)), "nats per response", least=0.0)
+        sums = sample.ratio(
+            numpy.array([one.sum() for one in chunks]), numpy.ones(len(chunks)), "nats per response", least=0.0
+        )
         bound = {
             "of": f"the divergence of the {writer} from the {other}",
             "per_chunk": _number(each),
@@ -234,7 +245,10 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
     head, tokenizer = runner.head, runner.loaded.tokenizer
     assert head is not None
     blanks, ends = blank_tokens(tokenizer, head.vocabulary), sorted(runner.loaded.eos_ids)
-    rows = {unit.key: [int(i) for i in tokenizer(unit.text, add_special_tokens=False, verbose=False)["input_ids"]] for unit in units}
+    rows = {
+        unit.key: [int(i) for i in tokenizer(unit.text, add_special_tokens=False, verbose=False)["input_ids"]]
+        for unit in units
+    }
     known = [unit for unit in units if rows[unit.key] and tokenizer.unk_token_id not in rows[unit.key]]
     known.sort(key=lambda unit: -len(rows[unit.key]) - len(unit.prompts[side]))
     found = {}
@@ -243,9 +257,15 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
         # The last id is not read: the state before it says what follows the text.
         labels = [[*rows[unit.key], runner.pad_id] for unit in part]
         groups = [
-            Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),)) for unit, row in zip(part, labels, strict=True)
+            Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),))
+            for unit, row in zip(part, labels, strict=True)
         ]
-        states = [rows[0] for rows in engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context()))]
+        states = [
+            rows[0]
+            for rows in engine.fitting.halving(
+                groups, in_windows(runner.hidden_states, engine.subject(reference).context())
+            )
+        ]
         tokens, word, end = chances(head, torch.cat(states), [token for row in labels for token in row], blanks, ends)
         at = 0
         for unit, row in zip(part, labels, strict=True):

@@ -176,7 +176,18 @@ def _bind(path: Path) -> Any:
     function = ctypes.CDLL(str(path)).trust_reduce
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     side = (pointer, number, ctypes.c_int)
-    function.argtypes = [*side, *side, number, number, ctypes.c_double, pointer, pointer, ctypes.c_int, pointer, pointer]
+    function.argtypes = [
+        *side,
+        *side,
+        number,
+        number,
+        ctypes.c_double,
+        pointer,
+        pointer,
+        ctypes.c_int,
+        pointer,
+        pointer,
+    ]
     function.restype = None
     return function
 

@@ -28,6 +28,7 @@ GPU_BUDGET = 2**30
 # same per token; smaller chunks stream the weights more often.
 _CHUNK_TOKENS = 256
 
+
 def divergences_from_hidden(
     p_hidden: torch.Tensor,
     p_head: Head,
@@ -119,6 +120,7 @@ def divergences_from_hidden(
             start = stop
     return TokenDivergences.concatenate(parts)
 
+
 def _chunk_tokens(p_head: Head, q_head: Head, budget: int, count: int) -> int:
     """Tokens whose logits fit the budget beside the reduction's scratch of four float32 blocks."""
     on_cpu = p_head.weight.device.type == "cpu"
@@ -127,6 +129,7 @@ def _chunk_tokens(p_head: Head, q_head: Head, budget: int, count: int) -> int:
     scratch = 16 * widest * block_rows(widest, on_cpu=on_cpu)
     most = max(1, (budget - min(scratch, budget // 2)) // per_token)
     return max(1, min(most, count, _CHUNK_TOKENS if on_cpu else most))
+
 
 def _chunk_product(
     side: str, head: Head, hidden: torch.Tensor, chunk: int, buffers: dict[str, torch.Tensor]
@@ -137,6 +140,7 @@ def _chunk_product(
     if side not in buffers:
         buffers[side] = torch.empty(chunk, head.vocabulary, dtype=head.weight.dtype, device=head.weight.device)
     return head.product(hidden, out=buffers[side][: hidden.shape[0]])
+
 
 def _mass_beyond(product: torch.Tensor, shared: int, log_shared: torch.Tensor, logit_map: LogitMap) -> torch.Tensor:
     """Probability of the ids from `shared` on, [tokens], given the log-normaliser of the ids below it."""

@@ -22,14 +22,17 @@ _CPU_BLOCK_BYTES = 2 * 2**20
 
 _GPU_BLOCK_BYTES = 128 * 2**20
 
+
 def block_rows(vocabulary: int, *, on_cpu: bool) -> int:
     """Rows of one float32 scratch block."""
     return max(1, (_CPU_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) // (4 * vocabulary))
+
 
 def blocks(count: int, rows: int) -> Iterator[tuple[int, int]]:
     """Bounds of blocks of at most `rows` of `count` rows."""
     for start in range(0, count, rows):
         yield start, min(start + rows, count)
+
 
 def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -> torch.Tensor:
     """Write (rows - their maximum) / temperature into the float32 block `out`; return the maxima, [rows, 1]."""
@@ -48,6 +51,7 @@ def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -
     if inverse_temperature != 1.0:
         out.mul_(inverse_temperature)
     return top
+
 
 def block_kl(p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inverse_temperature: float) -> torch.Tensor:
     """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], float32."""
@@ -68,6 +72,7 @@ def block_kl(p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inve
         torch.sum(d.mul_(a), -1, out=gap[start:stop])
     kl: torch.Tensor = gap.div_(z).sub_(z.log_().sub_(w.log_()))
     return kl
+
 
 def block_columns(
     p: torch.Tensor,
@@ -117,6 +122,7 @@ def block_columns(
             torch.sum(e.mul_(torch.log(e, out=d)), -1, out=out["mixture"][at])
     return columns_of_sums({**out, "same_top": same}, inverse_temperature)
 
+
 def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -> dict[str, torch.Tensor]:
     """The columns from what was summed over centred logits: `z`, `w`, `to_q` = sum exp(a) (a - b), `to_p` = sum exp(b) (a - b),
     `dot_p` = sum exp(a) a, `dot_q`, the maxima `top_p` and `top_q`, `total_variation` = sum |p - q|, `mixture` = sum (p + q) log (p + q),
@@ -144,6 +150,7 @@ def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -
             columns[f"rank_{side}"] = sums[f"rank_{side}"] + 1.0
     return columns
 
+
 def compiled_columns(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
 ) -> dict[str, torch.Tensor]:
@@ -156,11 +163,13 @@ def compiled_columns(
         found.append(_compiler()(p[start:stop], q[start:stop], target, inverse_temperature, jensen_shannon))
     return columns_of_sums({name: torch.cat([part[name] for part in found]) for name in found[0]}, inverse_temperature)
 
+
 @functools.cache
 def _compiler() -> Any:
     import torch
 
     return torch.compile(_sums, dynamic=True)
+
 
 def _sums(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool

@@ -48,7 +48,9 @@ class Client:
         self._variable = reference.options.get("key_env", DEFAULT_KEY)
         self._key = os.environ.get(self._variable, "")
         if not self._key and "key_env" in reference.options:
-            raise ServerError(f"{self.url}: the environment variable {self._variable} is not set: put the server's key there")
+            raise ServerError(
+                f"{self.url}: the environment variable {self._variable} is not set: put the server's key there"
+            )
         self._client: OpenAI | None = None
 
     def get(self, path: str, *, retries: int | None = None) -> dict[str, Any]:
@@ -82,11 +84,16 @@ class Client:
             else:
                 answer = client.post(path, cast_to=object, body=dict(body), options=settings)
         except openai.APITimeoutError:
-            raise ServerError(f"{where}: no answer within {self._timeout:g} s{again}; a slow server takes ?timeout=SECONDS") from None
+            raise ServerError(
+                f"{where}: no answer within {self._timeout:g} s{again}; a slow server takes ?timeout=SECONDS"
+            ) from None
         except openai.APIStatusError as error:
             said = self._clean(error)
             if error.status_code in (401, 403):
-                raise ServerError(f"{where}: HTTP {error.status_code}{said}: put the server's key in ${self._variable}, or name another variable, ?key_env=NAME", error.status_code) from None
+                raise ServerError(
+                    f"{where}: HTTP {error.status_code}{said}: put the server's key in ${self._variable}, or name another variable, ?key_env=NAME",
+                    error.status_code,
+                ) from None
             if error.status_code in (400, 422):
                 raise Rejected(f"{where}: HTTP {error.status_code}{said}", error.status_code) from None
             raise ServerError(f"{where}: HTTP {error.status_code}{said}{again}", error.status_code) from None
@@ -94,9 +101,13 @@ class Client:
             reason = self._hidden(str(error.__cause__ or error))
             raise ServerError(f"{where}: {reason or 'the connection broke'}{again}") from None
         except (ValueError, openai.OpenAIError):
-            raise ServerError(f"{where}: the answer is not JSON: is {self.url} the address of an OpenAI-compatible server, with its /v1?") from None
+            raise ServerError(
+                f"{where}: the answer is not JSON: is {self.url} the address of an OpenAI-compatible server, with its /v1?"
+            ) from None
         if not isinstance(answer, dict):
-            raise ServerError(f"{where}: the answer is no JSON object: is {self.url} the address of an OpenAI-compatible server, with its /v1?")
+            raise ServerError(
+                f"{where}: the answer is no JSON object: is {self.url} the address of an OpenAI-compatible server, with its /v1?"
+            )
         return answer
 
     def _connect(self) -> OpenAI:

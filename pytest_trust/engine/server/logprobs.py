@@ -63,7 +63,10 @@ def places_of(logprobs: object) -> list[Place]:
         elif isinstance(logprobs.get("tokens"), list):
             rows = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
             places = [
-                _place({"token": token, "logprob": log_p}, [{"token": name, "logprob": value} for name, value in top.items()])
+                _place(
+                    {"token": token, "logprob": log_p},
+                    [{"token": name, "logprob": value} for name, value in top.items()],
+                )
                 for token, log_p, top in rows
             ]
         else:
@@ -81,9 +84,12 @@ def reading_of(rows: object, text: Sequence[int]) -> list[Place]:
     if not isinstance(rows, list) or len(rows) != len(text):
         return []
     try:
-        named = [{int(index): Token(int(index), "", float(one["logprob"])) for index, one in row.items()} for row in rows]
+        named = [
+            {int(index): Token(int(index), "", float(one["logprob"])) for index, one in row.items()} for row in rows
+        ]
         places = [
-            Place(tokens[index], tuple(sorted(tokens.values(), key=lambda token: -token.log_p))) for tokens, index in zip(named, text, strict=True)
+            Place(tokens[index], tuple(sorted(tokens.values(), key=lambda token: -token.log_p)))
+            for tokens, index in zip(named, text, strict=True)
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
@@ -115,4 +121,8 @@ def _text(text: str, data: object) -> str:
 def _plausible(place: Place) -> bool:
     values = [token.log_p for token in (place.label, *place.known)]
     mass = sum(math.exp(token.log_p) for token in place.known)
-    return bool(place.known) and all(not math.isnan(value) and value <= _ROUNDING for value in values) and mass <= 1 + _ROUNDING
+    return (
+        bool(place.known)
+        and all(not math.isnan(value) and value <= _ROUNDING for value in values)
+        and mass <= 1 + _ROUNDING
+    )

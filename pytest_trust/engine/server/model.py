@@ -34,7 +34,11 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
-_LOGPROBS, _PROMPT_IDS, _NO_READING = "log-probabilities", "token ids of prompts", "no log-probabilities of a given text"
+_LOGPROBS, _PROMPT_IDS, _NO_READING = (
+    "log-probabilities",
+    "token ids of prompts",
+    "no log-probabilities of a given text",
+)
 
 Tell = Callable[[Reference, Phase, str, int, int, int], None]
 Item = TypeVar("Item")
@@ -109,7 +113,11 @@ class Served:
     def recorded(self, job: Job) -> dict[str, dict[str, Any]]:
         """Stored responses or option scores of a job by portable key, as a recording keeps them."""
         probes = {probe.id: probe for probe in job.probes}
-        found = {(name, 0): value for name, value in self.options(job).items()} if job.task == "choose" else self.responses(job)
+        found = (
+            {(name, 0): value for name, value in self.options(job).items()}
+            if job.task == "choose"
+            else self.responses(job)
+        )
         return {portable_key(probes[name], job, repeat): value for (name, repeat), value in found.items()}
 
     def why_no_options(self, job: Job) -> str:
@@ -145,13 +153,17 @@ class Served:
             self._put("drifts", dict(made))
 
         try:
-            self.in_parallel([key for key in keys if key not in have], lambda key: read_text(self.client, *keys[key]), commit)
+            self.in_parallel(
+                [key for key in keys if key not in have], lambda key: read_text(self.client, *keys[key]), commit
+            )
         except Unscored:
             self.note(_NO_READING)
 
     def tops_keys(self, job: Job) -> dict[str, str]:
         """Keys of the log-probabilities that came with the first response of each probe, by probe id."""
-        return {name: digest("served tops", _KEYS, key) for (name, repeat), key in self.keys(job).items() if repeat == 0}
+        return {
+            name: digest("served tops", _KEYS, key) for (name, repeat), key in self.keys(job).items() if repeat == 0
+        }
 
     def keys(self, job: Job) -> dict[tuple[str, int], str]:
         """Keys of the store by probe id and repeat."""
@@ -179,7 +191,11 @@ class Served:
         model, thinking = self.client.model, self.reference.options.get("thinking", "")
         meta = entry.get("meta")
         parameters = meta.get("n_params") if isinstance(meta, dict) else 0
-        ancestors = [entry[name] for name in ("root", "parent") if isinstance(entry.get(name), str) and entry[name] not in ("", model)]
+        ancestors = [
+            entry[name]
+            for name in ("root", "parent")
+            if isinstance(entry.get(name), str) and entry[name] not in ("", model)
+        ]
         fingerprint = digest("server", _KEYS, model, entry)
         return ModelIdentity(
             text=self.reference.text,
@@ -221,7 +237,9 @@ class Served:
         # transformers' server lists what the hub's cache holds, and serves directories beside it
         if entries and not self.entry and not model.startswith(("/", ".")):
             names = ", ".join(str(entry.get("id")) for entry in entries[:5]) + (", ..." if len(entries) > 5 else "")
-            raise ServerError(f"{self.client.url}: serves no {model}, but {names}: write {self.client.url}#{entries[0].get('id')}")
+            raise ServerError(
+                f"{self.client.url}: serves no {model}, but {names}: write {self.client.url}#{entries[0].get('id')}"
+            )
         return {}
 
     def _confirm(self, reported: Iterable[str]) -> None:
@@ -251,7 +269,9 @@ class Served:
             keys = self.keys(job)
             probes = {probe.id: probe for probe in job.probes}
             for (name, repeat), key in keys.items():
-                wanted[key] = _Wanted(key, job.suite, asking_of(probes[name], job.generation, repeat, self.identity.thinking))
+                wanted[key] = _Wanted(
+                    key, job.suite, asking_of(probes[name], job.generation, repeat, self.identity.thinking)
+                )
         have = self._store.get("responses", wanted)
         missing = [one for key, one in wanted.items() if key not in have]
         done, tokens = len(have), 0
@@ -284,7 +304,8 @@ class Served:
             nonlocal done, tokens
             self._confirm(sorted(scorer.reported))
             values = {
-                keys[probe.id, 0]: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes} for probe, one in made
+                keys[probe.id, 0]: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+                for probe, one in made
             }
             self._store.put_json("options", values, self._context())
             done, tokens = done + len(made), tokens + sum(sum(one.tokens) for _, one in made)
@@ -347,7 +368,9 @@ class Served:
                 raise ServerError(f"probe {asking.probe}: {error}", error.status) from None
             answer = answer_of(found, asking, where=f"{self.client.url}{asking.path}", trace=self._trace)
             if not extras and asking.top_k:
-                raise ServerError(f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: use a profile without it")
+                raise ServerError(
+                    f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: use a profile without it"
+                )
             self._learn(answer, logprobs=logprobs, extras=extras)
             return answer
         raise ServerError(f"probe {asking.probe}: {refused}")
@@ -385,4 +408,8 @@ def check_apart(engine: Engine, baseline: Reference, candidate: Reference) -> No
 
 
 def _without_noise(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: _without_noise(value) if isinstance(value, dict) else value for key, value in entry.items() if key not in _ENTRY_NOISE}
+    return {
+        key: _without_noise(value) if isinstance(value, dict) else value
+        for key, value in entry.items()
+        if key not in _ENTRY_NOISE
+    }

@@ -30,7 +30,9 @@ NO_PROMPT_LOGPROBS = "this server does not return log-probabilities of a prompt"
 _FORCING = 1e6  # a bias above any difference of logits
 _REFUSED = (404, 405, 500, 501)  # how some servers say that they do not know an endpoint or a parameter
 
-Scored = tuple[tuple[str, float | None], ...]  # tokens of a prompt by name, each with its log-probability (None for the first)
+Scored = tuple[
+    tuple[str, float | None], ...
+]  # tokens of a prompt by name, each with its log-probability (None for the first)
 
 
 class Unscored(Exception):
@@ -65,11 +67,15 @@ class OptionScorer:
         rows = []
         for option in probe.options:
             told = [*messages, {"role": "assistant", "content": option}]
-            whole = self._read_chat({**kept, "messages": told, "add_generation_prompt": False, "continue_final_message": True})
+            whole = self._read_chat(
+                {**kept, "messages": told, "add_generation_prompt": False, "continue_final_message": True}
+            )
             start = _start(before, whole)
             # A template may end an open answer otherwise than a prompt (an empty trace), or trim it: another question would be scored.
             if len(before) - start > 1 or not _ends_with(whole[start:], option):
-                raise Unscored(f"{NO_PROMPT_LOGPROBS} followed by an option: its chat template writes the two otherwise")
+                raise Unscored(
+                    f"{NO_PROMPT_LOGPROBS} followed by an option: its chat template writes the two otherwise"
+                )
             rows.append(_values(whole, start))
         return rows
 
@@ -103,10 +109,14 @@ class OptionScorer:
         return self._tokens(named)[-1:] if isinstance(named, str) and named else ()
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        found = self._client.post(self._client.beside("/tokenize"), {"content": text, "add_special": True, "parse_special": True})
+        found = self._client.post(
+            self._client.beside("/tokenize"), {"content": text, "add_special": True, "parse_special": True}
+        )
         tokens = found.get("tokens")
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
-            raise ServerError(f"{self._client.url}: /tokenize gives no token ids: expected llama.cpp's server, which it says it is")
+            raise ServerError(
+                f"{self._client.url}: /tokenize gives no token ids: expected llama.cpp's server, which it says it is"
+            )
         return tuple(tokens)
 
     def _forced(self, prompt: Sequence[int], token: int) -> float:
@@ -139,7 +149,11 @@ class OptionScorer:
 
     def _asked(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
         try:
-            return self._named(self._client.post(path, {"model": self._client.model, **body}, retries=None if path in self._sure else 1))
+            return self._named(
+                self._client.post(
+                    path, {"model": self._client.model, **body}, retries=None if path in self._sure else 1
+                )
+            )
         except ServerError as error:
             if path in self._sure:
                 raise
@@ -162,7 +176,13 @@ class OptionScorer:
 
 def read_text(client: Client, prompt: Sequence[int], text: Sequence[int]) -> bytes:
     """The most likely tokens at each token of a text after a prompt, packed (vLLM's `prompt_logprobs`). Raises Unscored, ServerError."""
-    body = {"model": client.model, "prompt": [*prompt, *text], "prompt_logprobs": TOP_LOGPROBS, "max_tokens": 1, "temperature": 0.0}
+    body = {
+        "model": client.model,
+        "prompt": [*prompt, *text],
+        "prompt_logprobs": TOP_LOGPROBS,
+        "max_tokens": 1,
+        "temperature": 0.0,
+    }
     try:
         choices = client.post(TEXT, body).get("choices")
         packed = pack(reading_of(choices[0]["prompt_logprobs"][len(prompt) :], text))  # type: ignore[index]

@@ -33,7 +33,9 @@ class Asking:
     def body(self, model: str, *, logprobs: bool, extras: bool) -> dict[str, object]:
         asked: dict[str, object] = {"model": model, **self.core}
         if logprobs:
-            asked |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self.path == CHAT else {"logprobs": TOP_LOGPROBS}
+            asked |= (
+                {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self.path == CHAT else {"logprobs": TOP_LOGPROBS}
+            )
         return {**asked, **self.wishes} if extras else asked
 
 
@@ -52,7 +54,13 @@ class Answer:
 
     def as_value(self) -> dict[str, object]:
         """As the store keeps responses; the server keeps its token ids to itself."""
-        value: dict[str, object] = {"text": self.text, "ids": [], "finish": self.finish, "prompt_tokens": self.prompt_tokens, "tokens": self.tokens}
+        value: dict[str, object] = {
+            "text": self.text,
+            "ids": [],
+            "finish": self.finish,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+        }
         return {**value, "prompt_ids": self.prompt_ids} if self.prompt_ids else value
 
 
@@ -68,12 +76,18 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
         "top_p": generation.top_p,
         "frequency_penalty": 0.0,
     }
-    wishes: dict[str, object] = {"repetition_penalty": 1.0, "return_tokens_as_token_ids": True, "return_token_ids": True}
+    wishes: dict[str, object] = {
+        "repetition_penalty": 1.0,
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+    }
     if not generation.greedy:
         core["seed"] = row_seed(generation.seed, probe.id, repeat) % _SEEDS
         wishes |= {"top_k": generation.top_k or -1, "min_p": 0.0}
     if not probe.messages:
-        return Asking(probe.id, TEXT, {"prompt": probe.text, **core}, wishes, generation.max_new_tokens, generation.top_k)
+        return Asking(
+            probe.id, TEXT, {"prompt": probe.text, **core}, wishes, generation.max_new_tokens, generation.top_k
+        )
     core["messages"] = [{"role": message.role, "content": message.content} for message in probe.messages]
     core |= template_settings(thinking)
     return Asking(probe.id, CHAT, core, wishes, generation.max_new_tokens, generation.top_k)
@@ -81,7 +95,9 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
 
 def template_settings(thinking: str) -> dict[str, object]:
     """`?thinking=` under both names that templates know; a template reads its own."""
-    return {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
+    return (
+        {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
+    )
 
 
 def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tuple[str, str]) -> Answer:
@@ -93,7 +109,9 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        raise ServerError(f"{where}: the answer to probe {asking.probe} has no choices: expected one, as OpenAI's protocol has it")
+        raise ServerError(
+            f"{where}: the answer to probe {asking.probe} has no choices: expected one, as OpenAI's protocol has it"
+        )
     message = choice.get("message") if asking.path == CHAT else choice
     if not isinstance(message, dict):
         raise ServerError(f"{where}: the answer to probe {asking.probe} has no message: expected choices[0].message")
@@ -124,7 +142,9 @@ def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> s
         return content
     opening, closing = trace
     # cut before any answer: the trace was still open
-    return f"{opening}\n{reasoning}" if cut and not content.strip() else f"{opening}\n{reasoning}\n{closing}\n\n{content}"
+    return (
+        f"{opening}\n{reasoning}" if cut and not content.strip() else f"{opening}\n{reasoning}\n{closing}\n\n{content}"
+    )
 
 
 def _count(value: object) -> int:
