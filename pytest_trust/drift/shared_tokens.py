@@ -12,7 +12,7 @@ from pytest_trust.keys import digest
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.engine.local import Subject
+    from pytest_trust.engine.rendered import Rendered
     from pytest_trust.models.heads import Head
 
 __all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
@@ -174,7 +174,7 @@ def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> 
     )
 
 
-def pair_numberings(baseline: Subject, candidate: Subject) -> tuple[Numbering, Numbering] | None:
+def pair_numberings(baseline: Rendered, candidate: Rendered) -> tuple[Numbering, Numbering] | None:
     """How the baseline's and the candidate's ids translate where their vocabularies differ; None where they share too little for KL.
 
     Which of the two it is, is remembered: a pair without KL loads no tokenizer to learn so again.

@@ -73,6 +73,9 @@ def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -
 
 # Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
 _LONGEST_WINDOW = 4096
+WINDOW_TOO_LARGE = (
+    "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
+)
 
 
 @dataclass(frozen=True, slots=True)

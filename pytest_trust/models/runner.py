@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.identity import BALANCED, on_cuda
 from pytest_trust.models.kv_buffers import buffer_cache
-from pytest_trust.models.memory import Limits, return_large_blocks
+from pytest_trust.models.memory import BatchLimits, return_large_blocks
 from pytest_trust.models.token_trees import Ids, Pack, packs, tree_inputs, tree_tokens
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Runner:
         self.head = self._find_head()
         self.shares = self._can_share()
 
-    def limits(self, probed: int = 0) -> Limits:
+    def limits(self, probed: int = 0) -> BatchLimits:
         """What a batch may hold: as many rows as help (96 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
         memory, and on a CPU three quarters of a gigabyte. Where the memory of a forward was `probed`: nearly all that it leaves."""
         config: Any = self.model.config.get_text_config(decoder=True)
@@ -108,11 +108,11 @@ class Runner:
         bytes_free = free_bytes(self.device)
         if probed:
             # Twice: rows that are joined by longer ones move into buffers of their length.
-            return Limits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
+            return BatchLimits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
         activations = 8 * int(config.hidden_size) * element
         on_cpu = self.device == "cpu"
         tokens = (min(bytes_free // 4, _CPU_STATES) if on_cpu else bytes_free // 4) // (states + activations)
-        return Limits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
+        return BatchLimits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
 
     def probe(self) -> int:
         """Bytes that the largest forward and the logits of a step take on GPUs, beside the weights and the states of a batch; 0 where

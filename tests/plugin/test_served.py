@@ -16,8 +16,7 @@ from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.errors import TrustError
-from pytest_trust.models.reference import parse_reference
-from pytest_trust.plugin.fixtures import Pair
+from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.report import read_report
 from tests.served_model import ServedModel
 from tests.serving import MODEL, Fault, Server, serving

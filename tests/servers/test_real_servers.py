@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from pytest_trust.drift.served import NOT_READ
+
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.server.model import NO_LOGPROBS, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS

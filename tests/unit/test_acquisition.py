@@ -20,7 +20,7 @@ from pytest_trust.engine.rates import planned_tokens, rate_of, remember_rate, to
 from pytest_trust.errors import TrustError
 from pytest_trust.models import runner as inference
 from pytest_trust.models.identity import lineage
-from pytest_trust.models.memory import Limits
+from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.models.runner import Runner
 from pytest_trust.models.token_trees import Pack
@@ -249,7 +249,7 @@ def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
             run()
         return 3_000_000
 
-    def limits_of(memory: int) -> Limits:
+    def limits_of(memory: int) -> BatchLimits:
         monkeypatch.setattr(inference, "free_bytes", lambda device: memory)
         with Engine(store=tmp_path, device="cpu") as found:
             return found.fitting.limits(pair[0], found.runner(pair[0]))

@@ -84,7 +84,7 @@ def test_waiting_rows_take_the_places_of_finished_ones(
     from dataclasses import replace
 
     from pytest_trust.models.generation import Row, generate, stream
-    from pytest_trust.models.memory import Limits
+    from pytest_trust.models.memory import BatchLimits
 
     rows = [Row(prompt, seed) for seed, prompt in enumerate([*SHARED, *PROMPTS, *SHARED[:3]])]
     free = generate(llama, rows, Generation(24, **settings))
@@ -101,7 +101,7 @@ def test_waiting_rows_take_the_places_of_finished_ones(
 
     llama.step = counting
     try:
-        parts = list(stream(llama, rows, Generation(24, **settings), Limits(*limits)))
+        parts = list(stream(llama, rows, Generation(24, **settings), BatchLimits(*limits)))
     finally:
         del llama.step
     found = dict(one for part in parts for one in part)

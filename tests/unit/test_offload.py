@@ -10,7 +10,8 @@ import torch
 
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import TrustError
-from pytest_trust.models.layer_offload import Layers, OffloadedRunner
+from pytest_trust.models.layer_offload import OffloadedRunner
+from pytest_trust.models.layer_turns import Layers
 from pytest_trust.models.loaded import LoadedModel
 from pytest_trust.models.loading import load_model
 from pytest_trust.models.reference import Reference, parse_reference

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_trust.drift.served import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
 
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.alignment import SERVED_RECORDING
 from pytest_trust.drift.pair_drift import PairDrift
-from pytest_trust.drift.served import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.server.logprobs import places_of, reading_of, tops_of, unpack
 from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
