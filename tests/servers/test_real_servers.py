@@ -24,7 +24,7 @@ from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
-from tests.tiny_models import save_model
+from tests.support.tiny_models import save_model
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 pytestmark = pytest.mark.servers
