@@ -40,8 +40,8 @@ def verdicts(
         Generation(suite.max_new_tokens + sizes.reasoning_tokens, temperature),
         samples=samples * seeds,
     )
-    engine.acquire_side([job], reference)
-    judged = judge_responses(get_judge(suite.judge), suite.judge, job.probes, engine.responses(reference, job))
+    engine.acquire([job], [reference])
+    judged = judge_responses(get_judge(suite.judge), suite.judge, job.probes, engine.model(reference).responses(job))
     sides = [
         Side(str(seed), {name: found[seed * samples : (seed + 1) * samples] for name, found in judged.items()})
         for seed in range(seeds)
@@ -70,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     policy = load_policy()
     total: Counter[str] = Counter()
-    with Engine(store=options.store) as engine:
+    with Engine(options.store) as engine:
         for name in bundled_suites():
             suite = load_suite(name)
             if suite.task != "generate":

@@ -252,12 +252,14 @@ def pair_lines(
     """Exact KL of the demo pair on the candidate's responses against the two models' forwards, and the recording that stands for one of them."""
     from dataclasses import replace
 
-    from pytest_trust import pair
+    from pytest_trust.audit.executor import LocalExecutor
     from pytest_trust.audit.record_file import write_recording
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.drift.alignment import units_of
+    from pytest_trust.drift.measure import DRIFT_BATCH, measure, stored_drift
+    from pytest_trust.drift.sides import unit_length
     from pytest_trust.engine.engine import Engine
-    from pytest_trust.models.reference import parse_reference
+    from pytest_trust.models.reference import Pair, parse_reference
     from pytest_trust.responses import Generation, Job
 
     suite = load_suite("safety/harmful_requests")
@@ -266,14 +268,14 @@ def pair_lines(
         suite.name, "generate", probes, Generation(suite.max_new_tokens), drift=frozenset(probe.id for probe in probes)
     )
     baseline, candidate = parse_reference("demo:aligned"), parse_reference("demo:sft")
-    with Engine(store=directory, device=device) as engine:
+    with Engine(directory, device=device) as engine:
         for reference in (baseline, candidate):
-            engine.acquire_side([job], reference)
+            engine.acquire([job], [reference])
         # One direction, on the candidate's responses: what the paper has.
         units = [replace(unit, baseline_candidate="", floor="") for unit in units_of(engine, job, baseline, candidate)]
-        units.sort(key=lambda unit: -pair.unit_length(unit))
-        parts = [units[start : start + pair.DRIFT_BATCH] for start in range(0, len(units), pair.DRIFT_BATCH)]
-        runners = [engine.runner(reference) for reference in (baseline, candidate)]
+        units.sort(key=lambda unit: -unit_length(unit))
+        parts = [units[start : start + DRIFT_BATCH] for start in range(0, len(units), DRIFT_BATCH)]
+        runners = [engine.loaded(reference) for reference in (baseline, candidate)]
         batches = [
             (runner, [unit.side(side).group(unit.probe.id, [unit.on("candidate")]).rows[0] for unit in part])
             for part in parts
@@ -283,22 +285,22 @@ def pair_lines(
             {
                 "forwards": lambda: [forward(runner, rows) for runner, rows in batches],
                 "bodies": lambda: [forward(runner, rows, head=False) for runner, rows in batches],
-                "KL": lambda: [pair.measure(engine, part, baseline, candidate) for part in parts],
+                "KL": lambda: [measure(engine, part, baseline, candidate) for part in parts],
             },
             repeats,
             str(runners[0].device),
         )
-        write_recording(directory / "baseline.trust", engine, baseline, [job])
-        engine.acquire([job], baseline, candidate)
-        live = engine.drift(job, baseline, candidate).baseline_candidate
+        write_recording(directory / "baseline.trust", LocalExecutor(engine), baseline, [job])
+        LocalExecutor(engine).acquire([job], Pair(baseline, candidate))
+        live = stored_drift(engine, job, baseline, candidate).baseline_candidate
         head = runners[0].head
         assert head is not None
         vocabulary, hidden = head.weight.shape
-        tokens = sum(len(found[0].token_ids) for found in engine.responses(baseline, job).values())
+        tokens = sum(len(found[0].token_ids) for found in engine.model(baseline).responses(job).values())
     recorded = parse_reference(str(directory / "baseline.trust"))
-    with Engine(store=directory / "recorded", device=device) as engine:
-        engine.acquire([job], recorded, candidate)
-        found = engine.drift(job, recorded, candidate).baseline_candidate
+    with Engine(directory / "recorded", device=device) as engine:
+        LocalExecutor(engine).acquire([job], Pair(recorded, candidate))
+        found = stored_drift(engine, job, recorded, candidate).baseline_candidate
     means = [
         sum(float(one.kl_pq.sum(dtype=float)) for one in side.values()) / sum(map(len, side.values()))
         for side in (live, found)

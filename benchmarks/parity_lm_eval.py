@@ -94,13 +94,13 @@ def ours(engine: Engine, model: str, items: Sequence[Item]) -> list[tuple[Any, .
             Probe(str(i), str(i), text=item.context, options=item.continuations) for i, item in enumerate(items)
         )
         job = Job("parity/choose", "choose", probes, Generation(1))
-        engine.acquire_side([job], reference)
-        scores = engine.options(reference, job)
+        engine.acquire([job], [reference])
+        scores = engine.model(reference).options(job)
         return [scores[probe.id].log_likelihoods for probe in probes]
     probes = tuple(Probe(str(i), str(i), text=item.context) for i, item in enumerate(items))
     job = Job("parity/generate", "generate", probes, Generation(TOKENS))
-    engine.acquire_side([job], reference)
-    responses = engine.responses(reference, job)
+    engine.acquire([job], [reference])
+    responses = engine.model(reference).responses(job)
     return [(until(responses[probe.id][0].text),) for probe in probes]
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     files = write_files(options.data, work, options.items)
     logged, results = run_harness(harness(work), arguments_of(options.model), files, work)
     met = True
-    with Engine(store=work / "store", dtype="float32") as engine:
+    with Engine(work / "store", dtype="float32") as engine:
         for name, items in logged.items():
             met = compare(name, items, ours(engine, options.model, items), results[f"parity_{name}"]) and met
     print(

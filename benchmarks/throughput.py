@@ -4,7 +4,7 @@
 
 Rows against lm-evaluation-harness run its command line in a venv of its own (made in `--work`) and this library's engine in a new process
 with an empty store, on the same strings, weights and dtype. `requests/s` counts the requests of the harness (one an option) over the
-seconds of its `loglikelihood`, and over the seconds of this engine's `acquire_side`; `whole` is process against process. `audit` runs the
+seconds of its `loglikelihood`, and over the seconds of this engine's `acquire`; `whole` is process against process. `audit` runs the
 whole audit in `standard` once from nothing and once more: its seconds in the models' own forwards are counted inside (`model_seconds`), so
 that what is left is what this project adds. Run it on a machine that does nothing else. What was measured is kept in `--work/rows.json`, so
 that rows can be run one by one.
@@ -128,17 +128,17 @@ def engine(given: str, answer: str, store: str) -> None:
     )
     task: Any = "choose" if requests[0]["options"] else "generate"
     job = Job("throughput/row", task, probes, Generation(64))
-    with Engine(store=Path(store), dtype="float32") as found:
-        runner = found.runner(reference)
+    with Engine(Path(store), dtype="float32") as found:
+        runner = found.loaded(reference)
         start = time.perf_counter()
-        found.acquire_side([job], reference)
+        found.acquire([job], [reference])
         seconds = time.perf_counter() - start
         values: list[Any]
         if task == "choose":
-            scores = found.options(reference, job)
+            scores = found.model(reference).options(job)
             values = [scores[probe.id].log_likelihoods for probe in probes]
         else:
-            responses = found.responses(reference, job)
+            responses = found.model(reference).responses(job)
             values = [responses[probe.id][0].token_ids for probe in probes]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     Path(answer).write_text(

@@ -11,6 +11,7 @@ import torch
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import parse_reference
 from tests.support.engine_jobs import JOBS, check_alike, everything
+from tests.support.pairs import acquire
 from tests.support.tiny_models import save_model
 
 pytestmark = pytest.mark.gpu
@@ -26,12 +27,12 @@ def test_the_devices_memory_is_back_at_its_start(tmp_path: Path) -> None:
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    with Engine(store=tmp_path / "store") as found:
+    with Engine(tmp_path / "store") as found:
         for reference in pair:
-            found.acquire_side(JOBS, reference)
+            found.acquire(JOBS, [reference])
             assert torch.cuda.memory_allocated() > before
-        assert [subject.loaded for subject in found._subjects.values()] == [False, True]
-        found.acquire(JOBS, *pair)
+        assert [subject.loaded for subject in found._loadable] == [False, True]
+        acquire(found, JOBS, *pair)
     gc.collect()
     assert torch.cuda.memory_allocated() == before
 
@@ -42,9 +43,9 @@ def test_a_model_over_several_gpus_is_the_same(tmp_path: Path) -> None:
     results = []
     for device in ("cuda:0", "balanced"):
         pair = tuple(parse_reference(f"{tmp_path / name}?device={device}&dtype=float32") for name in "ab")
-        with Engine(store=tmp_path / device) as found:
-            found.acquire(JOBS, *pair)
+        with Engine(tmp_path / device) as found:
+            acquire(found, JOBS, *pair)
             results.append(everything(found, pair))
             if device == "balanced":
-                assert len({parameter.device for parameter in found.runner(pair[0]).model.parameters()}) > 1
+                assert len({parameter.device for parameter in found.loaded(pair[0]).model.parameters()}) > 1
     check_alike(results[1], results[0])

@@ -148,12 +148,12 @@ def test_a_template_that_rejects_system_messages_hears_them_from_the_user(tmp_pa
     from pytest_trust.models.reference import parse_reference
 
     probe = load_suite(tmp_path / "secrets.jsonl", judge="leak").probes[0]
-    with Engine(store=tmp_path / "store") as engine:
+    with Engine(tmp_path / "store") as engine:
         heard = [
-            engine.subject(parse_reference(str(model))).prompts([probe])["p0"].ids for model in (rejecting, complying)
+            engine.local(parse_reference(str(model))).prompts([probe])["p0"].ids for model in (rejecting, complying)
         ]
         vocabulary = {
-            index: word for word, index in engine.subject(parse_reference(str(rejecting))).tokenizer.get_vocab().items()
+            index: word for word, index in engine.local(parse_reference(str(rejecting))).tokenizer.get_vocab().items()
         }
     assert "471193" in [vocabulary[index] for index in heard[0]]
     assert heard[0] != heard[1]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_trust.audit.audit import Audit
-from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
+from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.report import read_report

@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pytest_trust.drift.served import NOT_READ
 
 from pytest_trust.engine.engine import Engine
-from pytest_trust.engine.server.model import NO_LOGPROBS, OWN_SAMPLING, UNDESCRIBED
+from pytest_trust.engine.server.model import NOT_READ
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
+from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_model
 
 pytest.importorskip("openai", reason="the openai package is not installed")
@@ -73,8 +75,8 @@ def started(command: list[str], port: int, log: Path) -> Iterator[str]:
 
 
 def answers(engine: Engine, reference: Reference) -> dict[str, tuple[str, str, int]]:
-    engine.acquire_side([ANSWERS, CHOICES], reference)
-    found = engine.responses(reference, ANSWERS)
+    engine.acquire([ANSWERS, CHOICES], [reference])
+    found = engine.model(reference).responses(ANSWERS)
     return {name: (one.text, one.finish_reason, one.tokens) for name, (one,) in found.items()}
 
 
@@ -111,14 +113,14 @@ def test_transformers_serve_says_what_the_model_says_and_gives_no_log_probabilit
         "float32",
     ]
     here = parse_reference(str(tiny))
-    with started(command, port, tmp_path / "log") as url, Engine(store=tmp_path) as engine:
+    with started(command, port, tmp_path / "log") as url, Engine(tmp_path) as engine:
         there = parse_reference(f"{url}?concurrency=2#{tiny}")
         expected = answers(engine, here)
         assert answers(engine, there) == expected
-        assert engine.options(there, CHOICES) == {}
-        assert engine.unscored(there, CHOICES) == NO_PROMPT_LOGPROBS
-        engine.acquire([ANSWERS], here, there)
-        assert engine.drift(ANSWERS, here, there).candidate_baseline_reason == NO_LOGPROBS
+        assert engine.model(there).options(CHOICES) == {}
+        assert engine.model(there).unscored(CHOICES) == NO_PROMPT_LOGPROBS
+        acquire(engine, [ANSWERS], here, there)
+        assert drift_of(engine, ANSWERS, here, there).candidate_baseline_reason == NO_LOGPROBS
         assert set(engine.identify(there).warnings) >= {UNDESCRIBED, OWN_SAMPLING}
 
 
@@ -143,27 +145,27 @@ def test_llama_cpp_scores_options_and_gives_top_log_probabilities(tmp_path: Path
         "smollm2",
     ]
     here = parse_reference("demo:instruct")
-    with started(command, port, tmp_path / "log") as url, Engine(store=tmp_path) as engine:
+    with started(command, port, tmp_path / "log") as url, Engine(tmp_path) as engine:
         there = parse_reference(f"{url}?concurrency=2#smollm2")
         expected, found = answers(engine, here), answers(engine, there)
         assert engine.identify(there).parameters == engine.identify(here).parameters
         assert found.keys() == expected.keys()
         # The same 4-bit weights; there activations are rounded to 8 bits, which turns a near-tie here and there.
         assert sum(found[name][0].split()[:4] == expected[name][0].split()[:4] for name in found) >= 3
-        for name, ours in engine.options(there, CHOICES).items():
-            theirs = engine.options(here, CHOICES)[name]
+        for name, ours in engine.model(there).options(CHOICES).items():
+            theirs = engine.model(here).options(CHOICES)[name]
             assert ours.tokens == theirs.tokens
             # some hundredths of a nat a token by that rounding; a wrong token or context costs whole nats
             assert all(
                 abs(a - b) < 0.3 * n
                 for a, b, n in zip(ours.log_likelihoods, theirs.log_likelihoods, ours.tokens, strict=True)
             )
-        assert engine.unscored(there, CHOICES) == ""
-        engine.acquire([ANSWERS], here, there)
-        drift = engine.drift(ANSWERS, here, there)
+        assert engine.model(there).unscored(CHOICES) == ""
+        acquire(engine, [ANSWERS], here, there)
+        drift = drift_of(engine, ANSWERS, here, there)
         assert drift.candidate_baseline.keys() == ANSWERS.drift
         for tokens in drift.candidate_baseline.values():
             assert len(tokens) == 16
             assert 0 <= float(tokens.kl_pq.mean()) < 0.1
             assert float(tokens.tail.max()) < 1
-        assert drift.baseline_candidate_reason == NOT_READ.format(side="baseline")
+        assert drift.baseline_candidate_reason == NOT_READ.format(writer="baseline")

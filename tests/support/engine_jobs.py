@@ -12,6 +12,7 @@ from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import Reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, OptionScores
+from tests.support.pairs import drift as drift_of
 
 
 def chat(name: str, prompt: str, **fields: Any) -> Probe:
@@ -27,15 +28,16 @@ JOBS = (GREEDY, CHOICE, SAMPLED)
 
 
 def engine(store: Path, *, batch_size: int | None = 2, progress: Any = None) -> Engine:
-    return Engine(store=store, device=None, dtype=None, batch_size=batch_size, progress=progress)
+    return Engine(store, device=None, dtype=None, batch_size=batch_size, progress=progress)
 
 
 def everything(found: Engine, references: tuple[Reference, Reference]) -> Any:
     """All that can be looked up, comparable."""
     sides = [
-        (found.responses(one, GREEDY), found.options(one, CHOICE), found.responses(one, SAMPLED)) for one in references
+        (found.model(one).responses(GREEDY), found.model(one).options(CHOICE), found.model(one).responses(SAMPLED))
+        for one in references
     ]
-    drifts = [found.drift(job, *references) for job in JOBS]
+    drifts = [drift_of(found, job, *references) for job in JOBS]
     columns = [
         {name: drift.kl_pq.tolist() for name, drift in part.items()}
         for drift in drifts

@@ -27,7 +27,7 @@ JOBS = (
 
 
 def engine(store: Path) -> Engine:
-    return Engine(store=store, device=None, dtype=None, batch_size=2)
+    return Engine(store, device=None, dtype=None, batch_size=2)
 
 
 def rewritten(

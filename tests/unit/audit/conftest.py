@@ -6,6 +6,7 @@ import pytest
 
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import Reference, parse_reference
+from tests.support.pairs import acquire
 from tests.support.ray_jobs import JOBS, content
 from tests.support.tiny_models import save_adapter, save_model
 
@@ -25,6 +26,6 @@ def pair(models: Path) -> tuple[Reference, Reference]:
 @pytest.fixture(scope="module")
 def local(pair: tuple[Reference, Reference], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
     store = tmp_path_factory.mktemp("local")
-    with Engine(store=store, batch_size=4) as engine:
-        engine.acquire(JOBS, *pair)
+    with Engine(store, batch_size=4) as engine:
+        acquire(engine, JOBS, *pair)
     return content(store)

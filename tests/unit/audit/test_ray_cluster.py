@@ -10,21 +10,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.ray import shipments as cluster_chunks
 from pytest_trust.audit.ray.actors import Actors
-from pytest_trust.audit.ray.executor import ClusterEngine
+from pytest_trust.audit.ray.executor import RayExecutor
 from pytest_trust.audit.ray.shipments import Chunk, Done
 from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.responses import Progress
+from tests.support.pairs import acquire
 from tests.support.ray_clusters import NODE, ray_cluster
 from tests.support.ray_jobs import CHOICE, GREEDY, JOBS, SHARED, TABLES, check_same, content
 from tests.support.tiny_models import save_model
@@ -126,10 +129,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_chunks, "_LEAST", 100)
 
 
-def engine(store: Path, worker: type[Worker] = Counting, **named: Any) -> ClusterEngine:
-    made = ClusterEngine(store=store, batch_size=4, **named)
+def engine(store: Path, worker: type[Worker] = Counting, **named: Any) -> closing[RayExecutor]:
+    made = RayExecutor(store, batch_size=4, **named)
     made.worker = worker
-    return made
+    return closing(made)
 
 
 def test_two_nodes_make_the_store_of_a_local_run(
@@ -139,7 +142,7 @@ def test_two_nodes_make_the_store_of_a_local_run(
     nodes()
     notes: list[str] = []
     with engine(tmp_path, FirstWaitsForAnother, note=notes.append) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     check_same(tmp_path, local)
     done = computed(tmp_path)
     assert len({one["node"] for one in done}) == 2
@@ -163,7 +166,7 @@ def test_a_node_that_dies_loses_nothing_and_only_its_chunk_is_done_again(
             cluster.remove_node(both[dead[0]])
 
     with engine(tmp_path, FirstHangs, progress=kill) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     check_same(tmp_path, local)
     done = computed(tmp_path)
     (lost,) = [one["keys"] for one in done if one["node"] == dead[0]]
@@ -179,9 +182,9 @@ def test_a_node_that_dies_between_two_acquisitions(
 ) -> None:
     both = {node.node_id: node for node in (nodes(), nodes())}
     with engine(tmp_path, FirstWaitsForAnother) as found:
-        found.acquire([GREEDY], *pair)
+        acquire(found, [GREEDY], *pair)
         cluster.remove_node(both[computed(tmp_path)[0]["node"]])
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     assert {table: rows.keys() for table, rows in content(tmp_path).items()} == {
         table: rows.keys() for table, rows in local.items()
     }
@@ -199,7 +202,7 @@ def test_a_node_that_joins_is_given_work(
             joined.append(nodes())
 
     with engine(tmp_path, SecondWaitsForAnother, progress=add) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     check_same(tmp_path, local)
     assert {one["node"] for one in computed(tmp_path)} > {joined[0].node_id}
 
@@ -209,7 +212,7 @@ def test_a_chunk_that_kills_its_actors_is_given_up_after_three(
 ) -> None:
     nodes()
     with engine(tmp_path, Dies) as found, pytest.raises(TrustError) as error:
-        found.acquire([CHOICE], *pair)
+        acquire(found, [CHOICE], *pair)
     assert str(error.value).startswith("dim/pick: the cluster's actors died 3 times over ")
     assert "\n" not in str(error.value)
 
@@ -221,7 +224,7 @@ def test_a_model_that_cannot_load_is_the_error_of_a_local_run_and_fails_once(nod
     weights.write_bytes(weights.read_bytes()[:-100])
     reference = parse_reference(str(broken))
     said = []
-    for made in (Engine(store=tmp_path / "local"), engine(tmp_path / "cluster")):
+    for made in (closing(LocalExecutor(Engine(tmp_path / "local"))), engine(tmp_path / "cluster")):
         with made as found, pytest.raises(TrustError) as error:
             found.acquire_side([SHARED], reference)
         said.append((type(error.value), str(error.value)))

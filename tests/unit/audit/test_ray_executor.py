@@ -5,28 +5,31 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.ray import executor as cluster
 from pytest_trust.audit.ray import shipments as cluster_chunks
 from pytest_trust.audit.ray.actors import Connection, connect
-from pytest_trust.audit.ray.executor import ClusterEngine
+from pytest_trust.audit.ray.executor import RayExecutor
 from pytest_trust.audit.ray.shipments import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.audit.record_file import write_recording
-from pytest_trust.engine.claims import Claims
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message
 from pytest_trust.responses import Job, Progress
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.ray_jobs import ASK, CHOICE, FEWER, GREEDY, JOBS, PICK, SHARED, TABLES, check_same, content
 from tests.support.tiny_models import CHATML, save_model, save_tokenizer
 
@@ -73,8 +76,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[Here]:
     return made
 
 
-def engine(store: Path, **named: Any) -> ClusterEngine:
-    return ClusterEngine(store=store, batch_size=4, **named)
+def engine(store: Path | Store, **named: Any) -> closing[RayExecutor]:
+    return closing(RayExecutor(store, batch_size=4, **named))
+
+
+def local_engine(store: Path | Store, **named: Any) -> Engine:
+    return Engine(store, batch_size=4, **named)
 
 
 def test_the_store_is_that_of_a_local_run_and_nothing_is_computed_twice(
@@ -83,8 +90,8 @@ def test_the_store_is_that_of_a_local_run_and_nothing_is_computed_twice(
     notes: list[str] = []
     told: list[Progress] = []
     with engine(tmp_path, note=notes.append, progress=told.append) as found:
-        found.acquire(JOBS, *pair)
-        assert not found._subjects[pair[0]].loaded
+        acquire(found, JOBS, *pair)
+        assert not found.engine.local(pair[0]).loaded
     check_same(tmp_path, local)
     assert notes == ["models run on a cluster in this process"]
     (actors,) = here
@@ -102,17 +109,17 @@ def test_the_store_is_that_of_a_local_run_and_nothing_is_computed_twice(
 def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
     for _ in range(2):
         with engine(tmp_path) as found:
-            found.acquire(JOBS, *pair)
+            acquire(found, JOBS, *pair)
     assert len(here) == 1
 
 
-@pytest.mark.parametrize("other", [ClusterEngine, Engine], ids=["cluster", "local"])
+@pytest.mark.parametrize("other", [engine, local_engine], ids=["cluster", "local"])
 def test_runs_at_once_make_nothing_twice(
     here: list[Here],
     pair: tuple[Reference, Reference],
     local: dict[str, dict[str, bytes]],
     tmp_path: Path,
-    other: type[Engine],
+    other: Callable[..., Any],
 ) -> None:
     made: Counter[str] = Counter()
 
@@ -121,18 +128,14 @@ def test_runs_at_once_make_nothing_twice(
             made.update(list(values) if table in TABLES else ())
             super().put(table, values, *arguments, **named)
 
-    def acquire(kind: type[Engine], jobs: Sequence[Job]) -> dict[tuple[str, str], Progress]:
+    def run(kind: Callable[..., Any], jobs: Sequence[Job]) -> dict[tuple[str, str], Progress]:
         last: dict[tuple[str, str], Progress] = {}
-        with kind(
-            store=tmp_path, batch_size=4, progress=lambda told: last.update({(told.model, told.phase): told})
-        ) as found:
-            found.store = Counting(tmp_path)
-            found.claims = Claims(found.store)
-            found.acquire(jobs, *pair)
+        with kind(Counting(tmp_path), progress=lambda told: last.update({(told.model, told.phase): told})) as found:
+            acquire(found, jobs, *pair)
         return last
 
     with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(acquire, ClusterEngine, JOBS), pool.submit(acquire, other, JOBS[::-1])]
+        runs = [pool.submit(run, engine, JOBS), pool.submit(run, other, JOBS[::-1])]
         told = [run.result() for run in runs]
     assert set(made.values()) == {1}
     assert {table: rows.keys() for table, rows in content(tmp_path).items()} == {
@@ -144,8 +147,8 @@ def test_runs_at_once_make_nothing_twice(
 def test_what_a_run_died_over_is_made_by_the_one_that_waits(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
-    with Engine(store=tmp_path, batch_size=4) as dying:
-        held = list(dying.subject(pair[0]).keys(SHARED).values())[1:3]
+    with Engine(tmp_path, batch_size=4) as dying:
+        held = list(dying.local(pair[0]).keys(SHARED).values())[1:3]
         assert dying.claims.claim("responses", held) == (held, [])
         told: list[Progress] = []
 
@@ -156,7 +159,7 @@ def test_what_a_run_died_over_is_made_by_the_one_that_waits(
 
         with engine(tmp_path, progress=wait) as found:
             found.acquire_side([SHARED], pair[0])
-            assert len(found.responses(pair[0], SHARED)) == 4
+            assert len(found.engine.model(pair[0]).responses(SHARED)) == 4
     assert [len(chunk.keys) for chunk in here[0].chunks] == [2, 2]
     assert set(here[0].rows.values()) == {1}
     assert told[-1].done == told[-1].total == 4
@@ -178,9 +181,9 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
             raise Interrupted
 
     with engine(tmp_path, progress=interrupt) as found, pytest.raises(Interrupted):
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     with engine(tmp_path) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     assert {table: rows.keys() for table, rows in content(tmp_path).items()} == {
         table: rows.keys() for table, rows in local.items()
     }
@@ -191,12 +194,12 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
 def test_a_local_run_is_gone_on_with_and_half_a_probes_samples_are_not_made_again(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
-    with Engine(store=tmp_path, batch_size=4) as first:
-        first.acquire([FEWER], *pair)
-        first.acquire([replace(GREEDY, probes=ASK[:5])], *pair)
+    with Engine(tmp_path, batch_size=4) as first:
+        acquire(first, [FEWER], *pair)
+        acquire(first, [replace(GREEDY, probes=ASK[:5])], *pair)
     before = content(tmp_path)
     with engine(tmp_path) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     after = content(tmp_path)
     assert all(before[table].items() <= after[table].items() for table in before)
     assert set(here[0].rows.values()) == {1}
@@ -208,8 +211,8 @@ def test_two_names_of_one_model_answer_once(
 ) -> None:
     named = parse_reference(f"{pair[0].text}?label=again")
     with engine(tmp_path) as found:
-        found.acquire([SHARED], pair[0], named)
-        assert len(found.responses(named, SHARED)) == 4
+        acquire(found, [SHARED], pair[0], named)
+        assert len(found.engine.model(named).responses(SHARED)) == 4
     assert len(here[0].rows) == 4
 
 
@@ -222,10 +225,10 @@ def test_a_damaged_model_is_sent_with_its_damage(
     # One prompt under two names: one greedy answer, and two where the damage makes them samples.
     probes = [replace(ASK[0], messages=(system, *ASK[0].messages)), ASK[1], replace(ASK[1], id="again")]
     job = replace(GREEDY, probes=tuple(probes), drift=frozenset())
-    with Engine(store=tmp_path / "local", batch_size=4) as first:
-        first.acquire([job], pair[0], damaged)
+    with Engine(tmp_path / "local", batch_size=4) as first:
+        acquire(first, [job], pair[0], damaged)
     with engine(tmp_path / "cluster") as found:
-        found.acquire([job], pair[0], damaged)
+        acquire(found, [job], pair[0], damaged)
     assert content(tmp_path / "cluster") == content(tmp_path / "local")
     assert set(here[0].rows.values()) == {1}
     assert len(here[0].rows) == (5 if mutant == "temperature:1" else 4)
@@ -235,13 +238,13 @@ def test_a_damaged_model_is_sent_with_its_damage(
 def test_a_recording_is_sent_along(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path, topk: int
 ) -> None:
-    with Engine(store=tmp_path / "recorded", batch_size=4) as first:
-        write_recording(tmp_path / "base.trust", first, pair[0], [GREEDY, CHOICE], topk=topk)
+    with Engine(tmp_path / "recorded", batch_size=4) as first:
+        write_recording(tmp_path / "base.trust", LocalExecutor(first), pair[0], [GREEDY, CHOICE], topk=topk)
     recorded = parse_reference(str(tmp_path / "base.trust"))
-    with Engine(store=tmp_path / "local", batch_size=4) as first:
-        first.acquire([GREEDY, CHOICE], recorded, pair[1])
+    with Engine(tmp_path / "local", batch_size=4) as first:
+        acquire(first, [GREEDY, CHOICE], recorded, pair[1])
     with engine(tmp_path / "cluster") as found:
-        found.acquire([GREEDY, CHOICE], recorded, pair[1])
+        acquire(found, [GREEDY, CHOICE], recorded, pair[1])
     expected = content(tmp_path / "local")
     assert expected["drifts"]
     check_same(tmp_path / "cluster", expected)
@@ -256,10 +259,10 @@ def test_what_was_asked_of_drift_reaches_the_actors(
     other = Path(shutil.copytree(pair[0].path, tmp_path / "other"))
     save_tokenizer(other, template=CHATML.replace("assistant", "model"))
     candidate = parse_reference(str(other))
-    with Engine(store=tmp_path / "local", batch_size=4, **named) as first:
-        first.acquire([GREEDY], pair[0], candidate)
+    with Engine(tmp_path / "local", batch_size=4, **named) as first:
+        acquire(first, [GREEDY], pair[0], candidate)
     with engine(tmp_path / "cluster", **named) as found:
-        found.acquire([GREEDY], pair[0], candidate)
+        acquire(found, [GREEDY], pair[0], candidate)
     expected = content(tmp_path / "local")
     assert expected["drifts"]
     ours = content(tmp_path / "cluster")
@@ -277,13 +280,13 @@ def test_a_pair_with_different_tokenizers_is_measured_on_its_texts(
     other = save_model(tmp_path / "other", scale=1.0)
     save_tokenizer(other, vocabulary=330)
     candidate = parse_reference(str(other))
-    with Engine(store=tmp_path / "local", batch_size=4) as first:
-        first.acquire([GREEDY], pair[0], candidate)
-        expected = first.drift(GREEDY, pair[0], candidate).texts
+    with Engine(tmp_path / "local", batch_size=4) as first:
+        acquire(first, [GREEDY], pair[0], candidate)
+        expected = drift_of(first, GREEDY, pair[0], candidate).texts
     with engine(tmp_path / "cluster") as found:
-        found.acquire([GREEDY], pair[0], candidate)
-        assert not found._subjects[pair[0]].loaded
-        measured = found.drift(GREEDY, pair[0], candidate).texts
+        acquire(found, [GREEDY], pair[0], candidate)
+        assert not found.engine.local(pair[0]).loaded
+        measured = drift_of(found, GREEDY, pair[0], candidate).texts
     assert sum(map(len, expected.values())) > len(GREEDY.drift)
     for side, texts in expected.items():
         assert [one.probe for one in measured[side]] == [one.probe for one in texts]
@@ -302,8 +305,8 @@ def test_a_head_that_is_no_head_is_noted_here(
     real = heads.head_of
     monkeypatch.setattr(heads, "head_of", lambda model: Head(real(model).weight, scale=0.5))
     with engine(tmp_path) as found:
-        found.acquire([GREEDY], *pair)
-        drift = found.drift(GREEDY, *pair)
+        acquire(found, [GREEDY], *pair)
+        drift = drift_of(found, GREEDY, *pair)
     assert "does more to its logits than its output layer" in drift.candidate_baseline_reason
 
 
@@ -311,9 +314,9 @@ def test_chunks_are_longest_first_and_hold_one_task(
     here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
     with engine(tmp_path) as found:
-        sent = (shipped(found, pair[0]),)
-        pieces = missing_of_side(found, JOBS, pair[0])
-        chunks = list(cut(found, JOBS, pieces, pair, sent, 0, 2))
+        sent = (shipped(found.engine, pair[0]),)
+        pieces = missing_of_side(found.engine, JOBS, pair[0])
+        chunks = list(cut(found.engine, JOBS, pieces, pair, sent, 0, 2))
     assert sum(chunk.items for chunk in chunks) == len(ASK) + 3 * 6 + len(PICK)
     assert all(len({job.task for job in chunk.jobs}) == 1 for chunk in chunks)
     longest = [
@@ -326,7 +329,7 @@ def test_chunks_are_longest_first_and_hold_one_task(
 
 
 def sent_chunk(store: Path, reference: Reference) -> tuple[Worker, Chunk]:
-    with Engine(store=store) as found:
+    with Engine(store) as found:
         sent = (shipped(found, reference),)
         pieces = missing_of_side(found, [SHARED], reference)
         (chunk,) = cut(found, [SHARED], pieces, [reference], sent, 0, 1)

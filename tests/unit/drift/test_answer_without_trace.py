@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.summary import summarise
@@ -19,6 +20,8 @@ from pytest_trust.models.generation import finish
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_model
 
 PROBES = tuple(
@@ -66,9 +69,9 @@ def _place(runner: Any, row: Any) -> int:
 
 
 def measured(store: Path, baseline: Reference, candidate: Reference) -> PairDrift:
-    with Engine(store=store, batch_size=2) as engine:
-        engine.acquire([JOB], baseline, candidate)
-        return engine.drift(JOB, baseline, candidate)
+    with Engine(store, batch_size=2) as engine:
+        acquire(engine, [JOB], baseline, candidate)
+        return drift_of(engine, JOB, baseline, candidate)
 
 
 def log_p(directory: Path, context: Sequence[int], text: Sequence[int]) -> torch.Tensor:
@@ -92,8 +95,8 @@ def test_it_is_what_two_plain_forwards_give(
     found = measured(tmp_path, baseline, candidate)
     assert found.answer_without_trace.keys() == {"ask-1"}
     tokenizer = AutoTokenizer.from_pretrained(models[0])
-    with Engine(store=tmp_path) as engine:
-        prompt = engine.subject(baseline).prompts(PROBES)["ask-1"].ids
+    with Engine(tmp_path) as engine:
+        prompt = engine.local(baseline).prompts(PROBES)["ask-1"].ids
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     trace = encode(("" if thinking else "<think>") + "first add the numbers</think>\n\n")
     answer = [*encode(ANSWER), tokenizer.eos_token_id]
@@ -134,8 +137,8 @@ def test_of_a_recorded_candidate(models: tuple[Path, Path], replies: Any, tmp_pa
     baseline, candidate = (parse_reference(str(directory)) for directory in models)
     live = measured(tmp_path / "live", baseline, candidate).answer_without_trace["ask-1"]
     path = tmp_path / "candidate.trust"
-    with Engine(store=tmp_path / "record") as engine:
-        write_recording(path, engine, candidate, [JOB], topk=topk)
+    with Engine(tmp_path / "record") as engine:
+        write_recording(path, LocalExecutor(engine), candidate, [JOB], topk=topk)
     found = measured(tmp_path / "again", baseline, parse_reference(str(path))).answer_without_trace["ask-1"]
     if topk:
         assert (found.kl_pq <= live.kl_pq + 1e-4).all()
@@ -146,8 +149,8 @@ def test_of_a_recorded_candidate(models: tuple[Path, Path], replies: Any, tmp_pa
 
 def test_a_recorded_baseline_cannot_read_it(models: tuple[Path, Path], replies: Any, tmp_path: Path) -> None:
     baseline, candidate = (parse_reference(str(directory)) for directory in models)
-    with Engine(store=tmp_path / "record") as engine:
-        write_recording(tmp_path / "baseline.trust", engine, baseline, [JOB])
+    with Engine(tmp_path / "record") as engine:
+        write_recording(tmp_path / "baseline.trust", LocalExecutor(engine), baseline, [JOB])
     found = measured(tmp_path, parse_reference(str(tmp_path / "baseline.trust")), candidate)
     assert not found.answer_without_trace
     assert "the baseline is a recording" in found.answer_without_trace_reason

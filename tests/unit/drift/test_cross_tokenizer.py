@@ -16,6 +16,8 @@ from pytest_trust.probes import Message, Probe
 from pytest_trust.report.drift_diff import drift_diff
 from pytest_trust.report.terminal import summary_lines
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.report_records import regressed
 from tests.support.scripted_models import scripted_model
 from tests.support.tiny_models import save_model, save_tokenizer
@@ -37,16 +39,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Reference
 
 
 def engine(store: Path) -> Engine:
-    return Engine(store=store, device=None, dtype=None, batch_size=2)
+    return Engine(store, device=None, dtype=None, batch_size=2)
 
 
 def log_likelihood(found: Engine, reference: Reference, text: str) -> float:
     """Of a text behind the first probe's prompt, in float64 from plain logits."""
-    prompt, tokenizer = found.subject(reference).prompts(ASK)["ask-0"].ids, found.subject(reference).tokenizer
+    prompt, tokenizer = found.local(reference).prompts(ASK)["ask-0"].ids, found.local(reference).tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = (
-            found.runner(reference).model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            found.loaded(reference).model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
         )
     return float(logits.double().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).sum())
 
@@ -56,12 +58,12 @@ def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(
 ) -> None:
     baseline, candidate = pair
     with engine(tmp_path) as found:
-        found.acquire([JOB, CHOICE], baseline, candidate)
-        drift, options = (found.drift(job, baseline, candidate) for job in (JOB, CHOICE))
+        acquire(found, [JOB, CHOICE], baseline, candidate)
+        drift, options = (drift_of(found, job, baseline, candidate) for job in (JOB, CHOICE))
         assert not drift.candidate_baseline
         assert "tokenizers differ" in drift.candidate_baseline_reason
         one = next(text for text in drift.texts["baseline"] if text.probe == "ask-0")
-        response = found.responses(baseline, JOB)["ask-0"][0]
+        response = found.model(baseline).responses(JOB)["ask-0"][0]
         assert response.text == "Sure here is how you do it ."
         for side, reference in (("baseline", baseline), ("candidate", candidate)):
             assert one.nats[side] == pytest.approx(-log_likelihood(found, reference, response.text), rel=1e-4)
@@ -70,23 +72,23 @@ def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(
         assert len(one.chunks) == 8
         # Of the words model, whose every token is a word: the candidate hardly knows them, so a chunk is worth nearly -log q.
         assert sum(one.chunks) > 8
-        scores = found.options(candidate, CHOICE)["pick"]
+        scores = found.model(candidate).options(CHOICE)["pick"]
         assert options.texts["options"][0].nats["candidate"] == pytest.approx(-sum(scores.log_likelihoods))
     with engine(tmp_path) as again:  # from the store alone
-        again.acquire([JOB, CHOICE], baseline, candidate)
-        assert not any(subject.loaded for subject in again._subjects.values())
-        assert again.drift(JOB, baseline, candidate).texts == drift.texts
+        acquire(again, [JOB, CHOICE], baseline, candidate)
+        assert not any(subject.loaded for subject in again._loadable)
+        assert drift_of(again, JOB, baseline, candidate).texts == drift.texts
 
 
 def test_a_response_of_the_other_side_whose_words_are_unknown_is_left_out(
     pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
     with engine(tmp_path) as found:
-        found.acquire([JOB], *pair)
-        written = found.responses(pair[1], JOB)
+        acquire(found, [JOB], *pair)
+        written = found.model(pair[1]).responses(JOB)
         assert any(one[0].text.strip() for one in written.values())
         # the words model has none of the random letters
-        texts = found.drift(JOB, *pair).texts["candidate"]
+        texts = drift_of(found, JOB, *pair).texts["candidate"]
         assert [one.nats for one in texts] == [{}] * len(texts)
         assert texts
     assert summarise_texts(texts, "candidate") == {}

@@ -18,6 +18,8 @@ from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.scripted_models import scripted_model
 from tests.support.tiny_models import CHATML, extend, renumber, save_model
 
@@ -30,7 +32,7 @@ CHOICE = Job("dim/pick", "choose", PICK, Generation(8), drift=frozenset(probe.id
 
 
 def engine(store: Path, **options: Any) -> Engine:
-    return Engine(store=store, device=None, dtype=None, batch_size=2, **options)
+    return Engine(store, device=None, dtype=None, batch_size=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,9 @@ def test_the_same_pieces_under_other_ids_give_the_same_drift(made: dict[str, Ref
     found = {}
     for name in ("tuned", "renumbered"):
         with engine(tmp_path / name) as one:
-            one.acquire([JOB, CHOICE], made["base"], made[name])
-            found[name] = [one.drift(job, made["base"], made[name]) for job in (JOB, CHOICE)]
-            assert {r[0].text for r in one.responses(made[name], JOB).values()} != {""}
+            acquire(one, [JOB, CHOICE], made["base"], made[name])
+            found[name] = [drift_of(one, job, made["base"], made[name]) for job in (JOB, CHOICE)]
+            assert {r[0].text for r in one.model(made[name]).responses(JOB).values()} != {""}
     for expected, drift in zip(found["tuned"], found["renumbered"], strict=True):
         for kind in ("candidate_baseline", "baseline_candidate", "floor"):
             ours, theirs = getattr(expected, kind), getattr(drift, kind)
@@ -77,27 +79,27 @@ def test_a_token_that_only_one_side_has_is_spelled_for_the_other_and_not_counted
 ) -> None:
     base, longer = made["base"], made["longer"]
     with engine(tmp_path, keep=True) as found:  # its weights are changed below
-        runner = found.runner(longer)
+        runner = found.loaded(longer)
         new = runner.loaded.tokenizer.convert_tokens_to_ids("<think>")
         assert new == len(runner.loaded.tokenizer) - 1
-        prompt = found.subject(longer).prompts(ASK)["ask-0"].ids
+        prompt = found.local(longer).prompts(ASK)["ask-0"].ids
         with torch.no_grad():  # the candidate says it first
             state = runner.model.model(input_ids=torch.tensor([[*prompt]])).last_hidden_state[0, -1]
             most = (runner.model.lm_head.weight @ state).max()
             runner.model.lm_head.weight[new] = (most + 1) * state / state.dot(state)
-        found.acquire([JOB], base, longer)
-        response = found.responses(longer, JOB)["ask-0"][0]
+        acquire(found, [JOB], base, longer)
+        response = found.model(longer).responses(JOB)["ask-0"][0]
         assert new in response.token_ids
-        drift = found.drift(JOB, base, longer).candidate_baseline["ask-0"]
+        drift = drift_of(found, JOB, base, longer).candidate_baseline["ask-0"]
         place = response.token_ids.index(new)
-        spelled = found.subject(base).tokenizer("<think>", add_special_tokens=False)["input_ids"]
+        spelled = found.local(base).tokenizer("<think>", add_special_tokens=False)["input_ids"]
         assert len(spelled) > 1
         own = [i for token in response.token_ids for i in (spelled if token == new else [token])]
         with torch.no_grad():
             ours = runner.model(input_ids=torch.tensor([[*prompt, *response.token_ids]])).logits[0, len(prompt) - 1 :]
-            their_prompt = found.subject(base).prompts(ASK)["ask-0"].ids
+            their_prompt = found.local(base).prompts(ASK)["ask-0"].ids
             theirs = (
-                found.runner(base)
+                found.loaded(base)
                 .model(input_ids=torch.tensor([[*their_prompt, *own]]))
                 .logits[0, len(their_prompt) - 1 :]
             )
@@ -142,9 +144,9 @@ def test_think_markers_are_not_counted(tmp_path: Path) -> None:
     one = parse_reference(str(scripted_model(tmp_path / "one", THINKING)))
     two = parse_reference(str(scripted_model(tmp_path / "two", THINKING, sharpness=9.0)))
     with engine(tmp_path / "store") as found:
-        found.acquire([JOB], one, two)
-        tokens = found.responses(two, JOB)["ask-0"][0].token_ids
-        drift = found.drift(JOB, one, two).candidate_baseline["ask-0"]
+        acquire(found, [JOB], one, two)
+        tokens = found.model(two).responses(JOB)["ask-0"][0].token_ids
+        drift = drift_of(found, JOB, one, two).candidate_baseline["ask-0"]
     assert len(tokens) == 7  # six words and the end
     assert (len(drift), drift.masked_tokens, drift.answer_start) == (5, 2, 2)
     summary = summarise([drift])
@@ -173,12 +175,12 @@ def test_behind_a_shared_template_only_the_weights_differ(made: dict[str, Refere
     drifts = {}
     for template in ("own", "shared"):
         with engine(tmp_path / "store", template=template) as found:
-            found.acquire([JOB, CHOICE], tuned, other)  # the same weights behind two templates
-            drifts[template] = [found.drift(job, tuned, other) for job in (JOB, CHOICE)]
+            acquire(found, [JOB, CHOICE], tuned, other)  # the same weights behind two templates
+            drifts[template] = [drift_of(found, job, tuned, other) for job in (JOB, CHOICE)]
     for own, shared in zip(drifts["own"], drifts["shared"], strict=True):
         assert own.candidate_baseline.keys() == shared.candidate_baseline.keys()
         assert max(float(one.kl_pq.max()) for one in own.candidate_baseline.values()) > 0.01
         assert max(float(one.kl_pq.max()) for one in shared.candidate_baseline.values()) <= 1e-6
     with engine(tmp_path / "remapped", template="shared") as found:  # through the strings, where ids differ too
-        found.acquire([JOB, CHOICE], base, made["renumbered"])
-        assert found.drift(JOB, base, made["renumbered"]).candidate_baseline.keys() == JOB.drift
+        acquire(found, [JOB, CHOICE], base, made["renumbered"])
+        assert drift_of(found, JOB, base, made["renumbered"]).candidate_baseline.keys() == JOB.drift

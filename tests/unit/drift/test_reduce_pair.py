@@ -18,6 +18,8 @@ from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_model
 
 PROBES = tuple(
@@ -33,7 +35,7 @@ def references(tmp_path_factory):
 
 
 def engine(store):
-    return Engine(store=store, device=None, dtype=None, batch_size=2, progress=None)
+    return Engine(store, device=None, dtype=None, batch_size=2, progress=None)
 
 
 def test_heads_are_checked_once_a_model_and_the_path_is_recorded(references, tmp_path, monkeypatch):
@@ -43,10 +45,10 @@ def test_heads_are_checked_once_a_model_and_the_path_is_recorded(references, tmp
         "pytest_trust.models.hidden_states.check_head", lambda model, head: (checked.append(model), check(model, head))
     )
     with engine(tmp_path) as found:
-        found.acquire([JOB], *references)
-        found.acquire([Job("dim/other", "generate", PROBES, Generation(3), drift=JOB.drift)], *references)
+        acquire(found, [JOB], *references)
+        acquire(found, [Job("dim/other", "generate", PROBES, Generation(3), drift=JOB.drift)], *references)
         assert len(checked) == 2
-        assert found.drift(JOB, *references).candidate_baseline.keys() == JOB.drift
+        assert drift_of(found, JOB, *references).candidate_baseline.keys() == JOB.drift
         with found.store._open() as connection:
             contexts = [row[0] for row in connection.execute("SELECT context FROM drifts")]
     assert contexts
@@ -64,8 +66,8 @@ def test_a_model_that_does_more_to_its_logits_claims_no_drift(references, tmp_pa
     real = heads.head_of
     monkeypatch.setattr(heads, "head_of", lambda model: Head(real(model).weight, scale=0.5))
     with engine(tmp_path) as found:
-        found.acquire([JOB], *references)
-        drift = found.drift(JOB, *references)
+        acquire(found, [JOB], *references)
+        drift = drift_of(found, JOB, *references)
     assert not drift.candidate_baseline
     assert "does more to its logits than its output layer" in drift.candidate_baseline_reason
     assert drift.candidate_baseline_reason.startswith("a: ")

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_trust.drift.served import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
-from pytest_trust.drift.alignment import SERVED_RECORDING
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.recorded import SERVED_RECORDING
 from pytest_trust.engine.server.logprobs import places_of, reading_of, tops_of, unpack
-from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
+from pytest_trust.engine.server.model import NO_WEIGHTS_HERE, NOT_READ, NOT_RUN_TWICE, NOT_SPELT
+from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.served_model import ServedModel
 from tests.support.serving import MODEL, plain, serving
 from tests.support.tiny_models import save_model
@@ -42,13 +45,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine(store=tmp_path) as found:
+    with Engine(tmp_path) as found:
         yield found
 
 
 def measured(engine: Engine, baseline: Reference, candidate: Reference) -> PairDrift:
-    engine.acquire([JOB], baseline, candidate)
-    return engine.drift(JOB, baseline, candidate)
+    acquire(engine, [JOB], baseline, candidate)
+    return drift_of(engine, JOB, baseline, candidate)
 
 
 def at(url: str) -> Reference:
@@ -74,7 +77,7 @@ def test_a_served_candidate_drifts_as_its_recording_does(
     pair, gives = (models, ("logprobs", "ids")) if told_by == "ids" else (worded, ("logprobs",))
     candidate, baseline = (parse_reference(str(model)) for model in pair)
     file = tmp_path / "candidate.trust"
-    write_recording(file, engine, candidate, [JOB], topk=20)
+    write_recording(file, LocalExecutor(engine), candidate, [JOB], topk=20)
     expected = measured(engine, baseline, parse_reference(str(file)))
     with serving(ServedModel(pair[0], *gives)) as server:
         found = measured(engine, baseline, at(server.url))
@@ -94,7 +97,7 @@ def test_a_served_candidate_drifts_as_its_recording_does(
         # of the entropy a lower bound is known: what is beyond the tail's one token is not
         assert (ours.entropy_p <= theirs.entropy_p + 1e-4).all()
     assert not found.baseline_candidate
-    assert found.baseline_candidate_reason == NOT_READ.format(side="baseline")
+    assert found.baseline_candidate_reason == NOT_READ.format(writer="baseline")
     assert found.floor
 
 
@@ -103,7 +106,7 @@ def test_a_served_baseline_drifts_the_other_way(engine: Engine, models: tuple[Pa
         found = measured(engine, at(server.url), parse_reference(str(models[1])))
     assert found.baseline_candidate.keys() == JOB.drift
     assert not found.candidate_baseline
-    assert found.candidate_baseline_reason == NOT_READ.format(side="candidate")
+    assert found.candidate_baseline_reason == NOT_READ.format(writer="candidate")
     assert (found.floor, found.floor_reason) == ({}, NOT_RUN_TWICE)
 
 
@@ -135,7 +138,7 @@ def test_a_server_that_reads_a_given_text_is_measured_both_ways(
         == getattr(again, on_ours).keys()
         == JOB.drift
     )
-    prompts, responses = engine.subject(here).prompts(PROBES), engine.responses(here, JOB)
+    prompts, responses = engine.local(here).prompts(PROBES), engine.model(here).responses(JOB)
     for name, drift in getattr(found, on_ours).items():
         ids = [*prompts[name].ids, *responses[name][0].token_ids]
         ours, theirs = (model._rows(ids, len(prompts[name].ids)) for model in (loaded, behind))
@@ -156,7 +159,7 @@ def test_a_server_that_tells_its_prompts_and_ignores_prompt_logprobs(engine: Eng
         found = measured(engine, parse_reference(str(models[1])), at(server.url))
         assert any("prompt_logprobs" in body for body in server.asked("/completions"))
     assert found.candidate_baseline.keys() == JOB.drift
-    assert (found.baseline_candidate, found.baseline_candidate_reason) == ({}, NOT_READ.format(side="baseline"))
+    assert (found.baseline_candidate, found.baseline_candidate_reason) == ({}, NOT_READ.format(writer="baseline"))
 
 
 def test_the_same_model_served_and_loaded_does_not_drift(engine: Engine, models: tuple[Path, Path]) -> None:
@@ -198,13 +201,13 @@ def test_a_recording_of_a_served_model_stands_for_its_answers(
     )
     file = tmp_path / "served.trust"
     with serving(ServedModel(models[0], "logprobs", "echo")) as server:
-        write_recording(file, engine, at(server.url), [JOB, choices])
+        write_recording(file, LocalExecutor(engine), at(server.url), [JOB, choices])
         with pytest.raises(TrustError, match=r"leave out \?topk"):
-            write_recording(file, engine, at(server.url), [JOB], topk=5)
-        responses, options = engine.responses(at(server.url), JOB), engine.options(at(server.url), choices)
+            write_recording(file, LocalExecutor(engine), at(server.url), [JOB], topk=5)
+        responses, options = engine.model(at(server.url)).responses(JOB), engine.model(at(server.url)).options(choices)
     recorded = parse_reference(str(file))
-    assert engine.responses(recorded, JOB) == responses
-    assert engine.options(recorded, choices) == options
+    assert engine.model(recorded).responses(JOB) == responses
+    assert engine.model(recorded).options(choices) == options
     assert engine.identify(recorded).warnings == (ITS_WORD,)
     found = measured(engine, parse_reference(str(models[1])), recorded)
     assert found.candidate_baseline_reason == SERVED_RECORDING

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.drift.kernels.divergence import token_divergences
 from pytest_trust.drift.summary import BASELINE_CANDIDATE, summarise
@@ -20,6 +21,8 @@ from pytest_trust.engine.top_k import TopK
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.heads import Head
 from pytest_trust.models.reference import parse_reference
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.recordings import JOBS, engine, rewritten
 from tests.support.tiny_models import save_adapter, save_model
 
@@ -91,10 +94,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     base = save_model(directory / "base")
     baseline, candidate = parse_reference(str(base)), parse_reference(str(save_adapter(directory / "adapter", base)))
     with engine(directory / "store") as found:
-        found.acquire(JOBS, baseline, candidate)
-        write_recording(directory / "top.trust", found, baseline, JOBS, topk=4)
+        acquire(found, JOBS, baseline, candidate)
+        write_recording(directory / "top.trust", LocalExecutor(found), baseline, JOBS, topk=4)
         with pytest.raises(InvalidInput, match="topk=100000: expected less than the vocabulary"):
-            write_recording(directory / "no.trust", found, baseline, JOBS, topk=100_000)
+            write_recording(directory / "no.trust", LocalExecutor(found), baseline, JOBS, topk=100_000)
     assert not (directory / "no.trust").exists()
     return directory / "top.trust", baseline, candidate, directory / "store"
 
@@ -105,8 +108,8 @@ def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_n
     path, baseline, candidate, store = made
     recorded = parse_reference(str(path))
     with engine(store) as live, engine(tmp_path) as other:
-        other.acquire(JOBS, recorded, candidate)
-        exact, found = live.drift(JOBS[0], baseline, candidate), other.drift(JOBS[0], recorded, candidate)
+        acquire(other, JOBS, recorded, candidate)
+        exact, found = drift_of(live, JOBS[0], baseline, candidate), drift_of(other, JOBS[0], recorded, candidate)
         assert set(found.baseline_candidate) == {"ask-0", "ask-3"}
         for name, drift in found.baseline_candidate.items():
             true = exact.baseline_candidate[name]
@@ -114,7 +117,7 @@ def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_n
             assert drift.p_label == pytest.approx(true.p_label, abs=1e-5)
             assert drift.tail is not None
             assert ((drift.tail > 0) & (drift.tail < 1)).all()
-        options, expected = other.drift(JOBS[1], recorded, candidate), live.drift(JOBS[1], baseline, candidate)
+        options, expected = drift_of(other, JOBS[1], recorded, candidate), drift_of(live, JOBS[1], baseline, candidate)
         for way in ("candidate_baseline", "baseline_candidate"):
             for name, drift in getattr(options, way).items():
                 assert (drift.kl_pq <= getattr(expected, way)[name].kl_pq + 1e-5).all()
@@ -130,11 +133,11 @@ def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_n
 def test_two_recordings_cannot_be_compared_when_one_is_short(made: Any, tmp_path: Path) -> None:
     path, _, candidate, store = made
     with engine(store) as found:
-        write_recording(tmp_path / "whole.trust", found, candidate, JOBS)
+        write_recording(tmp_path / "whole.trust", LocalExecutor(found), candidate, JOBS)
     with engine(tmp_path / "store") as found:
         both = parse_reference(str(path)), parse_reference(str(tmp_path / "whole.trust"))
-        found.acquire(JOBS, *both)
-        assert "only the most likely tokens were kept" in found.drift(JOBS[0], *both).candidate_baseline_reason
+        acquire(found, JOBS, *both)
+        assert "only the most likely tokens were kept" in drift_of(found, JOBS[0], *both).candidate_baseline_reason
 
 
 def test_it_says_what_it_holds(made: Any) -> None:

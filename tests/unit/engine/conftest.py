@@ -7,6 +7,7 @@ import pytest
 
 from pytest_trust.models.reference import Reference, parse_reference
 from tests.support.engine_jobs import JOBS, engine, everything
+from tests.support.pairs import acquire
 from tests.support.tiny_models import save_adapter, save_model
 
 
@@ -27,5 +28,5 @@ def pair(models: Path) -> tuple[Reference, Reference]:
 def complete(pair: tuple[Reference, Reference], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     store = tmp_path_factory.mktemp("complete")
     with engine(store) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         return store, everything(found, pair)

@@ -26,6 +26,8 @@ from pytest_trust.models.runner import Runner
 from pytest_trust.models.token_trees import Pack
 from pytest_trust.responses import Generation, Progress
 from tests.support.engine_jobs import ASK, CHOICE, GREEDY, JOBS, PICK, check_alike, engine, everything
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import CHATML, save_model, save_tokenizer
 
 
@@ -64,7 +66,7 @@ def test_a_second_run_computes_nothing_and_imports_neither_torch_nor_transformer
         told = []
         found = engine(Path(sys.argv[1]), progress=told.append)
         pair = tuple(parse_reference(text) for text in sys.argv[2:4])
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         sides, columns = everything(found, pair)
         print(json.dumps([len(told), [m for m in ("torch", "transformers") if m in sys.modules], columns]))
     """
@@ -94,11 +96,11 @@ def test_an_interrupted_run_keeps_finished_batches_and_goes_on_with_the_same_res
                 raise Interrupted
 
     with engine(tmp_path, progress=interrupt) as found, pytest.raises(Interrupted):
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
     before = len(batches)
     again: list[Progress] = []
     with engine(tmp_path, progress=again.append) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         assert everything(found, pair)[0] == complete[1][0]
     told = [progress for progress in again if progress.phase != "load" and progress.made]
     uninterrupted = (
@@ -111,7 +113,7 @@ def test_the_batch_size_does_not_change_a_float32_result(
     complete: tuple[Path, Any], pair: tuple[Reference, Reference], tmp_path: Path
 ) -> None:
     with engine(tmp_path, batch_size=None) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         (ours, theirs), _ = everything(found, pair)
     for side, expected in zip((ours, theirs), complete[1][0], strict=True):
         assert side[0] == expected[0]
@@ -147,24 +149,24 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line
         return stream
 
     job = GREEDY
-    with Engine(store=tmp_path / "plain", device="cpu") as engine:
-        engine.acquire_side([job], pair[0])
-        expected = engine.responses(pair[0], job)
+    with Engine(tmp_path / "plain", device="cpu") as engine:
+        engine.acquire([job], [pair[0]])
+        expected = engine.model(pair[0]).responses(job)
     monkeypatch.setattr(budget, "stream", within(2))
-    with Engine(store=tmp_path / "halved", device="cpu") as engine:
-        engine.acquire_side([job], pair[0])
-        assert engine.responses(pair[0], job) == expected
+    with Engine(tmp_path / "halved", device="cpu") as engine:
+        engine.acquire([job], [pair[0]])
+        assert engine.model(pair[0]).responses(job) == expected
         assert max(sizes) > 2
-        seen = engine.fitting.limits(pair[0], engine.runner(pair[0]))
-    with Engine(store=tmp_path / "halved", device="cpu") as engine:  # the next run begins with what was seen to fit
-        assert engine.fitting.limits(pair[0], engine.runner(pair[0])) == seen
-        assert seen.tokens < engine.runner(pair[0]).limits().tokens
+        seen = engine.fitting.limits(pair[0], engine.loaded(pair[0]))
+    with Engine(tmp_path / "halved", device="cpu") as engine:  # the next run begins with what was seen to fit
+        assert engine.fitting.limits(pair[0], engine.loaded(pair[0])) == seen
+        assert seen.tokens < engine.loaded(pair[0]).limits().tokens
     monkeypatch.setattr(budget, "stream", within(0))
     with (
-        Engine(store=tmp_path / "none", device="cpu") as engine,
+        Engine(tmp_path / "none", device="cpu") as engine,
         pytest.raises(TrustError, match="not enough memory for a single row"),
     ):
-        engine.acquire_side([job], pair[0])
+        engine.acquire([job], [pair[0]])
 
 
 def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
@@ -185,8 +187,8 @@ def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
 
     def limits_of(memory: int) -> BatchLimits:
         monkeypatch.setattr(inference, "free_bytes", lambda device: memory)
-        with Engine(store=tmp_path, device="cpu") as found:
-            return found.fitting.limits(pair[0], found.runner(pair[0]))
+        with Engine(tmp_path, device="cpu") as found:
+            return found.fitting.limits(pair[0], found.loaded(pair[0]))
 
     monkeypatch.setattr(inference, "peak_bytes", peak)
     monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
@@ -219,8 +221,8 @@ def test_a_probe_that_does_not_fit_fails_no_run(
 
     monkeypatch.setattr(inference, "peak_bytes", peak)
     monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
-    with Engine(store=tmp_path, device="cpu") as found:
-        runner = found.runner(pair[0])
+    with Engine(tmp_path, device="cpu") as found:
+        runner = found.loaded(pair[0])
         assert found.fitting.limits(pair[0], runner) == runner.limits()
 
 
@@ -231,8 +233,8 @@ def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr("pytest_trust.models.reasoning_budget.stream", broken)
-    with Engine(store=tmp_path / "store", device="cpu") as engine, pytest.raises(RuntimeError, match="mat1 and mat2"):
-        engine.acquire_side([GREEDY], pair[0])
+    with Engine(tmp_path / "store", device="cpu") as engine, pytest.raises(RuntimeError, match="mat1 and mat2"):
+        engine.acquire([GREEDY], [pair[0]])
 
 
 def test_two_processes_at_once_on_one_store(
@@ -244,7 +246,7 @@ def test_two_processes_at_once_on_one_store(
         from pytest_trust.models.reference import parse_reference
         from tests.support.engine_jobs import JOBS, engine
         with engine(Path(sys.argv[1])) as found:
-            found.acquire(JOBS, *(parse_reference(text) for text in sys.argv[2:4]))
+            acquire(found, JOBS, *(parse_reference(text) for text in sys.argv[2:4]))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), *(one.text for one in pair)]
     running = [
@@ -262,8 +264,8 @@ def test_drift_of_a_model_with_itself_is_zero_and_said_to_be_identical(
 ) -> None:
     named = parse_reference(f"{pair[0].text}?label=again")
     with engine(tmp_path) as found:
-        found.acquire([GREEDY], pair[0], named)
-        drift = found.drift(GREEDY, pair[0], named)
+        acquire(found, [GREEDY], pair[0], named)
+        drift = drift_of(found, GREEDY, pair[0], named)
     assert drift.identical
     values = [
         float(one.kl_pq.max()) for part in (drift.candidate_baseline, drift.baseline_candidate) for one in part.values()
@@ -280,15 +282,15 @@ def test_drift_equals_the_definition(complete: tuple[Path, Any], pair: tuple[Ref
     import torch
 
     with engine(complete[0]) as found:
-        response = found.responses(pair[1], GREEDY)["ask-3"][0]
-        prompt = found.subject(pair[1]).prompts(ASK)["ask-3"].ids
+        response = found.model(pair[1]).responses(GREEDY)["ask-3"][0]
+        prompt = found.local(pair[1]).prompts(ASK)["ask-3"].ids
         ids = torch.tensor([[*prompt, *response.token_ids]])
         with torch.inference_mode():
             theirs, ours = (
-                found.runner(one).model(input_ids=ids).logits[0].double().log_softmax(-1) for one in (pair[1], pair[0])
+                found.loaded(one).model(input_ids=ids).logits[0].double().log_softmax(-1) for one in (pair[1], pair[0])
             )
         kl = (theirs.exp() * (theirs - ours)).sum(-1)[len(prompt) - 1 : -1]
-        drift = found.drift(GREEDY, *pair).candidate_baseline["ask-3"]
+        drift = drift_of(found, GREEDY, *pair).candidate_baseline["ask-3"]
     assert drift.kl_pq.tolist() == pytest.approx(kl.tolist(), rel=1e-4)  # float32 against float64 logits
     assert (drift.suite, drift.cluster, drift.p, drift.q) == ("dim/ask", "ask-3", "candidate", "baseline")
     assert len(drift) == len(response.token_ids)
@@ -305,8 +307,8 @@ def test_one_model_in_memory_at_a_time_gives_the_same(
     ) as found:
         # As much as fits the batches, and not a second model of 177 kB.
         monkeypatch.setattr(pytest_trust.models.runner, "free_bytes", lambda device: 200_000)
-        found.acquire(JOBS, *pair)
-        assert sum(subject.loaded for subject in found._subjects.values()) == 1
+        acquire(found, JOBS, *pair)
+        assert sum(subject.loaded for subject in found._loadable) == 1
         (ours, theirs), columns = everything(found, pair)
     assert (ours[0], theirs[0]) == (complete[1][0][0][0], complete[1][0][1][0])
     for part, expected in zip(columns, complete[1][1], strict=True):
@@ -322,9 +324,9 @@ def test_other_tokenizers_claim_no_drift(pair: tuple[Reference, Reference], tmp_
     save_tokenizer(other, vocabulary=330)
     reference = parse_reference(str(other))
     with engine(tmp_path / "store") as found:
-        found.acquire([GREEDY, CHOICE], pair[0], reference)
-        drift = found.drift(GREEDY, pair[0], reference)
-        assert len(found.responses(reference, GREEDY)) == len(ASK)
+        acquire(found, [GREEDY, CHOICE], pair[0], reference)
+        drift = drift_of(found, GREEDY, pair[0], reference)
+        assert len(found.model(reference).responses(GREEDY)) == len(ASK)
     assert not drift.candidate_baseline
     assert "tokenizers differ" in drift.candidate_baseline_reason
 
@@ -340,16 +342,16 @@ def test_another_template_or_an_added_token_is_no_other_tokenizer(
     tokenizer.save_pretrained(other)
     reference = parse_reference(str(other))
     with engine(tmp_path / "store") as found:
-        found.acquire([GREEDY], pair[0], reference)
-        drift = found.drift(GREEDY, pair[0], reference)
+        acquire(found, [GREEDY], pair[0], reference)
+        drift = drift_of(found, GREEDY, pair[0], reference)
     assert set(drift.candidate_baseline) == GREEDY.drift
 
 
 def test_no_template_is_said_once_and_works(tmp_path: Path) -> None:
     reference = parse_reference(str(save_model(tmp_path / "plain", template=None)))
     with engine(tmp_path / "store") as found:
-        found.acquire_side([GREEDY], reference)
-        assert len(found.responses(reference, GREEDY)) == len(ASK)
+        found.acquire([GREEDY], [reference])
+        assert len(found.model(reference).responses(GREEDY)) == len(ASK)
         identity = found.identify(reference)
     assert identity.chat_format == "plain"
     assert "no chat template" in identity.warnings[0]
@@ -358,23 +360,23 @@ def test_no_template_is_said_once_and_works(tmp_path: Path) -> None:
 def test_thinking_opened_by_the_template_is_reasoning(models: Path, tmp_path: Path) -> None:
     on, off = (parse_reference(f"{models / 'base'}?thinking={value}") for value in ("on", "off"))
     with engine(tmp_path) as found:
-        found.acquire([replace(GREEDY, drift=frozenset())], off, on)
-        assert not any(sample.complete for samples in found.responses(on, GREEDY).values() for sample in samples)
-        assert all(sample.complete for samples in found.responses(off, GREEDY).values() for sample in samples)
+        acquire(found, [replace(GREEDY, drift=frozenset())], off, on)
+        assert not any(sample.complete for samples in found.model(on).responses(GREEDY).values() for sample in samples)
+        assert all(sample.complete for samples in found.model(off).responses(GREEDY).values() for sample in samples)
 
 
 def test_a_full_store_is_one_line_and_keeps_what_it_had(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
     with engine(tmp_path) as found:
-        found.acquire_side([CHOICE], pair[0])
+        found.acquire([CHOICE], [pair[0]])
         with found.store._open() as connection:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {pages}")
         many = replace(GREEDY, generation=Generation(200), drift=frozenset())
         with pytest.raises(TrustError, match="disk is full") as error:
-            found.acquire_side([many], pair[0])
+            found.acquire([many], [pair[0]])
         assert "\n" not in str(error.value)
     with engine(tmp_path) as found:
-        assert len(found.options(pair[0], CHOICE)) == len(PICK)
+        assert len(found.model(pair[0]).options(CHOICE)) == len(PICK)
 
 
 def break_model(directory: Path, how: str) -> None:
@@ -414,7 +416,7 @@ def test_what_is_no_model_is_one_line(tmp_path: Path, how: str, said: str, capfd
     break_model(directory, how)
     capfd.readouterr()
     with engine(tmp_path / "store") as found, pytest.raises(TrustError) as error:
-        found.acquire_side([GREEDY], parse_reference(str(directory)))
+        found.acquire([GREEDY], [parse_reference(str(directory))])
     assert said in str(error.value)
     assert str(directory) in str(error.value)
     assert "\n" not in str(error.value)
@@ -427,7 +429,7 @@ def test_a_gpu_that_is_not_there(models: Path, tmp_path: Path) -> None:
 
     absent = f"cuda:{torch.cuda.device_count()}"
     with engine(tmp_path) as found, pytest.raises(TrustError, match=f"{absent} was asked for and is not available"):
-        found.acquire_side([CHOICE], parse_reference(f"{models / 'base'}?device={absent}"))
+        found.acquire([CHOICE], [parse_reference(f"{models / 'base'}?device={absent}")])
 
 
 def test_a_hub_model_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +452,7 @@ def test_loading_says_nothing_and_leaves_the_settings_of_the_libraries(
     try:
         capfd.readouterr()
         with engine(tmp_path) as found:
-            found.runner(parse_reference(str(models / "adapter")))
+            found.loaded(parse_reference(str(models / "adapter")))
         output = capfd.readouterr()
         assert (output.out, output.err) == ("", "")
         assert logging.get_verbosity() == logging.INFO
@@ -462,13 +464,13 @@ def test_loading_says_nothing_and_leaves_the_settings_of_the_libraries(
 def test_a_plan_counts_what_is_stored_and_loads_nothing(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
     planned = sum(planned_tokens(job, probe) for job in JOBS for probe in job.probes)
     with engine(tmp_path) as found:
-        assert [found.stored(pair[0], job) for job in JOBS] == [set()] * 3
+        assert [found.model(pair[0]).stored(job) for job in JOBS] == [set()] * 3
         assert tokens_left(found, JOBS, pair[0]) == planned
-        found.acquire_side(JOBS, pair[0])
-        assert [len(found.stored(pair[0], job)) for job in JOBS] == [len(ASK), len(PICK), 9]
+        found.acquire(JOBS, [pair[0]])
+        assert [len(found.model(pair[0]).stored(job)) for job in JOBS] == [len(ASK), len(PICK), 9]
         assert tokens_left(found, JOBS, pair[0]) == 0
         assert tokens_left(found, JOBS, pair[1]) == planned
-        assert not found.subject(pair[1]).loaded
+        assert not found.local(pair[1]).loaded
 
 
 def test_the_engine_remembers_how_long_a_pair_took(pair: tuple[Reference, Reference], tmp_path: Path) -> None:
@@ -490,10 +492,10 @@ def test_a_model_is_let_go_while_the_other_answers(
 
     def told(progress: Progress) -> None:
         if progress.phase != "load":
-            at_work.setdefault(progress.phase, set()).add(sum(subject.loaded for subject in found._subjects.values()))
+            at_work.setdefault(progress.phase, set()).add(sum(subject.loaded for subject in found._loadable))
 
-    with Engine(store=tmp_path, batch_size=2, progress=told, keep=keep) as found:
-        found.acquire(JOBS, *pair)
+    with Engine(tmp_path, batch_size=2, progress=told, keep=keep) as found:
+        acquire(found, JOBS, *pair)
     assert at_work == {"generate": {1, 2} if keep else {1}, "score": {1, 2} if keep else {1}, "drift": {2}}
 
 
@@ -516,8 +518,8 @@ def test_a_model_that_accelerate_has_spread_is_the_same(
     monkeypatch.setattr(loading, "spread", over_cpus)
     pair = tuple(parse_reference(f"{models / name}?device=balanced&dtype=float32") for name in ("base", "adapter"))
     with engine(tmp_path) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         check_alike(everything(found, pair), complete[1])
-        assert found.runner(pair[0]).shares
-        assert hasattr(found.runner(pair[0]).body.layers[0], "_hf_hook")
+        assert found.loaded(pair[0]).shares
+        assert hasattr(found.loaded(pair[0]).body.layers[0], "_hf_hook")
     assert {"cpu"} == {device for one in places for device in one.values()}

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.recording import InvalidRecording, read_recording
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.recordings import ASK, JOBS, engine, rewritten
 from tests.support.tiny_models import save_adapter, save_model
 
@@ -29,8 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference, Ref
     adapter = save_adapter(directory / "adapter", base)
     baseline, candidate = parse_reference(str(base)), parse_reference(str(adapter))
     with engine(directory / "store") as found:
-        found.acquire(JOBS, baseline, candidate)
-        write_recording(directory / "base.trust", found, baseline, JOBS)
+        acquire(found, JOBS, baseline, candidate)
+        write_recording(directory / "base.trust", LocalExecutor(found), baseline, JOBS)
     return directory / "base.trust", baseline, candidate, directory / "store"
 
 
@@ -38,22 +41,22 @@ def test_a_recording_answers_for_its_model(made: Any, tmp_path: Path) -> None:
     path, baseline, candidate, store = made
     recorded = parse_reference(str(path))
     with engine(store) as live, engine(tmp_path) as other:
-        other.acquire(JOBS, recorded, candidate)
+        acquire(other, JOBS, recorded, candidate)
         assert other.identify(recorded).fingerprint == live.identify(baseline).fingerprint
         for job in JOBS:
             if job.task == "generate":
-                assert other.responses(recorded, job) == live.responses(baseline, job)
+                assert other.model(recorded).responses(job) == live.model(baseline).responses(job)
             else:
-                assert other.options(recorded, job) == live.options(baseline, job)
-        assert [one.reference for one in other._subjects.values()] == [candidate]
+                assert other.model(recorded).options(job) == live.model(baseline).options(job)
+        assert [one.reference for one in other._loadable] == [candidate]
 
 
 def test_drift_from_recorded_states(made: Any, tmp_path: Path) -> None:
     path, baseline, candidate, store = made
     recorded = parse_reference(str(path))
     with engine(store) as live, engine(tmp_path) as other:
-        other.acquire(JOBS, recorded, candidate)
-        exact, found = live.drift(JOBS[0], baseline, candidate), other.drift(JOBS[0], recorded, candidate)
+        acquire(other, JOBS, recorded, candidate)
+        exact, found = drift_of(live, JOBS[0], baseline, candidate), drift_of(other, JOBS[0], recorded, candidate)
         assert set(found.baseline_candidate) == {"ask-0", "ask-3"}
         for name, drift in found.baseline_candidate.items():
             # 11 bits of the states and the head, whose sharpened logits reach 30
@@ -64,7 +67,7 @@ def test_drift_from_recorded_states(made: Any, tmp_path: Path) -> None:
         assert "the baseline is a recording" in found.candidate_baseline_reason
         assert "the baseline is a recording" in found.floor_reason
         assert not found.baseline_candidate_reason
-        options = other.drift(JOBS[1], recorded, candidate)
+        options = drift_of(other, JOBS[1], recorded, candidate)
         assert set(options.candidate_baseline) == set(options.baseline_candidate) == {"pick-1"}
 
 
@@ -72,8 +75,8 @@ def test_a_recorded_candidate(made: Any, tmp_path: Path) -> None:
     path, _, candidate, _ = made
     recorded = parse_reference(str(path))
     with engine(tmp_path) as other:
-        other.acquire(JOBS, candidate, recorded)
-        found = other.drift(JOBS[0], candidate, recorded)
+        acquire(other, JOBS, candidate, recorded)
+        found = drift_of(other, JOBS[0], candidate, recorded)
     assert set(found.candidate_baseline) == {"ask-0", "ask-3"}
     assert set(found.floor) == {"ask-0", "ask-3"}
     assert "the candidate is a recording" in found.baseline_candidate_reason
@@ -84,7 +87,7 @@ def test_probes_that_were_not_recorded_are_counted(made: Any, tmp_path: Path) ->
     more = replace(JOBS[0], probes=(*ASK, replace(ASK[0], id="new", messages=(Message("user", "A new one."),))))
     longer = replace(JOBS[0], suite="dim/longer", generation=Generation(9))
     with engine(tmp_path) as other, pytest.raises(TrustError) as error:
-        other.acquire([more, longer], parse_reference(str(path)), candidate)
+        acquire(other, [more, longer], parse_reference(str(path)), candidate)
     assert "1 of 6 of dim/ask, 5 of 5 of dim/longer" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -92,9 +95,9 @@ def test_probes_that_were_not_recorded_are_counted(made: Any, tmp_path: Path) ->
 def test_the_same_recording_is_the_same_file_and_holds_no_pickle(made: Any, tmp_path: Path) -> None:
     path, baseline, _, store = made
     with engine(store) as found:
-        write_recording(tmp_path / "again.trust", found, baseline, JOBS)
+        write_recording(tmp_path / "again.trust", LocalExecutor(found), baseline, JOBS)
         with pytest.raises(InvalidRecording, match="already a recording"):
-            write_recording(tmp_path / "b.trust", found, parse_reference(str(path)), JOBS)
+            write_recording(tmp_path / "b.trust", LocalExecutor(found), parse_reference(str(path)), JOBS)
     assert (tmp_path / "again.trust").read_bytes() == path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["manifest.json", "tensors.safetensors"]
@@ -104,7 +107,7 @@ def test_a_recording_that_cannot_be_written(made: Any, tmp_path: Path) -> None:
     _, baseline, _, store = made
     (tmp_path / "file").write_text("")
     with engine(store) as found, pytest.raises(TrustError, match="cannot be written"):
-        write_recording(tmp_path / "file" / "b.trust", found, baseline, JOBS)
+        write_recording(tmp_path / "file" / "b.trust", LocalExecutor(found), baseline, JOBS)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
@@ -201,7 +204,7 @@ def test_damaged_tensors_are_one_line_when_drift_needs_them(made: Any, tmp_path:
     }[what]
     path = rewritten(made[0], tmp_path / "r.trust", lambda manifest: None, tensors)
     with engine(tmp_path / "store") as other, pytest.raises(InvalidRecording) as error:
-        other.acquire(JOBS, parse_reference(str(path)), made[2])
+        acquire(other, JOBS, parse_reference(str(path)), made[2])
     assert "\n" not in str(error.value)
 
 
@@ -256,15 +259,15 @@ def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> N
     ]
     job = Job("dim/ask", "generate", ASK, Generation(80), drift=frozenset(probe.id for probe in ASK))
     with engine(tmp_path / "live") as live, engine(tmp_path / "recorded") as other:
-        live.acquire([job], *references)
-        write_recording(tmp_path / "base.trust", live, references[0], [job])
+        acquire(live, [job], *references)
+        write_recording(tmp_path / "base.trust", LocalExecutor(live), references[0], [job])
         recorded = parse_reference(str(tmp_path / "base.trust"))
-        other.acquire([job], recorded, references[1])
+        acquire(other, [job], recorded, references[1])
         exact, found = (
-            live.drift(job, *references).baseline_candidate,
-            other.drift(job, recorded, references[1]).baseline_candidate,
+            drift_of(live, job, *references).baseline_candidate,
+            drift_of(other, job, recorded, references[1]).baseline_candidate,
         )
-        tokens = sum(len(samples[0].token_ids) for samples in live.responses(references[0], job).values())
+        tokens = sum(len(samples[0].token_ids) for samples in live.model(references[0]).responses(job).values())
     size, head = (tmp_path / "base.trust").stat().st_size, 2 * 576 * 400
     assert size - head <= 2.2 * 576 * tokens
     means = [
@@ -285,12 +288,12 @@ def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path)
     one, two = (parse_reference(str(path)) for path in paths)
     job = Job("dim/ask", "generate", ASK[:1], Generation(8), drift=frozenset({"ask-0"}))
     with engine(tmp_path / "store") as live, engine(tmp_path / "other") as other:
-        live.acquire([job], one, two)
-        write_recording(tmp_path / "one.trust", live, one, [job])
+        acquire(live, [job], one, two)
+        write_recording(tmp_path / "one.trust", LocalExecutor(live), one, [job])
         recorded = parse_reference(str(tmp_path / "one.trust"))
-        other.acquire([job], recorded, two)
+        acquire(other, [job], recorded, two)
         expected, found = (
-            x.drift(job, y, two).baseline_candidate["ask-0"] for x, y in ((live, one), (other, recorded))
+            drift_of(x, job, y, two).baseline_candidate["ask-0"] for x, y in ((live, one), (other, recorded))
         )
     assert (len(found), found.masked_tokens, found.answer_start) == (5, 2, 2)
     assert found.kl_pq.tolist() == pytest.approx(expected.kl_pq.tolist(), rel=1e-3)
@@ -312,18 +315,18 @@ def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
     )
     job = Job("dim/ask", "generate", ASK[:2], Generation(4), drift=frozenset({"ask-0"}))
     with engine(tmp_path / "store") as found:
-        found.acquire([job], one, two)
+        acquire(found, [job], one, two)
         paths = [tmp_path / "one.trust", tmp_path / "two.trust"]
         for path, reference in zip(paths, (one, two), strict=True):
-            write_recording(path, found, reference, [job])
+            write_recording(path, LocalExecutor(found), reference, [job])
         recorded = [parse_reference(str(path)) for path in paths]
-        runner = found.runner(two)
+        runner = found.loaded(two)
         assert runner.head is not None
         assert recorded_head(found, recorded[0], two).weight is runner.head.weight
         first, second = recorded_head(found, recorded[0], recorded[1]), recorded_head(found, recorded[1], recorded[0])
         assert first.weight is second.weight
         assert recorded_head(found, recorded[0], recorded[1]).weight is first.weight  # and read once
-        other = found.runner(three).head
+        other = found.loaded(three).head
         assert other is not None
         assert recorded_head(found, recorded[0], three).weight is not other.weight
         # A recording of before there were hashes brings its own.

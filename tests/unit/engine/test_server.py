@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from pytest_trust.engine.engine import Engine
-from pytest_trust.engine.server.model import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
+from pytest_trust.engine.server.stored_answers import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, Response
+from tests.support.pairs import acquire
 from tests.support.serving import MODEL, Fault, Server, listed, plain, said, serving
 
 pytest.importorskip("openai", reason="the openai package is not installed")
@@ -44,9 +45,9 @@ def reference(server: Server, options: str = "retries=0") -> Reference:
 
 
 def ask(store: Path, given: Reference, work: Job, **settings: Any) -> dict[str, tuple[Response, ...]]:
-    with Engine(store=store, **settings) as engine:
-        engine.acquire_side([work], given)
-        return engine.responses(given, work)
+    with Engine(store, **settings) as engine:
+        engine.acquire([work], [given])
+        return engine.model(given).responses(work)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_thinking_is_the_templates_switch_and_another_answer(tmp_path: Path) -> 
 
 def test_what_the_server_says_of_its_model_is_its_fingerprint(tmp_path: Path) -> None:
     def fingerprint(**entry: Any) -> str:
-        with serving(lambda path, body: listed(**entry)) as server, Engine(store=tmp_path) as engine:
+        with serving(lambda path, body: listed(**entry)) as server, Engine(tmp_path) as engine:
             identity = engine.identify(reference(server))
         assert identity.warnings == (ITS_WORD,)
         assert server.url not in identity.fingerprint
@@ -193,8 +194,8 @@ def test_a_server_without_a_list_is_named_and_warned_of(tmp_path: Path) -> None:
             raise Fault(500)
         return plain(path, body)
 
-    with serving(answer) as server, Engine(store=tmp_path) as engine:
-        engine.acquire_side([job(chat("p"))], reference(server))
+    with serving(answer) as server, Engine(tmp_path) as engine:
+        engine.acquire([job(chat("p"))], [reference(server)])
         assert engine.identify(reference(server)).warnings == (ITS_WORD, UNDESCRIBED)
 
 
@@ -207,10 +208,10 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(tmp_path: Pat
 
 
 def test_two_servers_in_one_description_are_refused_as_a_pair(tmp_path: Path) -> None:
-    with serving(plain) as one, serving(plain) as two, Engine(store=tmp_path) as engine:
+    with serving(plain) as one, serving(plain) as two, Engine(tmp_path) as engine:
         with pytest.raises(TrustError, match="in the same words, so nothing tells their models apart"):
-            engine.acquire([job()], reference(one), reference(two))
-        engine.acquire([job()], reference(one, "thinking=on"), reference(one, "thinking=off"))
+            acquire(engine, [job()], reference(one), reference(two))
+        acquire(engine, [job()], reference(one, "thinking=on"), reference(one, "thinking=off"))
     assert not two.asked("/chat/completions")
 
 
@@ -250,8 +251,8 @@ def test_nonsense_is_an_error_and_not_an_answer(tmp_path: Path, fault: Fault, sa
         with pytest.raises(TrustError, match=said_of_it) as error:
             ask(tmp_path, reference(server), work)
         assert "\n" not in str(error.value)
-        with Engine(store=tmp_path) as engine:
-            assert engine.stored(reference(server), work) == {("p", 0)}
+        with Engine(tmp_path) as engine:
+            assert engine.model(reference(server)).stored(work) == {("p", 0)}
 
 
 def test_a_connection_dropped_in_mid_answer_is_asked_again(tmp_path: Path, waits: list[float]) -> None:
@@ -327,8 +328,8 @@ def test_nothing_of_another_model_is_stored_under_the_first_ones_name(tmp_path: 
             ask(tmp_path, reference(server, "concurrency=1"), work)
         assert "\n" not in str(error.value)
         count[0] = 0
-        with Engine(store=tmp_path) as engine:
-            kept = engine.responses(reference(server), work)
+        with Engine(tmp_path) as engine:
+            kept = engine.model(reference(server)).responses(work)
     assert kept
     assert {responses[0].text for responses in kept.values()} == {"of the first"}
 
@@ -363,11 +364,11 @@ def test_fields_that_a_server_does_not_know_are_left_out_and_said(tmp_path: Path
                 "top_k", "min_p", "repetition_penalty", "return_tokens_as_token_ids", "return_token_ids", "logprobs"
             )
         ) as server,
-        Engine(store=tmp_path) as engine,
+        Engine(tmp_path) as engine,
     ):
-        engine.acquire_side([job(temperature=1.0)], reference(server))
+        engine.acquire([job(temperature=1.0)], [reference(server)])
         assert OWN_SAMPLING in engine.identify(reference(server)).warnings
-        assert len(engine.responses(reference(server), job(temperature=1.0))) == 6
+        assert len(engine.model(reference(server)).responses(job(temperature=1.0))) == 6
     assert len(server.asked("/chat/completions")) <= 4 + 5  # learnt from the first, not from each
 
 
@@ -412,10 +413,10 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
 
     with serving(tells) as server:
         given = reference(server, "key_env=OTHER_KEY&retries=0")
-        with Engine(store=tmp_path) as engine:
+        with Engine(tmp_path) as engine:
             with pytest.raises(TrustError, match=r"bad header Bearer \[key\]") as error:
-                engine.acquire_side([job(chat("p"), chat("q"))], given)
-            seen = [str(error.value), repr(given), repr(engine.served(given)), repr(engine.identify(given))]
+                engine.acquire([job(chat("p"), chat("q"))], [given])
+            seen = [str(error.value), repr(given), repr(engine.model(given)), repr(engine.identify(given))]
     assert all(headers["Authorization"] == "Bearer s3cret-key" for _, _, headers in server.requests)
     monkeypatch.delenv("OPENAI_API_KEY")
     with serving(plain) as server:

@@ -53,9 +53,9 @@ def job(*probes: Probe) -> Job:
 
 
 def score(store: Path, given: Reference, work: Job) -> tuple[dict[str, OptionScores], str]:
-    with Engine(store=store) as engine:
-        engine.acquire_side([work], given)
-        return engine.options(given, work), engine.unscored(given, work)
+    with Engine(store) as engine:
+        engine.acquire([work], [given])
+        return engine.model(given).options(work), engine.model(given).unscored(work)
 
 
 def served(server: Server) -> Reference:
@@ -159,8 +159,8 @@ def test_no_score_of_another_model_is_stored(tmp_path: Path, tiny: Path, shown_b
         with pytest.raises(TrustError, match="the model behind the server has changed"):
             score(tmp_path, given, job(*TEXTS))
         count[0] = 0
-        with Engine(store=tmp_path) as engine:
-            assert engine.options(given, job(*TEXTS)).keys() == {TEXTS[0].id}
+        with Engine(tmp_path) as engine:
+            assert engine.model(given).options(job(*TEXTS)).keys() == {TEXTS[0].id}
 
 
 class Llama:

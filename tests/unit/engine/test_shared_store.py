@@ -21,6 +21,7 @@ from pytest_trust.models.generation import Row
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Generation, Progress
 from tests.support.engine_jobs import JOBS, check_alike, engine, everything
+from tests.support.pairs import acquire
 
 ROOT = Path(__file__).parents[3]
 Pair = tuple[Reference, Reference]
@@ -47,7 +48,7 @@ ACQUIRE = """
         time.time = lambda: clock() + next(jumps)
     pair = tuple(map(parse_reference, texts))
     with engine(Path(store)) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         print("result", json.dumps(everything(found, pair)[1]))
 """
 
@@ -127,7 +128,7 @@ def test_what_a_killed_run_had_claimed_is_taken_over(
     assert not unclaimed(tmp_path)
     told: list[Progress] = []
     with engine(tmp_path, progress=told.append) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         check_alike(everything(found, pair), complete[1])
         name = found.claims.name
     by = Counter(rows(tmp_path, "json_extract(context, '$.process')"))
@@ -155,7 +156,7 @@ def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
             other.claims.release()
 
         monkeypatch.setattr(claims.time, "sleep", sleep)
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         assert len(slept) == 1
         check_alike(everything(found, pair), complete[1])
         name = found.claims.name
@@ -175,7 +176,7 @@ def test_an_error_gives_up_the_claims_of_its_batch(pair: Pair, tmp_path: Path, m
     monkeypatch.setattr(budget, "stream", fails)
     with engine(tmp_path) as found:
         with pytest.raises(ValueError, match="in the middle"):
-            found.acquire(JOBS, *pair)
+            acquire(found, JOBS, *pair)
         assert found.claims.name
         assert unclaimed(tmp_path)
 
@@ -195,7 +196,7 @@ ON_A_DISK = """
     pair = tuple(map(parse_reference, sys.argv[2:]))
     try:
         with engine(Path(sys.argv[1])) as found:
-            found.acquire(JOBS, *pair)
+            acquire(found, JOBS, *pair)
             print(json.dumps([found.claims.name, everything(found, pair)[1]]))
             with found.store.reading() as connection:
                 query = "SELECT json_extract(context, '$.process') FROM "

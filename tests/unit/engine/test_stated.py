@@ -85,11 +85,11 @@ def test_a_response_ends_where_its_answer_is_stated(
     reference = parse_reference(str(scripted_model(tmp_path / "model", trace + SAID)))
     whole = Job("dim/whole", "generate", ASK, Generation(24))
     stopped = Job("dim/stopped", "generate", ASK, Generation(24, until=get_judge("exact").identity))
-    with Engine(store=tmp_path / "store", batch_size=2) as found:
-        found.runner(reference).shares = shares
-        found.acquire_side([whole, stopped], reference)
+    with Engine(tmp_path / "store", batch_size=2) as found:
+        found.loaded(reference).shares = shares
+        found.acquire([whole, stopped], [reference])
         for probe in ASK:
-            (before,), (after,) = (found.responses(reference, job)[probe.id] for job in (whole, stopped))
+            (before,), (after,) = (found.model(reference).responses(job)[probe.id] for job in (whole, stopped))
             assert (before.answer, before.finish_reason) == (SAID, "stop")
             assert (after.answer, after.finish_reason) == ("answer is 12 . sorry", "answered")
             assert after.complete
@@ -106,9 +106,9 @@ def test_an_answer_of_another_probe_with_the_same_prompt_is_its_own(tmp_path: Pa
         Probe("other", "other", message, options=("good", "bad"), answer="bad"),
     )
     job = Job("dim/asked", "generate", probes, Generation(24, until=get_judge("choice").identity))
-    with Engine(store=tmp_path / "store", batch_size=2) as found:
-        found.acquire_side([job], reference)
-        answers = {name: one.answer for name, (one,) in found.responses(reference, job).items()}
+    with Engine(tmp_path / "store", batch_size=2) as found:
+        found.acquire([job], [reference])
+        answers = {name: one.answer for name, (one,) in found.model(reference).responses(job).items()}
     assert answers == {"known": "the answer is wrong . sorry", "other": "the answer is wrong . sorry that was number"}
 
 

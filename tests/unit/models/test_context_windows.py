@@ -18,6 +18,8 @@ from pytest_trust.models.reference import parse_reference
 from pytest_trust.models.runner import Group, Runner
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_model
 
 
@@ -62,12 +64,12 @@ def test_a_response_beyond_the_context_is_measured_in_windows_and_a_prompt_beyon
     ]
     short = Probe("short", "short", (Message("user", "Is it wrong?"),))
     long = Probe("long", "long", (Message("user", "Is it wrong? " * 40),))
-    with Engine(store=tmp_path / "store", device=None, dtype=None, batch_size=2) as engine:
+    with Engine(tmp_path / "store", device=None, dtype=None, batch_size=2) as engine:
         job = Job("dim/ask", "generate", (short,), Generation(60), drift=frozenset({"short"}))
-        engine.acquire([job], *pair)
-        tokens = engine.responses(pair[1], job)["short"][0].token_ids
-        prompt = engine.subject(pair[1]).prompts([short])["short"].ids
-        drift = engine.drift(job, *pair).candidate_baseline["short"]
+        acquire(engine, [job], *pair)
+        tokens = engine.model(pair[1]).responses(job)["short"][0].token_ids
+        prompt = engine.local(pair[1]).prompts([short])["short"].ids
+        drift = drift_of(engine, job, *pair).candidate_baseline["short"]
         assert len(prompt) + len(tokens) > 41
         assert len(drift) + drift.masked_tokens == len(tokens)  # nothing is cut off
         assert drift.windowed
@@ -75,7 +77,7 @@ def test_a_response_beyond_the_context_is_measured_in_windows_and_a_prompt_beyon
         with pytest.raises(
             InvalidInput, match=r"^1: probe long has \d+ tokens, and the model was made for 40: shorten it"
         ):
-            engine.acquire_side([Job("dim/ask", "generate", (long,), Generation(4))], pair[1])
+            engine.acquire([Job("dim/ask", "generate", (long,), Generation(4))], [pair[1]])
         with pytest.raises(InvalidInput, match="probe long has"):
             options = Probe("long", "long", long.messages, options=("yes", "no"))
-            engine.acquire_side([Job("dim/pick", "choose", (options,), Generation(4))], pair[1])
+            engine.acquire([Job("dim/pick", "choose", (options,), Generation(4))], [pair[1]])

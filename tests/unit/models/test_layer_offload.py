@@ -18,6 +18,8 @@ from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.models.runner import Group, Runner
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_adapter, save_model, save_tokenizer
 
 ASK = tuple(Probe(f"ask-{i}", f"ask-{i}", (Message("user", f"Is number {i} wrong? " * (i + 1)),)) for i in range(5))
@@ -49,7 +51,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Reference
 
 
 def engine(store: Path, **options: Any) -> Engine:
-    return Engine(store=store, device=None, dtype=None, batch_size=4, **options)
+    return Engine(store, device=None, dtype=None, batch_size=4, **options)
 
 
 class Counted:
@@ -69,34 +71,34 @@ class Counted:
 
 
 def everything(found: Engine, pair: tuple[Reference, Reference]) -> list[Any]:
-    return [found.responses(one, JOBS[0]) for one in pair] + [found.options(one, JOBS[1]) for one in pair]
+    return [found.model(one).responses(JOBS[0]) for one in pair] + [found.model(one).options(JOBS[1]) for one in pair]
 
 
 def test_an_audit_gives_the_same_with_one_layer_in_memory(
     pair: tuple[Reference, Reference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine(tmp_path / "all") as whole:
-        whole.acquire(JOBS, *pair)
-        expected = [whole.drift(job, *pair) for job in JOBS]
+        acquire(whole, JOBS, *pair)
+        expected = [drift_of(whole, job, *pair) for job in JOBS]
         answers = everything(whole, pair)
-        layer = sum(p.numel() for p in whole.runner(pair[0]).model.model.layers[0].parameters())
+        layer = sum(p.numel() for p in whole.loaded(pair[0]).model.model.layers[0].parameters())
     counted = Counted(monkeypatch)
     with engine(tmp_path / "layers", offload=True) as found:
-        found.acquire(JOBS, *pair)
+        acquire(found, JOBS, *pair)
         assert everything(found, pair)[:2] == answers[:2]
         for one, other in zip(everything(found, pair)[2:], answers[2:], strict=True):
             for name, scores in other.items():
                 assert one[name].log_likelihoods == pytest.approx(scores.log_likelihoods, rel=1e-5)
         for job, drift in zip(JOBS, expected, strict=True):
-            again = found.drift(job, *pair)
+            again = drift_of(found, job, *pair)
             for kind in ("candidate_baseline", "baseline_candidate", "floor"):
                 ours, theirs = getattr(again, kind), getattr(drift, kind)
                 assert ours.keys() == theirs.keys()
                 assert ours
                 for name, one in theirs.items():
                     assert ours[name].kl_pq.tolist() == pytest.approx(one.kl_pq.tolist(), abs=1e-5, rel=1e-5)
-        parameters = list(found.runner(pair[1]).model.parameters())
-        assert all(p.is_meta for p in found.runner(pair[1]).model.model.layers.parameters())
+        parameters = list(found.loaded(pair[1]).model.parameters())
+        assert all(p.is_meta for p in found.loaded(pair[1]).model.model.layers.parameters())
         assert any(not p.is_meta for p in parameters)
     assert counted.most == layer  # of four
 

@@ -26,7 +26,7 @@ def card(directory: Path, front: str) -> Path:
 def of(tmp_path: Path, *references: object) -> list[ModelIdentity]:
     from pytest_trust.models.reference import parse_reference
 
-    with Engine(store=tmp_path / "store") as engine:
+    with Engine(tmp_path / "store") as engine:
         return [engine.identify(parse_reference(str(reference))) for reference in references]
 
 

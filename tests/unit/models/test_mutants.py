@@ -22,6 +22,8 @@ from pytest_trust.probes import Message, Probe
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns
 from pytest_trust.responses import Generation, Job
+from tests.support.pairs import acquire
+from tests.support.pairs import drift as drift_of
 from tests.support.tiny_models import save_model
 
 LAYERS = 6
@@ -191,7 +193,7 @@ def test_other_architectures_can_be_mutated(family: str, name: str, directory: P
 
 def test_fingerprints_differ_by_mutant_and_dose_and_are_stable(directory: Path, store: Path) -> None:
     def identify(text: str):
-        with Engine(store=store) as engine:
+        with Engine(store) as engine:
             return engine.identify(parse_reference(text))
 
     specs = [f"{name}:{dose:g}" for name, mutant in MUTANTS.items() for dose in (0.0, *mutant.doses)]
@@ -294,13 +296,13 @@ def test_a_model_without_a_list_of_layers_is_named() -> None:
 
 def answers(engine: Engine, reference: Reference, generation: Generation):
     job = Job("s", "generate", (TALK,), generation, drift=frozenset({TALK.id}))
-    engine.acquire_side([job], reference)
-    return engine.responses(reference, job)[TALK.id][0]
+    engine.acquire([job], [reference])
+    return engine.model(reference).responses(job)[TALK.id][0]
 
 
 def test_answers_of_prompt_answer_and_sampling_mutants(directory: Path, store: Path) -> None:
     plain, limit = parse_reference(str(directory)), Generation(12)
-    with Engine(store=store) as engine:
+    with Engine(store) as engine:
         usual = answers(engine, plain, limit)
         for name in ("no_system", "compliance_prefix", "temperature"):
             assert answers(engine, mutated(directory, f"{name}:0"), limit) == usual
@@ -309,8 +311,8 @@ def test_answers_of_prompt_answer_and_sampling_mutants(directory: Path, store: P
         assert len(forced.token_ids) <= 12
         assert forced.prompt_tokens == usual.prompt_tokens
         deaf, hearing = mutated(directory, "no_system:1"), mutated(directory, "no_system:0")
-        tokenizer = engine.subject(deaf).tokenizer
-        asked = [tokenizer.decode(engine.subject(one).prompts([TALK])[TALK.id].ids) for one in (deaf, hearing)]
+        tokenizer = engine.local(deaf).tokenizer
+        asked = [tokenizer.decode(engine.local(one).prompts([TALK])[TALK.id].ids) for one in (deaf, hearing)]
         assert ["lemons" in prompt for prompt in asked] == [False, True]
         assert all("find a dog" in prompt for prompt in asked)
         hot = answers(engine, mutated(directory, "temperature:5"), limit)
@@ -319,11 +321,11 @@ def test_answers_of_prompt_answer_and_sampling_mutants(directory: Path, store: P
 
 def test_the_prefix_is_followed_by_what_the_model_goes_on_with(directory: Path, store: Path) -> None:
     reference = mutated(directory, "compliance_prefix:1")
-    with Engine(store=store) as engine:
+    with Engine(store) as engine:
         found = answers(engine, reference, Generation(10))
-        subject = engine.subject(reference)
+        subject = engine.local(reference)
         prompt = subject.prompts([TALK])[TALK.id].ids + subject.forced()
-        expected = engine.runner(reference).model.generate(
+        expected = engine.loaded(reference).model.generate(
             input_ids=torch.tensor([prompt]), max_new_tokens=10 - len(subject.forced()), do_sample=False, pad_token_id=2
         )[0, len(prompt) :]
     assert found.token_ids == (*subject.forced(), *expected.tolist())
@@ -335,14 +337,14 @@ def test_the_prefix_is_followed_by_what_the_model_goes_on_with(directory: Path, 
 def test_the_drift_of_a_mutant(mutant: str, moves: bool, directory: Path, store: Path) -> None:
     plain, damaged = parse_reference(str(directory)), mutated(directory, mutant)
     job = Job("s", "generate", (TALK,), Generation(8), drift=frozenset({TALK.id}))
-    with Engine(store=store) as engine:
-        engine.acquire([job], plain, damaged)
-        drift = engine.drift(job, plain, damaged).candidate_baseline[TALK.id]
+    with Engine(store) as engine:
+        acquire(engine, [job], plain, damaged)
+        drift = drift_of(engine, job, plain, damaged).candidate_baseline[TALK.id]
         options = Job(
             "o", "choose", (Probe("o", "o", TALK.messages, options=("yes", "no"), answer="no"),), Generation(1)
         )
-        engine.acquire([options], plain, damaged)
-        scores = [engine.options(reference, options)["o"].log_likelihoods for reference in (plain, damaged)]
+        acquire(engine, [options], plain, damaged)
+        scores = [engine.model(reference).options(options)["o"].log_likelihoods for reference in (plain, damaged)]
     assert (float(drift.kl_pq.max()) > 1e-3) == moves
     assert (scores[0] != scores[1]) == moves
 

@@ -26,10 +26,10 @@ BUDGET = 6
 def answers(
     store: Path, reference: Reference, job: Job, *, shares: bool = True, batch_size: int = 2
 ) -> dict[str, Response]:
-    with Engine(store=store, batch_size=batch_size) as engine:
-        engine.runner(reference).shares = shares
-        engine.acquire_side([job], reference)
-        return {name: samples[0] for name, samples in engine.responses(reference, job).items()}
+    with Engine(store, batch_size=batch_size) as engine:
+        engine.loaded(reference).shares = shares
+        engine.acquire([job], [reference])
+        return {name: samples[0] for name, samples in engine.model(reference).responses(job).items()}
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -152,8 +152,8 @@ def test_every_format_is_closed_by_its_own_tag(pair: tuple[str, str]) -> None:
 def test_a_template_that_knows_no_thinking_is_refused(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     reference = parse_reference(f"{save_model(tmp_path / 'model', template=template)}?thinking=on")
-    with Engine(store=tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for thinking") as error:
-        engine.acquire_side([JOB], reference)
+    with Engine(tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for thinking") as error:
+        engine.acquire([JOB], [reference])
     assert "\n" not in str(error.value)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.framing import decode
@@ -215,11 +216,13 @@ def test_it_is_stored_and_recorded_with_the_response(tmp_path: Path, monkeypatch
         "pytest_trust.models.reasoning_budget.stream", lambda *given: [list(enumerate(answer(*given[:3])))]
     )
     reference, job = parse_reference(str(directory)), Job("dim/ask", "generate", (PROBE,), Generation(20))
-    with Engine(store=tmp_path / "store") as engine:
-        engine.acquire_side([job], reference)
-        write_recording(tmp_path / "it.trust", engine, reference, [replace(job, drift=frozenset({"ask"}))])
+    with Engine(tmp_path / "store") as engine:
+        engine.acquire([job], [reference])
+        write_recording(
+            tmp_path / "it.trust", LocalExecutor(engine), reference, [replace(job, drift=frozenset({"ask"}))]
+        )
     for other in (reference, parse_reference(str(tmp_path / "it.trust"))):
-        with Engine(store=tmp_path / "store") as engine:
-            (response,) = engine.responses(other, job)["ask"]
+        with Engine(tmp_path / "store") as engine:
+            (response,) = engine.model(other).responses(job)["ask"]
         assert (response.reasoning, response.answer, response.complete) == ("a", "The tag <think> is open", True)
         assert response.text[response.answer_at :] == response.answer
