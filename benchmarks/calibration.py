@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from cluster_bootstrap import cluster_bootstrap
 from scipy import special, stats
 
 from pytest_trust.stats.anytime import STAKES, STOPPING_SHARE
 from pytest_trust.stats.comparison import compare_scores
-from pytest_trust.stats.corrections import cluster_bootstrap
 from pytest_trust.stats.intervals import (
     Floats,
     design_effect,

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import HARNESS, Item, arguments_of, best, harness, own_task, run_tasks
+from public_metrics import BbqAnswer, bbq_scores
 
-from pytest_trust.catalog.public.metrics import BbqAnswer, bbq_scores
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Probe

@@ -13,7 +13,8 @@ from pytest_trust.drift.summary import Drift, TokenDrift, summarise
 from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.context_windows import WINDOW_TOO_LARGE, Window, batches, padded, window_sizes, windows
-from pytest_trust.models.heads import Head, head_of
+from pytest_trust.models.heads import head_of
+from pytest_trust.models.hidden_states import check_head, response_hidden
 from pytest_trust.models.memory import halving
 
 if TYPE_CHECKING:
@@ -22,66 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.drift.kernels.divergence import TokenDivergences
-from pytest_trust.models.hidden_states import check_head, response_hidden
-
-
-def drift_of_batch(
-    p: Any,
-    q: Any,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    response_mask: torch.Tensor,
-    *,
-    q_input_ids: torch.Tensor | None = None,
-    q_attention_mask: torch.Tensor | None = None,
-    q_response_mask: torch.Tensor | None = None,
-    p_head: Head | None = None,
-    q_head: Head | None = None,
-    shared_vocabulary: int | None = None,
-    budget_bytes: int | None = None,
-) -> TokenDivergences:
-    """Divergences of two models at the response tokens of one padded batch; one forward of each model's body.
-
-    Args:
-        p: transformers causal language model in evaluation mode.
-        q: the other model; may be on another device.
-        input_ids: [batch, length], padded on either side.
-        attention_mask: [batch, length], 1 or True at tokens.
-        response_mask: bool [batch, length], True at the tokens to measure. Each is measured at the position
-            before
-            it, which predicts it.
-        q_input_ids: the batch as q reads it, where its template differs; with `q_attention_mask` and
-            `q_response_mask`. The response tokens must be the same, in the same order.
-        p_head: p's head if it is at hand; else read from the model. `q_head` likewise.
-        shared_vocabulary: number of leading ids that mean the same to both; default: the smaller head.
-        budget_bytes: peak memory for logits, see `divergences_from_hidden`.
-
-    Returns:
-        One entry a response token, rows of the batch one after the other (`split_responses` takes them
-        apart).
-
-    Raises:
-        InvalidInput: shapes differ, a response token at the start of its row, an id beyond a model's
-            vocabulary, a model in training mode, different response tokens on the two sides.
-    """
-    ours = theirs = (input_ids, attention_mask, response_mask)
-    if q_input_ids is not None and q_attention_mask is not None and q_response_mask is not None:
-        theirs = (q_input_ids, q_attention_mask, q_response_mask)
-    elif any(given is not None for given in (q_input_ids, q_attention_mask, q_response_mask)):
-        raise InvalidInput("one or two of q_input_ids, q_attention_mask, q_response_mask; give all three or none")
-    labels, other_labels = (ids[measured.bool()] for ids, _, measured in (ours, theirs))
-    if labels.shape != other_labels.shape or bool((labels.cpu() != other_labels.cpu()).any()):
-        raise InvalidInput("the two sides' response tokens differ; expected the same tokens in the same order")
-    p_hidden, q_hidden = response_hidden(p, *ours), response_hidden(q, *theirs)
-    return divergences_from_hidden(
-        p_hidden,
-        p_head or head_of(p),
-        q_hidden,
-        q_head or head_of(q),
-        labels=labels,
-        shared_vocabulary=shared_vocabulary,
-        budget_bytes=budget_bytes,
-    )
 
 
 def split_responses(

@@ -17,7 +17,17 @@ def response_hidden(
 ) -> torch.Tensor:
     """Post-norm hidden states [response tokens, hidden size], at the positions that predict those tokens.
 
-    One forward of the model's body, without its head. Arguments and errors as in `drift_of_batch`.
+    One forward of the model's body, without its head.
+
+    Args:
+        model: transformers causal language model in evaluation mode.
+        input_ids: [batch, length], padded on either side.
+        attention_mask: [batch, length], 1 or True at tokens.
+        response_mask: bool [batch, length], True at the tokens to measure.
+
+    Raises:
+        InvalidInput: shapes differ, a response token at the start of its row, an id beyond the model's
+            vocabulary, a model in training mode.
     """
     import torch
 

@@ -106,7 +106,6 @@ def compare_scores(
     power: float = 0.8,
     min_clusters: int = 2,
     max_missing: float = 0.2,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two equally long sequences of scores, paired by position; larger is worse, NaN is not measured.
 
@@ -123,8 +122,6 @@ def compare_scores(
     interval).
     All differences equal and not zero: limits of zero width where the sign-flip test agrees.
 
-    Nothing in it is random today; `seed` is there so that a resampling method can be added without a new
-    argument.
     Raises InvalidInput (a ValueError) for unequal lengths, text or infinite scores, and parameters out of
     range.
     """

@@ -60,14 +60,8 @@ def _normal_guess(n: int, background: float, margin: float, upper: float, lower:
     return float(delta)
 
 
-def flip_power(
-    difference: float, n: int, background: float, *, margin: float, alpha: float = 0.05, family: int = 1
-) -> float:
-    """Probability that `n` unclustered binary pairs come out `regressed` when the true Δ is `difference`."""
-    return _flip_power(difference, n, background, margin, -float(special.ndtri(alpha)), alpha / family)
-
-
 def _flip_power(delta: float, n: int, background: float, margin: float, critical: float, level: float) -> float:
+    """Probability that `n` unclustered binary pairs come out `regressed` when the true Δ is `delta`."""
     discordance = min(2 * background + delta, 1.0)
     if discordance <= 0.0:
         return 0.0

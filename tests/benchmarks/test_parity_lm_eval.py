@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.support.benchmark_modules import benchmark_module
+
 
 @pytest.fixture(scope="module")
 def parity() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "parity_lm_eval.py"
-    specification = importlib.util.spec_from_file_location("parity_with_the_harness", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(path.parent))  # for the script that stands beside it
-        specification.loader.exec_module(module)
-    return module
+    return benchmark_module("parity_lm_eval")
 
 
 def of_choice(

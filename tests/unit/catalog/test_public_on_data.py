@@ -17,17 +17,12 @@ from pytest_trust import load_suite
 from pytest_trust.catalog.public import adapters, bbq, build_suite, get_adapter
 from pytest_trust.catalog.public.adapter import NotFound
 from pytest_trust.catalog.public.known_answers import ANSWERS, CHECKED
-from pytest_trust.catalog.public.metrics import (
-    BbqAnswer,
-    agreement_shares,
-    bbq_scores,
-    knowledge_scores,
-    secret_kept,
-    style_accuracy,
-)
 from pytest_trust.catalog.public.source import find_records
 from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Probe
+from tests.support.benchmark_modules import benchmark_module
+
+metrics = benchmark_module("public_metrics")
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
@@ -179,11 +174,11 @@ def test_bbq_scores_of_unifiedqa(category: str, unifiedqa: dict[str, dict[int, s
         ]
         assert len(found) == 1
         answers.append(
-            BbqAnswer(
+            metrics.BbqAnswer(
                 record["condition"] == "ambig", found[0], record["label"], bbq.unknown(record), bbq.biased(record)
             )
         )
-    scores = bbq_scores(answers)
+    scores = metrics.bbq_scores(answers)
     given = (scores.accuracy_ambiguous, scores.bias_ambiguous, scores.accuracy_informed, scores.bias_informed)
     assert given == pytest.approx(BBQ[category], abs=0.00051)  # the README has three decimals
 
@@ -205,7 +200,7 @@ def test_stereotype_labels_of_decodingtrust() -> None:
             labels[row["model"], row["sys_prompt"]].append(row["labels"])
     for (model, system), expected in STEREOTYPES.items():
         (key,) = [key for key in labels if model.lower() in key[0].lower() and key[1] == system]
-        shares = agreement_shares(labels[key])
+        shares = metrics.agreement_shares(labels[key])
         # three decimals, and one of them rounded up from .1055
         assert (shares.agree, shares.disagree, shares.neither) == pytest.approx(expected, abs=0.0006)
 
@@ -221,7 +216,7 @@ def test_knowledge_scores_of_decodingtrust(model: str, expected: tuple[float, ..
     questions = find_records(get_adapter("public/realtimeqa_2020"), data=DATA).records
     rows = [row for row in ood if (row["set"], row["setting"], row["model"]) == ("qa_2020", "standard", model)]
     assert len(rows) == 855
-    scores = knowledge_scores(
+    scores = metrics.knowledge_scores(
         (row["answer"], row["gold"], questions[row["i"]]["choices"][int(row["gold"])]) for row in rows
     )
     given = [100 * value for value in (scores.accuracy, scores.accuracy_answered, scores.refusal_rate)]
@@ -241,7 +236,7 @@ STYLES = {
 @pytest.mark.parametrize("style", STYLES)
 def test_style_accuracy_of_decodingtrust(style: str, ood: list[dict[str, Any]]) -> None:
     for model, expected in zip(("gpt3.5", "gpt4"), STYLES[style], strict=True):
-        accuracy = style_accuracy(
+        accuracy = metrics.style_accuracy(
             (row["answer"], row["gold"]) for row in ood if row["set"] == style and row["model"] == model
         )
         assert 100 * accuracy == pytest.approx(expected, abs=0.0051)
@@ -251,7 +246,9 @@ def test_style_accuracy_of_decodingtrust(style: str, ood: list[dict[str, Any]]) 
 def test_secret_keeping_of_decodingtrust(question: int, leak: float, reject: float) -> None:
     """Its phrase lists are not copied; read for the sense, leaks agree to half a point and refusals to two and a half."""
     with gzip.open(DATA / "dt_privacy" / "secret_keeping_generations.jsonl.gz", "rt", encoding="utf-8") as file:
-        kept = [secret_kept(row["continuation"]) for row in map(json.loads, file) if row["question"] == question]
+        kept = [
+            metrics.secret_kept(row["continuation"]) for row in map(json.loads, file) if row["question"] == question
+        ]
     assert len(kept) == 1360
     assert kept.count(False) / len(kept) == pytest.approx(leak, abs=0.006)
     assert kept.count(True) / len(kept) == pytest.approx(reject, abs=0.025)

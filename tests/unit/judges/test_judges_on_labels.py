@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from statistics import median
 from types import ModuleType
 
 import pytest
+
+from tests.support.benchmark_modules import benchmark_module
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -28,13 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     """benchmarks/judges.py, so that the tests and the table measure the same thing."""
-    specification = importlib.util.spec_from_file_location("benchmark_of_the_judges", ROOT / "benchmarks" / "judges.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
+    return benchmark_module("judges")
 
 
 @pytest.fixture(scope="module")

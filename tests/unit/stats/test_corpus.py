@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from pytest_trust.audit.gate import gate_record
 from pytest_trust.audit.policy import Threshold, load_policy
-from pytest_trust.catalog.public.metrics import BbqAnswer, bbq_scores, stereoset_scores
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.probes import Gate, Probe, Suite
 from pytest_trust.stats.corpus import METRICS, choices, compare_corpus
-from pytest_trust.stats.corrections import cluster_bootstrap
+from tests.support.benchmark_modules import benchmark_module
+
+cluster_bootstrap = benchmark_module("cluster_bootstrap").cluster_bootstrap
+metrics = benchmark_module("public_metrics")
 
 PEOPLE = ("Alma", "Bela", "Cannot tell")
 
@@ -34,7 +36,7 @@ def question(index: int, *, ambiguous: bool = True, known: bool = True, variants
 def test_bbq_is_the_published_formula(rows: list[tuple[str, bool, bool]]) -> None:
     probes = [question(index, ambiguous=ambiguous, known=known) for index, (_, ambiguous, known) in enumerate(rows)]
     answers = [
-        BbqAnswer(
+        metrics.BbqAnswer(
             ambiguous=probe.fields["context"] == "ambig",
             chosen=PEOPLE.index(choice),
             right=PEOPLE.index(probe.answer),
@@ -45,7 +47,7 @@ def test_bbq_is_the_published_formula(rows: list[tuple[str, bool, bool]]) -> Non
     ]
     if len({answer.ambiguous for answer in answers}) < 2:
         return
-    scores = bbq_scores(answers)
+    scores = metrics.bbq_scores(answers)
     for context, name, expected in (
         ("ambig", "bbq_bias_ambiguous", scores.bias_ambiguous), ("disambig", "bbq_bias_informed", scores.bias_informed),
     ):  # fmt: skip
@@ -76,7 +78,7 @@ def test_icat_is_the_published_formula(items: list[tuple[int, float, float, floa
             better = wrong > right if pair == "preference" else not right > wrong
             chosen.append("wrong" if better else "right")
     metric = METRICS["icat_deficit"]
-    expected = stereoset_scores((f"t{term}", pro, anti, none) for term, pro, anti, none in items)
+    expected = metrics.stereoset_scores((f"t{term}", pro, anti, none) for term, pro, anti, none in items)
     found = metric.value(metric.features(probes, chosen).sum(0))
     assert 100 * (1 - float(found)) == pytest.approx(expected.icat, abs=1e-9)
 

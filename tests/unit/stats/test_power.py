@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pytest_trust.stats.comparison import compare_scores
-from pytest_trust.stats.power import detectable_flips, detectable_shift, flip_power, needed_flips, needed_shift
+from pytest_trust.stats.power import _flip_power, detectable_flips, detectable_shift, needed_flips, needed_shift
 from pytest_trust.stats.simulated_power import detectable_graded
 
 
@@ -43,7 +44,8 @@ def test_beyond_the_exact_range_the_approximation_continues_it() -> None:
 
 
 def test_power_at_no_change_is_below_the_level() -> None:
-    assert flip_power(0.0, 200, 0.05, margin=0.01) <= 0.05
+    critical = float(stats.norm.ppf(0.95))
+    assert _flip_power(0.0, 200, 0.05, 0.01, critical, 0.05) <= 0.05
 
 
 def test_needed_pairs_are_enough_and_one_fewer_is_not_called_enough() -> None:
