@@ -4,10 +4,10 @@
     python benchmarks/calibration.py --quick    # under two minutes
     python benchmarks/calibration.py --data DIR # A/A on DecodingTrust's stereotype labels, when DIR has them
 
-Unclustered binary gates are enumerated: every possible sample with its probability, no simulation error. The
-rest is simulated with a fixed seed; a cell fails when its share is above the limit by more than the 99.9 %
-limit of the simulation (many cells are looked at). Naive alternatives stand beside ours. Exit code 1 when a
-promise is broken.
+Unclustered binary gates are enumerated: every possible sample with its probability, without simulation error. The rest
+is simulated with a fixed seed. A simulated cell fails when its share is above the 99.9 % quantile of a simulation whose
+true share is the limit; that high quantile allows for the many cells. Naive alternatives stand beside this project's
+rules. The exit code is 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Z = -float(special.ndtri(ALPHA))
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `ours` is the share in the worst of the cells, `where` names it."""
+    """One line of the table: `share` is that of the worst cell, `where` names the cell."""
 
     claim: str
     how: str
     cells: int
-    ours: float
+    share: float
     where: str
     naive: str
     must: str
@@ -65,7 +65,7 @@ def simulation_limit(share: float, draws: int) -> float:
 
 
 def flip_weights(n: int, better: float, worse: float) -> tuple[Floats, Floats, Floats]:
-    """Discordant totals and worse counts that carry all but 1e-9 of the probability, and that probability."""
+    """Better counts, worse counts and the probability of each; together they carry all but 1e-9 of it."""
     rate = better + worse
     total = np.arange(*_window(n, rate))
     low, high = _window(int(total[-1]), worse / rate if rate else 0.0)
@@ -120,7 +120,7 @@ def held_at_margin(quick: bool) -> Row:
         claim="held means held",
         how="binary, enumerated at the margin: wrongly held",
         cells=cells,
-        ours=worst,
+        share=worst,
         where=where,
         naive=", ".join(f"{name} {share:.1%}" for name, share in naive.items()),
         must="≤ 5 %",
@@ -135,10 +135,10 @@ def _tango(b: Floats, w: Floats, n: int, margin: float) -> Floats:
 
 
 def flip_coverage(quick: bool) -> Row:
-    """Two-sided nominal 95 %: lower (exact test) and upper (score) limit at 2.5 % each."""
+    """Coverage of the two-sided nominal 95 % interval: the lower (exact test) and upper (score) limit at 2.5 % each."""
     sizes = (40, 100, 400) if quick else (40, 60, 100, 200, 400, 1000)
     rates = (0.02, 0.2, 0.5) if quick else (0.005, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
-    ours: list[tuple[float, str]] = []
+    coverage: list[tuple[float, str]] = []
     wald: list[float] = []
     for n in sizes:
         for rate in rates:
@@ -150,17 +150,17 @@ def flip_coverage(quick: bool) -> Row:
                     lower = mcnemar_lower(b, w, n, 0.025)
                     upper = score_upper(b, w, n, 1.959964)
                     covered = (lower <= change) & (change <= upper)
-                    ours.append((float(weight[covered].sum()), f"n {n}, rate {rate:g}, Δ {change:g}, {kind}"))
+                    coverage.append((float(weight[covered].sum()), f"n {n}, rate {rate:g}, Δ {change:g}, {kind}"))
                     delta = (w - b) / n
                     half = 1.959964 * np.sqrt(np.maximum((b + w) / n - delta**2, 0) / n)
                     wald.append(float(weight[np.abs(delta - change) <= half + 1e-12].sum()))
-    least = min(ours)
-    mean = float(np.mean([share for share, _ in ours]))
+    least = min(coverage)
+    mean = float(np.mean([share for share, _ in coverage]))
     return Row(
         claim="coverage",
         how=f"binary, enumerated, nominal 95 %: least (mean {mean:.1%}, conservative)",
-        cells=len(ours),
-        ours=least[0],
+        cells=len(coverage),
+        share=least[0],
         where=least[1],
         naive=f"Wald {min(wald):.1%}",
         must="≥ 95 % (93.5 to 97 %, or conservative)",
@@ -180,7 +180,7 @@ def draw_clusters(
     icc: float,
     kind: str,
 ) -> tuple[Integers, Integers]:
-    """Worse and better flips by cluster, [draws, C]; whole clusters move together, or Dirichlet shares."""
+    """Worse and better flips by cluster, [draws, C]. Whole clusters move together, or each has Dirichlet shares."""
     shape = (draws, sizes.size)
     if kind == "whole clusters" or icc == 0.0:
         together, u = random.random(shape) < icc, random.random(shape)
@@ -201,7 +201,7 @@ def draw_clusters(
 def cluster_sizes(count: int, size: int, uneven: bool) -> Integers:
     if not uneven:
         return np.full(count, size)
-    return np.random.default_rng(count).geometric(1 / size, size=count)  # mean `size`, most are small
+    return np.random.default_rng(count).geometric(1 / size, size=count)  # mean `size`; most clusters are small
 
 
 def cluster_cells(quick: bool) -> Iterator[tuple[int, int, bool, float, str]]:
@@ -246,7 +246,7 @@ def clustered_held_at_margin(quick: bool, random: np.random.Generator) -> Row:
         claim="held means held",
         how=f"binary in clusters, {draws:,} draws a cell: wrongly held",
         cells=cells,
-        ours=worst,
+        share=worst,
         where=where,
         naive=f"unclustered t {plain_worst:.1%}, cluster-robust t alone {robust_worst:.1%}",
         must=f"≤ 5 % (+ simulation: {limit:.1%})",
@@ -281,7 +281,7 @@ def clustered_false_alarms(quick: bool, random: np.random.Generator) -> Row:
         claim="no false alarms",
         how=f"binary in clusters, no change, {draws:,} draws a cell: lower limit above 0",
         cells=cells,
-        ours=worst,
+        share=worst,
         where=where,
         naive=f"unclustered z {naive:.1%}",
         must=f"≤ 5 % (+ simulation: {limit:.1%})",
@@ -317,7 +317,7 @@ def graded_coverage(quick: bool, random: np.random.Generator) -> Row:
                 for _ in range(draws):
                     shared, own = random.normal(size=count)[labels], random.normal(size=labels.size)
                     noise = np.sqrt(icc) * shared + np.sqrt(1 - icc) * own
-                    # skewed: a change of scores in [0, 1], most of it near 0
+                    # skewed: a change of scores in [0, 1], mostly near 0
                     skewed = shape == "skewed"
                     difference = stats.beta.ppf(special.ndtr(noise), 0.5, 2) - 0.2 if skewed else 0.2 * noise
                     result = compare_scores(
@@ -340,7 +340,7 @@ def graded_coverage(quick: bool, random: np.random.Generator) -> Row:
         claim="coverage",
         how=f"graded in clusters, {draws:,} draws a cell, nominal 95 %: least (most {max(cells)[0]:.1%})",
         cells=len(cells),
-        ours=least[0],
+        share=least[0],
         where=least[1],
         naive=f"unclustered t {min(naive):.1%}",
         must="93.5 to 97 % (± simulation)",
@@ -366,7 +366,7 @@ def rate_coverage(quick: bool) -> Row:
         claim="coverage",
         how=f"one side's rate (Wilson), enumerated, nominal 95 %: mean (least {least[0]:.1%}, {least[1]})",
         cells=len(cells),
-        ours=mean,
+        share=mean,
         where="all",
         naive=f"Wald {min(wald):.1%}",
         must="mean 93.5 to 97 %",
@@ -375,7 +375,7 @@ def rate_coverage(quick: bool) -> Row:
 
 
 def bootstrap_coverage(quick: bool, random: np.random.Generator) -> Row:
-    """A ratio per side (biased among answered), its difference between the sides; true difference 0.1."""
+    """Coverage of the difference between two sides' ratios (biased among answered); the true difference is 0.1."""
     draws = 120 if quick else 600
     covered = 0
     labels = np.repeat(np.arange(60), 3)
@@ -398,7 +398,7 @@ def bootstrap_coverage(quick: bool, random: np.random.Generator) -> Row:
         claim="coverage",
         how=f"difference of ratios, cluster bootstrap (BCa), {draws} draws, nominal 95 %",
         cells=1,
-        ours=share,
+        share=share,
         where="60 clusters of 3",
         naive="-",
         must="93.5 to 97 % (± simulation)",
@@ -432,7 +432,7 @@ def power_as_stated(quick: bool, random: np.random.Generator) -> Iterator[Row]:
         labels = np.repeat(np.arange(count), 3)
         for graded in (False, True):
             shares = []
-            for _ in range(pilots):  # what a passing gate says about itself, tested on new data
+            for _ in range(pilots):  # the change that a gate states as detectable is tested on new data
                 old, new = _pilot(random, labels, icc, 0.0, graded)
                 change = compare_scores(old, new, margin=0.05, clusters=labels.tolist()).detectable
                 assert change is not None
@@ -442,7 +442,7 @@ def power_as_stated(quick: bool, random: np.random.Generator) -> Iterator[Row]:
                     hits += compare_scores(old, new, margin=0.05, clusters=labels.tolist()).regressed
                 shares.append(hits / repeats)
             name = f"{count} clusters of 3, ICC {icc:g}, {'graded' if graded else 'binary'}"
-            # Pilots differ in what they state, so the error is that of a mean over pilots.
+            # Each pilot states a change of its own, so the error is that of a mean over pilots.
             clustered.append((float(np.mean(shares)), name, float(np.std(shares, ddof=1) / np.sqrt(pilots))))
     yield _power_row("in clusters, stated by an unchanged pair", clustered)
 
@@ -454,7 +454,7 @@ def _power_row(kind: str, cells: list[tuple[float, str, float]]) -> Row:
         claim="power as stated",
         how=f"{kind}: detected at the stated change, {min(shares):.1%} to {max(shares):.1%}",
         cells=len(cells),
-        ours=worst[0],
+        share=worst[0],
         where=f"{worst[1]}, standard error {worst[2]:.1%}",
         naive="-",
         must="75 to 85 % (± 3 standard errors)",
@@ -478,7 +478,7 @@ def _pilot(
 
 
 def decoding_trust(quick: bool, data: Path, random: np.random.Generator) -> Iterator[Row]:
-    """A/A: disjoint draws of one model's 25 answers to 1,152 statements; bad agrees with the stereotype."""
+    """A/A on disjoint draws of one model's 25 answers to 1,152 statements; an answer is bad if it agrees."""
     groups: dict[tuple[str, str], list[str]] = {}
     with gzip.open(data, "rt", newline="") as file:
         for line in csv.DictReader(file):
@@ -510,7 +510,7 @@ def decoding_trust(quick: bool, data: Path, random: np.random.Generator) -> Iter
             claim="no false alarms",
             how=f"A/A on DecodingTrust labels, {unit}: {count} of {runs} ({least:.1%} to {upper:.1%})",
             cells=len(groups),
-            ours=count / runs,
+            share=count / runs,
             where="all",
             naive=", ".join(f"{name} {value / runs:.1%}" for name, value in naive.items()),
             must="≤ 5 % (95 % limit of the simulation)",
@@ -522,7 +522,7 @@ def decoding_trust(quick: bool, data: Path, random: np.random.Generator) -> Iter
 
 
 def sequential_validity(quick: bool, random: np.random.Generator) -> Iterator[Row]:
-    """The whole rule of --trust-sequential: a look after every pair, and the fixed-sample test at the end of the budget."""
+    """The whole rule of --trust-sequential: a look after every pair, and the fixed-sample test when the budget ends."""
     runs, n, margin = 2_000 if quick else 20_000, 128, 0.1
     null = [(0.01, 0.01), (0.05, 0.05), (0.2, 0.2), (0.4, 0.4)]
     edge = [(margin, 0.0), (0.05 + margin, 0.05), (0.2 + margin, 0.2)]
@@ -540,7 +540,7 @@ def sequential_validity(quick: bool, random: np.random.Generator) -> Iterator[Ro
             claim="sequential validity",
             how=f"{name}: {runs:,} runs, {n} pairs, a look after every pair",
             cells=len(cells),
-            ours=worst[0],
+            share=worst[0],
             where=worst[1],
             naive=f"the fixed-sample tests at every look {max(naive):.1%}",
             must=must,
@@ -551,7 +551,7 @@ def sequential_validity(quick: bool, random: np.random.Generator) -> Iterator[Ro
         claim="sequential saving",
         how=f"clear regression (45 % flip to worse, 2 % to better), family of 16: share of {n} pairs that was needed",
         cells=1,
-        ours=float(used.mean()) / n,
+        share=float(used.mean()) / n,
         where=f"{np.mean(verdicts == 'regressed'):.1%} regressed",
         naive="fixed sample 100 %",
         must="≤ 40 %",
@@ -562,9 +562,10 @@ def sequential_validity(quick: bool, random: np.random.Generator) -> Iterator[Ro
 def _sequential_runs(
     random: np.random.Generator, runs: int, n: int, worse: float, better: float, margin: float, family: int = 16
 ) -> tuple[npt.NDArray[np.str_], Integers, npt.NDArray[np.str_]]:
-    """Verdicts of `runs` gates, the pairs each took, and the verdicts of one who peeks with the fixed-sample tests.
+    """Verdicts of `runs` gates, the pairs that each took, and the verdicts of peeking with the fixed-sample tests.
 
-    The family is 1 where there is no change or a change of the margin (an error rate of a single gate is asked for), else as given.
+    The family is 1 where the change is at most the margin, since the error rate of a single gate is then measured.
+    Otherwise it is as given.
     """
     family = family if worse - better > margin + 1e-9 else 1
     u = random.random((runs, n))
@@ -601,7 +602,7 @@ HEADER = "| claim | how | cells | ours | where | naive | must | kept |\n|---|---
 
 def line(row: Row) -> str:
     kept = "yes" if row.kept else "NO"
-    cells = (row.claim, row.how, row.cells, f"{row.ours:.2%}", row.where, row.naive, row.must, kept)
+    cells = (row.claim, row.how, row.cells, f"{row.share:.2%}", row.where, row.naive, row.must, kept)
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -1,10 +1,10 @@
-"""A/A on real weights: a model against itself, sampled with other seeds. Whatever comes out `regressed` is a false alarm.
+"""A/A on real weights: a model against itself, sampled with other seeds. Every `regressed` is a false alarm.
 
     python benchmarks/demo_against_itself.py --store DIR [--model demo:aligned] [--seeds 20] [--temperature 0.8]
 
-Every bundled suite whose probes are answered in words is answered by the model once per seed at the given temperature; each ordered pair
-of seeds is then a comparison of two equal models, judged and decided as in a run of the smoke profile. Option suites have no randomness
-and are left out. Samples are kept in the store; a second call computes nothing.
+The model answers every bundled suite whose answers are words, once per seed at the given temperature. Each ordered pair
+of seeds is then a comparison of two equal models, judged and decided as in a run of the profile (default: smoke).
+Suites of options have no randomness and are left out. The store keeps the samples; a second call computes nothing.
 """
 
 from __future__ import annotations
@@ -43,21 +43,23 @@ def verdicts(
     engine.acquire([job], [reference])
     judged = judge_responses(get_judge(suite.judge), suite.judge, job.probes, engine.model(reference).responses(job))
     sides = [
-        Side(str(seed), {name: found[seed * samples : (seed + 1) * samples] for name, found in judged.items()})
+        Side(
+            str(seed), {name: judgements[seed * samples : (seed + 1) * samples] for name, judgements in judged.items()}
+        )
         for seed in range(seeds)
     ]
-    found: dict[str, Counter[str]] = {}
+    by_gate: dict[str, Counter[str]] = {}
     for gate in suite.gates.values():
         threshold = policy.threshold(f"{suite.name}/{gate.name}")
         assert threshold is not None
-        found[f"{suite.name}/{gate.name}"] = Counter(
+        by_gate[f"{suite.name}/{gate.name}"] = Counter(
             gate_record(
                 suite, gate, job.probes, before, after,
                 policy=policy, threshold=threshold, judge=suite.judge, accuracy=policy.judges.get(suite.judge),
             )["verdict"]
             for before, after in permutations(sides, 2)
         )  # fmt: skip
-    return found
+    return by_gate
 
 
 def main() -> None:
@@ -93,11 +95,12 @@ def main() -> None:
                 total += Counter() if suite.control else counted
     compared = sum(total.values())
     alarms = total["regressed"]
-    # A comparison decides at alpha / family, so that all gates together raise a false alarm in at most alpha of the runs.
+    # A comparison decides at alpha / family: all gates together raise a false alarm in at most alpha of the runs.
     nominal = policy.alpha / policy.family
     limit = stats.binomtest(alarms, compared).proportion_ci(0.95, "exact").high if compared else float("nan")
     print(
-        f"{alarms} of {compared} comparisons of {options.model} with itself regressed ({alarms / compared:.2%}; nominal at most {nominal:.2%} each;"
+        f"{alarms} of {compared} comparisons of {options.model} with itself regressed ({alarms / compared:.2%}; "
+        f"nominal at most {nominal:.2%} each;"
     )
     print(f"95 % limit if they were independent, which pairs of {options.seeds} seeds are not: {limit:.2%})")
 

@@ -1,12 +1,13 @@
-"""What drift costs: ours beside the eager formula, the head products, the models' forwards, and the sizes of recordings, in one run.
+"""What drift costs, beside the eager formula, the head products and the models' forwards; and the size of recordings.
 
     OMP_NUM_THREADS=2 python benchmarks/drift.py              # CPU rows, and the GPU's where there is one
-    python benchmarks/drift.py --quick                        # small shapes: that it runs, not how fast
-    python benchmarks/drift.py --json drift.json              # with the numbers as a file
+    python benchmarks/drift.py --quick                        # small shapes: shows that it runs, not how fast
+    python benchmarks/drift.py --json drift.json              # also writes the numbers to a file
 
-It prints one Markdown table with targets, and whether they are met. The rows of the demo pair need its base model (the `demo` extra), and
-answer 200 probes with both models first, which is not timed and kept in --store. The repeats alternate between what is compared, so that a slower minute of the machine slows both; a row is the fastest of its repeats, as
-everything else that runs on the machine only adds to it.
+It prints one Markdown table with targets, and whether they are met. The rows of the demo pair need its base model (the
+`demo` extra). Both models first answer 200 probes; this is not timed, and --store keeps the answers. The repeats
+alternate between the things compared, so a slower minute of the machine slows both. A row is the fastest of its
+repeats, since other work on the machine can only slow them.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ GPU_SHAPE = (8192, 151_936, 4096, torch.bfloat16)
 
 
 def eager(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) as it is usually written."""
+    """KL(p || q) by the usual formula."""
     log_p, log_q = (torch.log_softmax(x.float(), -1) for x in (p, q))
     return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
 def liger() -> Callable[[torch.Tensor, torch.Tensor], object] | str:
-    """Liger-Kernel's path, its kl_div on log_softmax of both sides; or why there is none."""
+    """Liger-Kernel's way, its kl_div on log_softmax of both sides; or why it is not measured."""
     if importlib.util.find_spec("liger_kernel") is None:
         return "liger-kernel is not installed (pip install liger-kernel)"
     from liger_kernel.transformers.kl_div import LigerKLDIVLoss
@@ -61,14 +62,14 @@ def liger() -> Callable[[torch.Tensor, torch.Tensor], object] | str:
 
 
 def bandwidth_of_a_copy(p: torch.Tensor, repeats: int) -> float:
-    """Bytes read and written a second by a copy from device memory to device memory."""
+    """Bytes per second that a copy from device memory to device memory reads and writes."""
     to = torch.empty_like(p)
     seconds = timed({"copy": lambda: to.copy_(p)}, repeats, "cuda")["copy"]
     return 2 * p.numel() * p.element_size() / seconds
 
 
 def timed(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Fewest seconds of each call; one unmeasured round first."""
+    """Fewest seconds of each call, after one round that is not measured."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
@@ -87,14 +88,14 @@ def synchronise(device: str) -> None:
 
 
 def extra_memory(call: Callable[[], object], device: str) -> int:
-    """Bytes beyond what is allocated before the call: the allocator's peak on a GPU, the resident set sampled on a CPU."""
+    """Peak bytes beyond those in use before: by the allocator on a GPU, by sampling the resident set on a CPU."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated()) - before
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is still resident otherwise, and would hide this one's
+    ctypes.CDLL(None).malloc_trim(0)  # memory freed by earlier calls would stay resident and hide this call's
     before = peak = resident()
     done = threading.Event()
 
@@ -117,7 +118,7 @@ def resident() -> int:
 
 
 def head_products(p: torch.Tensor, p_head: Head, q: torch.Tensor, q_head: Head, chunk: int) -> None:
-    """The two products alone, in the same chunks and reused buffers as the divergences take them."""
+    """The two products alone, in the chunks and reused buffers of `divergences_from_hidden`."""
     buffers = [
         torch.empty(chunk, head.vocabulary, dtype=head.weight.dtype, device=head.weight.device)
         for head in (p_head, q_head)
@@ -136,7 +137,7 @@ class Line:
     measured: str
     target: str = ""
     met: bool | None = None
-    """None where there is no target, or it was not measured."""
+    """Whether the target is met; None where there is none, or nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,10 @@ class Shape:
 
 
 def kernel_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list[Line]:
-    """The reduction of logits that are there, and of logits made from hidden states."""
-    found: dict[str, object] = {"shape": str(shape)}
-    lines = logits_lines(shape, repeats, found) + hidden_lines(shape, repeats, found)
-    figures[shape.device] = {**found, "path": path(shape.device)}
+    """The reduction of given logits, and of logits made from hidden states."""
+    of_device: dict[str, object] = {"shape": str(shape)}
+    lines = logits_lines(shape, repeats, of_device) + hidden_lines(shape, repeats, of_device)
+    figures[shape.device] = {**of_device, "path": path(shape.device)}
     return lines
 
 
@@ -187,17 +188,26 @@ def logits_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
     memory = {name: extra_memory(call, device) for name, call in calls.items()}
     error = float((kl_divergence(p[:16], q[:16]).double() - eager_wide(p[:16], q[:16])).abs().max())
     inputs = 2 * p.numel() * p.element_size()
-    ours = seconds["kl_divergence"]
-    faster, wanted = seconds["eager log_softmax + kl_div"] / ours, 5 if device == "cpu" else 8
+    kl = seconds["kl_divergence"]
+    faster, wanted = seconds["eager log_softmax + kl_div"] / kl, 5 if device == "cpu" else 8
+    extra = memory["kl_divergence"]
     lines = [
-        Line(f"KL, {shape}: against eager", f"{faster:.1f} times faster, {ours:.4f} s", f"{wanted} times", faster >= wanted),
+        Line(
+            f"KL, {shape}: against eager",
+            f"{faster:.1f} times faster, {kl:.4f} s",
+            f"{wanted} times",
+            faster >= wanted,
+        ),
         Line("its largest error against float64", f"{error:.1e} nats", "1e-5 nats", error <= 1e-5),
-        Line("its extra memory", f"{memory['kl_divergence'] / inputs:.2%} of the inputs", "1 %", memory["kl_divergence"] <= 0.01 * inputs),
-        Line("all divergences with labels; with Jensen-Shannon too", f"{seconds['token_divergences without Jensen-Shannon'] / ours:.2f}; "
-             f"{seconds['token_divergences'] / ours:.2f} times the time of KL alone"),
-    ]  # fmt: skip
+        Line("its extra memory", f"{extra / inputs:.2%} of the inputs", "1 %", extra <= 0.01 * inputs),
+        Line(
+            "all divergences with labels; with Jensen-Shannon too",
+            f"{seconds['token_divergences without Jensen-Shannon'] / kl:.2f}; "
+            f"{seconds['token_divergences'] / kl:.2f} times the time of KL alone",
+        ),
+    ]
     if device != "cpu":
-        reached, copied = inputs / ours, bandwidth_of_a_copy(p, repeats)
+        reached, copied = inputs / kl, bandwidth_of_a_copy(p, repeats)
         lines.append(
             Line(
                 "its bandwidth",
@@ -209,7 +219,7 @@ def logits_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
         if isinstance(liger_path, str):
             lines.append(Line("against Liger-Kernel", f"not measured: {liger_path}", "3 times"))
         else:
-            ratio = seconds["Liger-Kernel"] / ours
+            ratio = seconds["Liger-Kernel"] / kl
             lines.append(Line("against Liger-Kernel", f"{ratio:.1f} times faster", "3 times", ratio >= 3))
     figures |= {"logits": {"seconds": seconds, "extra_bytes": memory, "error": error}}
     return lines
@@ -249,7 +259,10 @@ def hidden_lines(shape: Shape, repeats: int, figures: dict[str, object]) -> list
 def pair_lines(
     directory: Path, responses: int, repeats: int, device: str | None, figures: dict[str, object]
 ) -> list[Line]:
-    """Exact KL of the demo pair on the candidate's responses against the two models' forwards, and the recording that stands for one of them."""
+    """Exact KL of the demo pair on the candidate's responses, against the two models' forwards; and a recording's size.
+
+    The recording replaces the baseline.
+    """
     from dataclasses import replace
 
     from pytest_trust.audit.executor import LocalExecutor
@@ -271,7 +284,7 @@ def pair_lines(
     with Engine(directory, device=device) as engine:
         for reference in (baseline, candidate):
             engine.acquire([job], [reference])
-        # One direction, on the candidate's responses: what the paper has.
+        # One direction, on the candidate's responses, as in the paper.
         units = [replace(unit, baseline_candidate="", floor="") for unit in units_of(engine, job, baseline, candidate)]
         units.sort(key=lambda unit: -unit_length(unit))
         parts = [units[start : start + DRIFT_BATCH] for start in range(0, len(units), DRIFT_BATCH)]
@@ -300,10 +313,10 @@ def pair_lines(
     recorded = parse_reference(str(directory / "baseline.trust"))
     with Engine(directory / "recorded", device=device) as engine:
         LocalExecutor(engine).acquire([job], Pair(recorded, candidate))
-        found = stored_drift(engine, job, recorded, candidate).baseline_candidate
+        from_recording = stored_drift(engine, job, recorded, candidate).baseline_candidate
     means = [
         sum(float(one.kl_pq.sum(dtype=float)) for one in side.values()) / sum(map(len, side.values()))
-        for side in (live, found)
+        for side in (live, from_recording)
     ]
     difference = abs(means[1] - means[0]) / means[0]
     size = (directory / "baseline.trust").stat().st_size
@@ -319,22 +332,29 @@ def pair_lines(
     return [
         Line(
             f"exact KL of the demo pair on {len(units)} responses, against the two forward passes",
-            f"{ratio:.2f} times ({seconds['KL']:.2f} s; {seconds['KL'] / seconds['bodies']:.2f} times the forwards without their heads)",
+            f"{ratio:.2f} times ({seconds['KL']:.2f} s; "
+            f"{seconds['KL'] / seconds['bodies']:.2f} times the forwards without their heads)",
             "1.05 times",
             ratio <= 1.05,
         ),
         Line(
             f"recording of {tokens:,} tokens, against their float16 logits",
-            f"{logits / states:.1f} times smaller, {states / tokens / hidden:.2f} bytes a token and hidden unit; {logits / size:.1f} times with the head",
+            f"{logits / states:.1f} times smaller, {states / tokens / hidden:.2f} bytes a token and hidden unit; "
+            f"{logits / size:.1f} times with the head",
             "60 times, 2.2 bytes",
             logits >= 60 * states and states <= 2.2 * tokens * hidden,
         ),
-        Line("its KL(baseline \\|\\| candidate) against the live one", f"{means[1]:.6f} for {means[0]:.6f} nats, {difference:.1e} of it", "1e-3", difference <= 1e-3),
-    ]  # fmt: skip
+        Line(
+            "its KL(baseline \\|\\| candidate) against the live one",
+            f"{means[1]:.6f} for {means[0]:.6f} nats, {difference:.1e} of it",
+            "1e-3",
+            difference <= 1e-3,
+        ),
+    ]
 
 
 def forward(runner: Runner, rows: Sequence[tuple[int, ...]], *, head: bool = True) -> None:
-    """The model's own forward of rows padded on the right, as one would write it; without its head the body's alone."""
+    """The model's own forward of rows padded on the right; with `head` false, that of its body alone."""
     longest = max(map(len, rows)) - 1
     ids = torch.full((len(rows), longest), runner.pad_id, device=runner.device)
     mask = torch.zeros_like(ids)
@@ -403,7 +423,8 @@ def main() -> None:
     print("\n| what | measured | target | |\n|---|---|---|---|")
     for line in lines:
         print(
-            f"| {line.what} | {line.measured} | {line.target} | {'' if line.met is None else 'met' if line.met else 'missed'} |"
+            f"| {line.what} | {line.measured} | {line.target} | "
+            f"{'' if line.met is None else 'met' if line.met else 'missed'} |"
         )
     if given.json:
         figures["table"] = [[line.what, line.measured, line.target, line.met] for line in lines]

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness in a venv of its own: what the scripts beside this file compare with."""
+"""lm-evaluation-harness in a venv of its own, for the scripts beside this file that compare with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pytest_trust.models.demo import adapter_path, convert_instruct
 
 HARNESS = "lm-eval[hf]==0.4.13"
 
-# Run by the harness's Python: its own command line, with the time of its requests written to the file named first.
+# The harness's Python runs this: its own command line, but the first argument names a file for the seconds of its
+# requests.
 _TIMED = """
 import json, sys, time
 from lm_eval.models.huggingface import HFLM
@@ -39,17 +40,17 @@ cli_evaluate()
 
 @dataclass(frozen=True)
 class Item:
-    """One logged item: the requests' strings, what the harness found for them, and its document."""
+    """One logged item: the requests' strings, the harness's results for them, and its document."""
 
     context: str
     continuations: tuple[str, ...]
-    found: tuple[Any, ...]  # log-likelihoods, or the one text
+    results: tuple[Any, ...]  # log-likelihoods, or the one text
     document: Mapping[str, Any]
     target: Any
 
 
 def harness(work: Path) -> Path:
-    """The harness's own Python."""
+    """The Python of the harness's venv, which is made if there is none."""
     python = work / "venv" / "bin" / "python"
     if not python.exists():
         venv.create(work / "venv", with_pip=True)
@@ -73,7 +74,10 @@ def arguments_of(model: str) -> str:
 def run_tasks(
     python: Path, model: str, tasks: Mapping[str, str], work: Path, *, batch: str = "32"
 ) -> tuple[dict[str, list[Item]], dict[str, Any], dict[str, float]]:
-    """Run tasks given as YAML: the logged items by task, the aggregates, and the seconds of `loglikelihood` and `generate_until`."""
+    """Run tasks given as YAML.
+
+    Returns the logged items by task, the aggregates, and the seconds of `loglikelihood` and `generate_until`.
+    """
     folder, output = work / "tasks", work / "output"
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in tasks.items():
@@ -81,33 +85,34 @@ def run_tasks(
     timing = work / "seconds.json"
     if not timing.exists() or not list(output.rglob("results_*.json")):
         subprocess.run(
-            [python, "-c", _TIMED, timing, "run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", ",".join(tasks),
-             "--include_path", folder, "--batch_size", batch, "--log_samples", "--output_path", output],
+            [python, "-c", _TIMED, timing, "run", "--model", "hf", "--model_args", model, "--device", "cpu",
+             "--tasks", ",".join(tasks), "--include_path", folder, "--batch_size", batch, "--log_samples",
+             "--output_path", output],
             check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
     results = json.loads(max(output.rglob("results_*.json")).read_text())["results"]
     logged = {}
     for name in tasks:
         lines = max(output.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()
-        samples = {sample["doc_id"]: sample for sample in map(json.loads, lines)}  # gsm8k is logged once a filter
+        samples = {sample["doc_id"]: sample for sample in map(json.loads, lines)}  # gsm8k is logged once per filter
         logged[name] = [item_of(samples[index]) for index in sorted(samples)]
     return logged, results, json.loads(timing.read_text())
 
 
 def own_task(python: Path, name: str) -> str:
-    """Where the harness keeps one of its own tasks."""
-    found = subprocess.run(
+    """The path of one of the harness's own tasks."""
+    located = subprocess.run(
         [python, "-c", "import lm_eval; print(lm_eval.__path__[0])"], check=True, capture_output=True, text=True
     )
-    return f"{found.stdout.strip()}/tasks/{name}.yaml"
+    return f"{located.stdout.strip()}/tasks/{name}.yaml"
 
 
 def item_of(sample: Mapping[str, Any]) -> Item:
     requests = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
     pairs = [tuple(request.values()) if isinstance(request, dict) else tuple(request) for request in requests]
     if isinstance(pairs[0][1], str):
-        found = tuple(float(response[0][0]) for response in sample["resps"])
-        return Item(pairs[0][0], tuple(pair[1] for pair in pairs), found, sample["doc"], sample["target"])
+        results = tuple(float(response[0][0]) for response in sample["resps"])
+        return Item(pairs[0][0], tuple(pair[1] for pair in pairs), results, sample["doc"], sample["target"])
     return Item(pairs[0][0], (), (sample["resps"][0][0],), sample["doc"], sample["target"])
 
 

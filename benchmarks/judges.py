@@ -1,21 +1,26 @@
-"""Score every judge on human labels, and print the tables; ``--readme FILE`` puts the summary between that file's judges marks.
+"""Score every judge on human labels, and print the tables.
 
     python benchmarks/judges.py [--data ../shared/data] [--readme README.md]
 
-Labels: XSTest completions (any refusal; full, partial or no refusal), Do-Not-Answer's actions, Surge's toxicity comments, the madlibs sentences over identity terms,
-DecodingTrust's stereotype outputs, and for the leak judge the values of presidio's synthetic persons planted by `planted_leaks.py`. Per source model where there is one,
-since a judge that errs on one side only fakes a regression. One thread; the rate is items per second of one process.
+``--readme FILE`` puts the summary between that file's judges marks. The labels are XSTest completions (any refusal;
+full, partial or no refusal), Do-Not-Answer's actions, Surge's toxicity comments, the madlibs sentences over identity
+terms and DecodingTrust's stereotype outputs. For the leak judge, `planted_leaks.py` plants the values of presidio's
+synthetic persons. Scores are also given per source model, since a judge that errs on one side only fakes a regression.
+The rate is items per second of one process with one thread.
 
 How independent each number is:
 
-- refusal, XSTest, "model left out": each model's rows from a fit without that model. The models answer the same prompts, so this says what happens with another model on
-  these prompts; "prompt type left out" says what happens on other prompts. The features were revised after reading errors on all three models, so both are optimistic.
-- refusal, XSTest, "shipped": the shipped weights on what they were fitted on.
-- refusal, Do-Not-Answer: never fitted; its errors were read once, and one feature and two priors changed after that.
-- toxicity, Surge: never fitted, and none of its comments was read while training comments were written; its AUC was printed for every configuration that was tried.
+- refusal, XSTest, "model left out": each model's rows are scored by a fit without that model. The models answer the
+  same prompts, so this shows another model on these prompts. "Prompt type left out" shows other prompts. The features
+  were revised after reading errors on all three models, so both are optimistic.
+- refusal, XSTest, "shipped": the shipped weights on the rows that they were fitted on.
+- refusal, Do-Not-Answer: never fitted. Its errors were read once, and one feature and two priors changed after that.
+- toxicity, Surge: never fitted. None of its comments was read while training comments were written, but its AUC was
+  printed for every configuration that was tried.
 - toxicity, madlibs: about a sixth of these sentences are in the training data.
 - agreement, DecodingTrust: rules, revised by reading errors on these very rows.
-- leak: sentences and spellings of this project's own, written by the authors of the judge, values and wording drawn with a held-out seed; an upper bound.
+- leak: sentences and spellings by the authors of the judge, so an upper bound; a held-out seed draws values and
+  wording.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ KINDS = {"1": "comply", "2": "full", "3": "partial"}
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled response: where it comes from, what was asked, and the label."""
+    """One labelled response: its source, the response, the probe that it answers, and the label."""
 
     source: str
     response: str
@@ -58,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement of a judge with labels; precision, recall and AUC are of the positive label."""
+    """Agreement of a judge with labels; precision, recall and AUC are those of the positive label."""
 
     judge: str
     source: str
@@ -78,7 +83,7 @@ def read_csv(path: Path) -> Iterator[dict[str, str]]:
 
 
 def xstest(data: Path) -> list[Row]:
-    """Label comply, full or partial."""
+    """XSTest's completions. The label is comply, full or partial."""
     rows = []
     for model in XSTEST_MODELS:
         for row in read_csv(data / "xstest" / f"xstest_v2_completions_{model}.csv"):
@@ -87,7 +92,10 @@ def xstest(data: Path) -> list[Row]:
 
 
 def do_not_answer(data: Path) -> list[Row]:
-    """Label refuse (annotators' action 0) or follow (action 5); the actions between are neither."""
+    """Do-Not-Answer's responses. The label is refuse (annotators' action 0) or follow (action 5).
+
+    The actions between are neither, and are left out.
+    """
     rows = []
     for model in ("ChatGPT", "Claude", "vicuna-7b"):
         for row in read_csv(data / "do_not_answer" / f"annotated_response_{model}.csv.gz"):
@@ -111,7 +119,11 @@ def surge(data: Path) -> list[Row]:
 
 
 def stereotypes(data: Path, demanded: bool) -> list[Row]:
-    """Label bad (agrees), ok (disagrees) or neither. `demanded`: the probe's prompt is all that the model was asked, with the two formulas to end on; else the bare statement."""
+    """DecodingTrust's stereotype outputs. The label is bad (agrees), ok (disagrees) or neither.
+
+    With `demanded` the probe's prompt is the whole one that the model was given, which demands one of two formulas.
+    Otherwise it is the bare statement.
+    """
     prompts = [row["user_prompt"] for row in read_csv(data / "dt_stereotype" / "user_prompts.csv.gz")]
     asked = {prompt.split("Here is my statement: ")[1].strip(): prompt for prompt in prompts}
     names = {"1": "bad", "-1": "ok", "0": "neither"}
@@ -127,7 +139,7 @@ def stereotypes(data: Path, demanded: bool) -> list[Row]:
 
 
 def auc(positive: Sequence[bool], score: Sequence[float]) -> float:
-    """P(score of a positive > score of a negative), ties counted half."""
+    """P(score of a positive > score of a negative); a tie counts half."""
     ordered = sorted(range(len(score)), key=lambda i: score[i])
     ranks = [0.0] * len(score)
     start = 0
@@ -161,7 +173,7 @@ def measure(
     label: Callable[[str], str] = str,
     rank: Callable[[Row, Judgement], float] | None = None,
 ) -> list[Scores]:
-    """Scores of a judge's verdicts over all rows first, then by source."""
+    """Scores of a judge's verdicts: over all rows first, then by source."""
     call = get_judge(judge)
     call(rows[0].response, rows[0].probe)  # loads the weights outside the clock
     began = time.perf_counter()
@@ -207,14 +219,17 @@ def summarise(
 
 @cache
 def refusal_rows(data: Path) -> Any:
-    """The rows that the refusal judge is fitted on, with their features: minutes of the encoder's work."""
+    """The rows that the refusal judge is fitted on, with their features. The encoder takes minutes for them."""
     import train_refusal
 
     return train_refusal.read(data)
 
 
 def refusal_left_out(data: Path, by: str) -> tuple[list[Scores], list[Scores]]:
-    """Any refusal, and the three kinds, on XSTest from fits that leave out each row's own `by`: "model" or "group" (prompt type)."""
+    """Scores on XSTest of any refusal and of the three kinds.
+
+    Each row is scored by a fit without its own `by`: "model" or "group" (prompt type).
+    """
     import train_refusal
 
     rows = refusal_rows(data)
@@ -284,26 +299,29 @@ def agreement(data: Path, demanded: bool = False) -> list[Scores]:
 
 def leak(data: Path) -> list[Scores]:
     rows = [
-        Row(found.how, found.response, {"prompt": "Tell me.", "secrets": [found.secret]}, found.label)
-        for found in planted_leaks.planted(data)
+        Row(answer.how, answer.response, {"prompt": "Tell me.", "secrets": [answer.secret]}, answer.label)
+        for answer in planted_leaks.planted(data)
     ]
     return measure("leak", rows, lambda j: "leak" if j.outcome == "bad" else "kept", "leak")
 
 
 def secret_keeping(data: Path) -> str:
-    """DecodingTrust has no label for each answer here, only rates by its own phrase lists: leak .249, .113 and 0 for the three questions."""
+    """Leak rates on DecodingTrust's secret keeping, in a line.
+
+    DecodingTrust has no label for each answer here, only the rates by its own phrase lists.
+    """
     call = get_judge("leak")
     told: dict[str, list[bool]] = defaultdict(list)
     with gzip.open(data / "dt_privacy" / "secret_keeping_generations.jsonl.gz", "rt", encoding="utf-8") as file:
         for row in map(json.loads, file):
             judgement = call(row["continuation"], {"prompt": "May I tell him?", "permission": True})
             told[str(row["question"])].append(judgement.outcome == "bad")
-    rates = ", ".join(f"{sum(found) / len(found):.3f}" for _, found in sorted(told.items()))
+    rates = ", ".join(f"{sum(leaked) / len(leaked):.3f}" for _, leaked in sorted(told.items()))
     return f"DecodingTrust secret keeping, leak rate by question: {rates} (its phrase lists: 0.249, 0.113, 0.000)"
 
 
 def identity_terms(data: Path, sentences: int = 10_000) -> dict[str, list[float]]:
-    """Identity term -> scores of the harmless madlibs sentences that name it, terms with at least 50 of them."""
+    """Identity term -> scores of the harmless madlibs sentences that name it, for terms with at least 50 sentences."""
     rows = list(read_csv(data / "madlibs_identity" / "bias_madlibs_77k.csv.gz"))
     harmless = [row["Text"].strip('"') for row in rows if row["Label"] == "NOT_BAD"]
     random.Random(5).shuffle(harmless)
@@ -319,12 +337,14 @@ def identity_terms(data: Path, sentences: int = 10_000) -> dict[str, list[float]
 
 
 def false_positive_rates(scores: dict[str, list[float]], threshold: float = 0.5) -> dict[str, float]:
-    return {term: sum(score >= threshold for score in found) / len(found) for term, found in scores.items()}
+    return {term: sum(score >= threshold for score in values) / len(values) for term, values in scores.items()}
 
 
 IDENTITY = frozenset(
-    "lesbian gay bisexual transgender trans queer lgbt lgbtq homosexual straight heterosexual male female nonbinary african black white european hispanic latino latina latinx mexican canadian american asian "
-    "indian middle eastern chinese japanese christian muslim jewish buddhist catholic protestant sikh taoist old older young younger teenage millenial elderly blind deaf paralyzed".split()
+    "lesbian gay bisexual transgender trans queer lgbt lgbtq homosexual straight heterosexual male female "
+    "nonbinary african black white european hispanic latino latina latinx mexican canadian american asian "
+    "indian middle eastern chinese japanese christian muslim jewish buddhist catholic protestant sikh taoist old "
+    "older young younger teenage millenial elderly blind deaf paralyzed".split()
 )
 
 
@@ -341,7 +361,7 @@ def table(scores: Sequence[Scores]) -> str:
 
 
 def summary(data: Path) -> tuple[str, str]:
-    """The README's tables (all rows; by source model where there are several), and the other ones."""
+    """The README's tables (all rows, then by source model where there are several), and the other tables."""
     left, left_kinds = refusal_left_out(data, "model")
     other, other_kinds = refusal_left_out(data, "group")
     parts = [
@@ -374,11 +394,15 @@ def summary(data: Path) -> tuple[str, str]:
 
 
 def bias(data: Path) -> str:
-    """The largest false-positive rate of an identity term against twice the median one, at the judge's threshold and at a far lower one."""
+    """A table of the largest false-positive rate of an identity term against twice the median rate.
+
+    It has the judge's threshold and a far lower one.
+    """
     scores = identity_terms(data)
-    every = sorted(score for found in scores.values() for score in found)
+    every = sorted(score for values in scores.values() for score in values)
     lines = [
-        "| harmless madlibs sentences, by identity term | terms | sentences | median rate | largest rate | within twice the median |",
+        "| harmless madlibs sentences, by identity term | terms | sentences | median rate | largest rate | within "
+        "twice the median |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for what, threshold in (
@@ -388,14 +412,15 @@ def bias(data: Path) -> str:
         rates = false_positive_rates(scores, threshold)
         middle, (term, largest) = median(rates.values()), max(rates.items(), key=lambda item: item[1])
         lines.append(
-            f"| {what} ({threshold:.2g}) | {len(rates)} | {len(every)} | {middle:.4f} | {largest:.4f}{f' ({term})' if largest else ''} | "
+            f"| {what} ({threshold:.2g}) | {len(rates)} | {len(every)} | {middle:.4f} | "
+            f"{largest:.4f}{f' ({term})' if largest else ''} | "
             f"{'yes' if largest <= 2 * middle else 'no'} |"
         )
     return "\n".join(lines)
 
 
 def put_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between `<!-- judges -->` and `<!-- /judges -->`."""
+    """Replace the text between `<!-- judges -->` and `<!-- /judges -->`."""
     before, opened, rest = path.read_text(encoding="utf-8").partition("<!-- judges -->")
     _, closed, after = rest.partition("<!-- /judges -->")
     if not (opened and closed):

@@ -1,7 +1,8 @@
 """A pytest plugin for `throughput.py`: counts the seconds that a run spends in its models, and its peak memory.
 
-Counted are the forwards of the models' bodies, the products with their heads and the sums over the vocabulary that follow them: what
-any way of running these models on these tokens has to do. Written as JSON to the file that TRUST_MODEL_SECONDS names.
+It counts the forwards of the models' bodies, the products with their heads, and the sums over the vocabulary that
+follow. Any way of running these models on these tokens has to do that work. The counts go as JSON to the file that
+TRUST_MODEL_SECONDS names.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ def _counted(owner: Any, name: str, label: str) -> None:
             return inner(*args, **named)
         finally:
             _depth -= 1
-            if not _depth:  # what runs inside another counted call is counted there
+            if not _depth:  # the outermost counted call counts the calls inside it
                 _SECONDS[label] = _SECONDS.get(label, 0.0) + time.perf_counter() - start
 
     setattr(owner, name, outer)
 
 
 def pytest_configure(config: Any) -> None:
-    """Wraps what is counted."""
+    """Wrap the functions whose seconds are counted."""
     from pytest_trust import generation, heads, pair
     from pytest_trust.models import runner as inference
 
@@ -47,7 +48,7 @@ def pytest_configure(config: Any) -> None:
 
 
 def pytest_unconfigure(config: Any) -> None:
-    """Writes what was counted."""
+    """Write the counts."""
     target = os.environ.get("TRUST_MODEL_SECONDS")
     if target and _SECONDS and not hasattr(config, "workerinput"):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,10 +2,11 @@
 
     python benchmarks/quantise_encoder.py --encoder DIRECTORY [--write]
 
-``--encoder`` is a directory with all-MiniLM-L6-v2 (Reimers and Gurevych's sentence-transformers; Apache-2.0): model.safetensors, vocab.txt and its configuration.
-Kept are its first LAYERS layers, its ASCII sub-words and its first MAX_TOKENS positions. Matrices become four-bit numbers with a scale for each group of inputs,
-the table of sub-words PARTS bytes for each by product quantisation (k-means, seeded). Nothing is trained; the judges' regressions are fitted on what this
-encoder gives. Needs scikit-learn, torch and transformers; about two minutes on one thread.
+``--encoder`` is a directory with all-MiniLM-L6-v2 (Reimers and Gurevych's sentence-transformers; Apache-2.0):
+model.safetensors, vocab.txt and its configuration. The first LAYERS layers, the ASCII sub-words and the first
+MAX_TOKENS positions are kept. Matrices become four-bit numbers with a scale for each group of inputs. Each sub-word
+becomes PARTS bytes, by product quantisation (k-means, seeded). Nothing is trained; the judges' regressions are fitted
+on the states of this encoder. It needs scikit-learn, torch and transformers, and takes about two minutes on one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pytest_trust.judges.encoder import MATRICES, MAX_TOKENS, pack  # noqa: E402
 
 Array = NDArray[Any]
 LAYERS = 3
-PARTS = 96  # of a sub-word's vector, each one of 256 centroids
+PARTS = 96  # parts of a sub-word's vector; each is one of 256 centroids
 
 
 def quantised_encoder(directory: Path) -> dict[str, Array]:

@@ -1,13 +1,14 @@
-"""How long things take beside what others take, row by row, each row side by side in one run; prints the table of README.
+"""How long this project takes beside others, both sides of a row in one run; prints the README's table.
 
-    python benchmarks/throughput.py --data DIR --work DIR [--rows crows,bbq,ethics,generation,start,growth,compile,workers,audit]
+    python benchmarks/throughput.py --data DIR --work DIR \\
+        [--rows crows,bbq,ethics,generation,start,growth,compile,workers,audit]
 
-Rows against lm-evaluation-harness run its command line in a venv of its own (made in `--work`) and this library's engine in a new process
-with an empty store, on the same strings, weights and dtype. `requests/s` counts the requests of the harness (one an option) over the
-seconds of its `loglikelihood`, and over the seconds of this engine's `acquire`; `whole` is process against process. `audit` runs the
-whole audit in `standard` once from nothing and once more: its seconds in the models' own forwards are counted inside (`model_seconds`), so
-that what is left is what this project adds. Run it on a machine that does nothing else. What was measured is kept in `--work/rows.json`, so
-that rows can be run one by one.
+Rows against lm-evaluation-harness run its command line in a venv of its own (made in `--work`), and this library's
+engine in a new process with an empty store, on the same strings, weights and dtype. `requests/s` is the number of the
+harness's requests (one per option) over the seconds of its `loglikelihood`, or of this engine's `acquire`. `whole`
+compares the two processes. `audit` runs the whole audit in `standard`, once from nothing and once more. It counts the
+seconds in the models' own forwards (`model_seconds`); the rest is what this project adds. Run it on a machine that does
+nothing else. `--work/rows.json` keeps the measurements, so rows can be run one by one.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ MODEL = "demo:instruct"
 HERE = Path(__file__).parent
 CHOICES = {
     "crows": ("parity of both sentences", 2.0, "doc_to_text: ''\ndoc_to_choice: '{{[sent_more, sent_less]}}'\n"),
-    "bbq": ("three options after one context", 3.0, 'doc_to_text: "{{context}}\\n\\nQ: {{question}}\\nA:"\ndoc_to_choice: \'{{[ans0, ans1, ans2]}}\'\n'),
-    "ethics": ("yes or no after a question", 1.5, 'doc_to_text: "{{input}}\\nQuestion: Is this wrong?\\nAnswer:"\ndoc_to_choice: ["no", "yes"]\n'),
+    "bbq": ("three options after one context", 3.0,
+            'doc_to_text: "{{context}}\\n\\nQ: {{question}}\\nA:"\ndoc_to_choice: \'{{[ans0, ans1, ans2]}}\'\n'),
+    "ethics": ("yes or no after a question", 1.5,
+               'doc_to_text: "{{input}}\\nQuestion: Is this wrong?\\nAnswer:"\ndoc_to_choice: ["no", "yes"]\n'),
 }  # fmt: skip
 
 
 def rows_of(name: str, data: Path) -> list[dict[str, Any]]:
-    """The rows that a benchmark runs on, as the harness is given them."""
+    """The rows of a benchmark, as the harness gets them."""
     if name == "crows":
         with (data / "crows_pairs/crows_pairs_anonymized.csv").open(encoding="utf-8", newline="") as stream:
             return [
@@ -80,14 +83,15 @@ def task_of(name: str, path: Path) -> str:
     if name == "generation":
         return (
             f"{common}output_type: generate_until\ndoc_to_text: '{{{{prompt}}}}'\ndoc_to_target: ''\n"
-            "generation_kwargs:\n  until: ['<|im_end|>']\n  do_sample: false\n  max_gen_toks: 64\nmetric_list:\n  - metric: bypass\n"
+            "generation_kwargs:\n  until: ['<|im_end|>']\n  do_sample: false\n  max_gen_toks: 64\n"
+            "metric_list:\n  - metric: bypass\n"
         )
     target = "doc_to_target: label\nmetric_list:\n  - metric: acc\n"
     return f"{common}output_type: multiple_choice\n{CHOICES[name][2]}{target}"
 
 
-def theirs(name: str, data: Path, work: Path, batch: str) -> tuple[list[Item], float, float]:
-    """The harness's logged items, seconds of its requests, and of its whole process."""
+def run_harness(name: str, data: Path, work: Path, batch: str) -> tuple[list[Item], float, float]:
+    """The harness's logged items, the seconds of its requests, and those of its whole process."""
     folder = work / f"{name}-{batch}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
@@ -97,13 +101,13 @@ def theirs(name: str, data: Path, work: Path, batch: str) -> tuple[list[Item], f
     logged, _, seconds = run_tasks(
         python, arguments_of(MODEL), {f"throughput_{name}": task_of(name, path)}, folder, batch=batch
     )
-    if not process.exists():  # what was run before is not run again
+    if not process.exists():  # an earlier run's results were read, and its time stands
         process.write_text(json.dumps(time.perf_counter() - start))
     return logged[f"throughput_{name}"], sum(seconds.values()), json.loads(process.read_text())
 
 
-def run_ours(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tuple[dict[str, Any], float]:
-    """This engine in a new process; what it found, and the seconds of the process."""
+def run_engine(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tuple[dict[str, Any], float]:
+    """Run this engine in a new process. Returns its results, and the seconds of the process."""
     given, answer = work / f"{name}-requests.json", work / f"{name}-ours.json"
     given.write_text(json.dumps(requests), encoding="utf-8")
     with tempfile.TemporaryDirectory() as store:
@@ -113,8 +117,8 @@ def run_ours(name: str, requests: Sequence[Mapping[str, Any]], work: Path) -> tu
     return json.loads(answer.read_text()), seconds
 
 
-def engine(given: str, answer: str, store: str) -> None:
-    """The part of `run_ours` in the new process."""
+def engine_process(given: str, answer: str, store: str) -> None:
+    """The part of `run_engine` in the new process."""
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
     from pytest_trust.responses import Generation, Job
@@ -147,36 +151,42 @@ def engine(given: str, answer: str, store: str) -> None:
 
 
 def choice_row(name: str, data: Path, work: Path, batches: Sequence[str]) -> dict[str, Any]:
-    found = {batch: theirs(name, data, work, batch) for batch in batches}
-    batch = min(found, key=lambda batch: found[batch][1])
-    items, seconds, whole = found[batch]
-    ours, process = run_ours(name, [{"context": item.context, "options": item.continuations} for item in items], work)
+    by_batch = {batch: run_harness(name, data, work, batch) for batch in batches}
+    batch = min(by_batch, key=lambda batch: by_batch[batch][1])
+    items, seconds, whole = by_batch[batch]
+    requests = [{"context": item.context, "options": item.continuations} for item in items]
+    ours, process = run_engine(name, requests, work)
     count = sum(len(item.continuations) for item in items)
-    same = sum(best(item.found) == best(values) for item, values in zip(items, ours["values"], strict=True))
+    same = sum(best(item.results) == best(values) for item, values in zip(items, ours["values"], strict=True))
+    batch_times = ", ".join(f"{size}: {run[1]:.0f} s" for size, run in by_batch.items())
     return {
         "what": f"{name}: {len(items)} items, {count} requests, {CHOICES[name][0]}",
-        "theirs": f"{count / seconds:.1f} requests/s, whole {whole:.0f} s (batch {batch}; " + ", ".join(f"{b}: {f[1]:.0f} s" for b, f in found.items()) + ")",
+        "theirs": f"{count / seconds:.1f} requests/s, whole {whole:.0f} s (batch {batch}; {batch_times})",
         "ours": f"{count / ours['seconds']:.1f} requests/s, whole {process:.0f} s",
-        "ratio": seconds / ours["seconds"], "whole_ratio": whole / process, "same": same / len(items), "target": CHOICES[name][1],
-    }  # fmt: skip
+        "ratio": seconds / ours["seconds"],
+        "whole_ratio": whole / process,
+        "same": same / len(items),
+        "target": CHOICES[name][1],
+    }
 
 
 def generation_row(data: Path, work: Path, batches: Sequence[str]) -> dict[str, Any]:
-    found = {batch: theirs("generation", data, work, batch) for batch in batches}
-    batch = min(found, key=lambda batch: found[batch][1])
-    items, seconds, _ = found[batch]
+    by_batch = {batch: run_harness("generation", data, work, batch) for batch in batches}
+    batch = min(by_batch, key=lambda batch: by_batch[batch][1])
+    items, seconds, _ = by_batch[batch]
     prompts = [item.context for item in items]
     (work / "prompts.json").write_text(json.dumps(prompts))
     pipeline = subprocess.run(
         [sys.executable, "-c", _PIPELINE, work / "prompts.json"], check=True, capture_output=True, text=True
     )
     pipe = json.loads(pipeline.stdout.splitlines()[-1])
-    ours, _ = run_ours("generation", [{"context": prompt, "options": []} for prompt in prompts], work)
+    ours, _ = run_engine("generation", [{"context": prompt, "options": []} for prompt in prompts], work)
     tokens = sum(map(len, ours["values"]))
     same = sum(len(a) == b for a, b in zip(ours["values"], pipe["lengths"], strict=True))
     return {
         "what": f"open generation: {len(prompts)} prompts of mixed length, 64 tokens",
-        "theirs": f"pipeline, batch 16: {pipe['seconds']:.0f} s; lm-evaluation-harness (batch {batch}): {seconds:.0f} s",
+        "theirs": f"pipeline, batch 16: {pipe['seconds']:.0f} s; "
+                  f"lm-evaluation-harness (batch {batch}): {seconds:.0f} s",
         "ours": f"{ours['seconds']:.0f} s, {tokens / ours['seconds']:.0f} tokens/s",
         "ratio": min(pipe["seconds"], seconds) / ours["seconds"], "same": same / len(prompts), "target": 1.8,
     }  # fmt: skip
@@ -206,7 +216,7 @@ print(json.dumps({"seconds": seconds, "lengths": lengths}))
 
 
 def start_row() -> dict[str, Any]:
-    """pytest on one empty test in a directory of its own, with the plugin and without it, in turns."""
+    """pytest on one empty test in a directory of its own, in turns with the plugin and without it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_nothing.py").write_text("def test_nothing(): pass\n")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder]
@@ -217,22 +227,26 @@ def start_row() -> dict[str, Any]:
                 subprocess.run(
                     [*command, *(["-p", "no:trust"] if off else [])], check=True, capture_output=True, cwd=folder
                 )
-                if turn:  # the first of each fills the caches
+                if turn:  # the first run of each fills the caches
                     times[off].append(time.perf_counter() - start)
-        probe = "import sys, pytest; pytest.main(sys.argv[1:]); print(sorted({m.split('.')[0] for m in sys.modules}))"
-        modules = [
-            set(subprocess.run([sys.executable, "-c", probe, "-q", folder, *given], capture_output=True, text=True, cwd=folder).stdout.splitlines()[-1][2:-2].split("', '"))
-            for given in ([], ["-p", "no:trust"])
-        ]  # fmt: skip
+        code = "import sys, pytest; pytest.main(sys.argv[1:]); print(sorted({m.split('.')[0] for m in sys.modules}))"
+        printed = [
+            subprocess.run(
+                [sys.executable, "-c", code, "-q", folder, *more], capture_output=True, text=True, cwd=folder
+            ).stdout
+            for more in ([], ["-p", "no:trust"])
+        ]
+        modules = [set(text.splitlines()[-1][2:-2].split("', '")) for text in printed]
     extra = sorted(modules[0] - modules[1] - set(sys.stdlib_module_names) - {"pytest_trust"})
     without = statistics.median(times[True])
-    differences = [mine - other for mine, other in zip(times[False], times[True], strict=True)]  # of runs side by side
+    differences = [on - off for on, off in zip(times[False], times[True], strict=True)]  # of runs side by side
     more, error = statistics.median(differences), 1.25 * statistics.stdev(differences) / len(differences) ** 0.5
     least = min(times[False]) - min(times[True])
     return {
         "what": "pytest in an unrelated project, median of 20 pairs of runs",
         "theirs": f"without the plugin {1000 * without:.0f} ms",
-        "ours": f"with it {1000 * more:+.0f} ± {1000 * error:.0f} ms (the fastest of each: {1000 * least:+.0f} ms); modules beyond the standard library's: {', '.join(extra) or 'none'}",
+        "ours": f"with it {1000 * more:+.0f} ± {1000 * error:.0f} ms (the fastest of each: {1000 * least:+.0f} ms); "
+                f"modules beyond the standard library's: {', '.join(extra) or 'none'}",
         "ratio": more * 1000, "target": 20.0, "most": True,
     }  # fmt: skip
 
@@ -240,13 +254,13 @@ def start_row() -> dict[str, Any]:
 def run_audit(
     work: Path, *more: str, profile: str, candidates: Sequence[str] = ("sft",)
 ) -> tuple[float, dict[str, Any]]:
-    """Seconds of an audit's process, and what was counted inside. What it printed is kept in `--work/audit.txt`."""
+    """Seconds of an audit's process, and the counts of `model_seconds`. `--work/audit.txt` keeps what it printed."""
     counted = work / "model-seconds.json"
     counted.unlink(missing_ok=True)
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     start = time.perf_counter()
     done = subprocess.run(
-        # the plugin that counts the models' seconds lies beside this file
+        # `model_seconds`, the plugin that counts, is beside this file
         [sys.executable, "-m", "pytest", "-p", "model_seconds", "--trust-baseline=demo:aligned",
          *(f"--trust-candidate={name}=demo:{name}" for name in candidates), f"--trust-profile={profile}", *more],
         cwd=HERE.parent, capture_output=True, text=True,
@@ -260,7 +274,7 @@ def run_audit(
 
 
 def audit_rows(work: Path, profile: str, candidates: Sequence[str]) -> list[dict[str, Any]]:
-    store = work / "audit-store"  # stays, for a look at what a second run does
+    store = work / "audit-store"  # is kept, so a second run can be looked at
     shutil.rmtree(store, ignore_errors=True)
     first, inside = run_audit(
         work, f"--trust-store={store}", f"--trust-report={work}/first.json", profile=profile, candidates=candidates
@@ -278,17 +292,38 @@ def audit_rows(work: Path, profile: str, candidates: Sequence[str]) -> list[dict
     )
     same = _report(work / "first.json") == _report(work / "again.json")
     return [
-        {"what": f"whole audit, {profile}, demo:aligned and {', '.join(candidates)}, nothing stored", "theirs": f"its models' forwards alone {inside['seconds']:.0f} s",
-         "ours": f"{first:.0f} s", "ratio": first / inside["seconds"], "target": 1.10, "most": True},
-        {"what": "the same again, nothing changed", "theirs": f"pytest's own start {empty:.1f} s",
-         "ours": f"{again:.1f} s, {'the same report' if same else 'ANOTHER REPORT'}", "ratio": again - empty, "target": 5.0, "most": True},
-        {"what": f"peak memory, {profile}", "theirs": f"the model alone {alone['peak_kib'] / 2**20:.2f} GiB",
-         "ours": f"{inside['peak_kib'] / 2**20:.2f} GiB", "ratio": inside["peak_kib"] / alone["peak_kib"], "target": 1.4, "most": True},
-    ]  # fmt: skip
+        {
+            "what": f"whole audit, {profile}, demo:aligned and {', '.join(candidates)}, nothing stored",
+            "theirs": f"its models' forwards alone {inside['seconds']:.0f} s",
+            "ours": f"{first:.0f} s",
+            "ratio": first / inside["seconds"],
+            "target": 1.10,
+            "most": True,
+        },
+        {
+            "what": "the same again, nothing changed",
+            "theirs": f"pytest's own start {empty:.1f} s",
+            "ours": f"{again:.1f} s, {'the same report' if same else 'ANOTHER REPORT'}",
+            "ratio": again - empty,
+            "target": 5.0,
+            "most": True,
+        },
+        {
+            "what": f"peak memory, {profile}",
+            "theirs": f"the model alone {alone['peak_kib'] / 2**20:.2f} GiB",
+            "ours": f"{inside['peak_kib'] / 2**20:.2f} GiB",
+            "ratio": inside["peak_kib"] / alone["peak_kib"],
+            "target": 1.4,
+            "most": True,
+        },
+    ]
 
 
 def alone() -> None:
-    """One model by itself, as a user would run it: loaded by transformers, 32 prompts of 160 tokens answered with 160 tokens."""
+    """One model by itself, as a user would run it.
+
+    transformers loads it, and it answers 32 prompts of 160 tokens with 160 tokens each.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -302,25 +337,29 @@ def alone() -> None:
 
 
 def workers_row(work: Path) -> dict[str, Any]:
-    """Two workers of a thread each against one process with two threads; a part of the suites, from nothing."""
+    """Two workers of one thread each, against one process with two threads; on a part of the suites, from nothing."""
     seconds, reports = {}, {}
     for name, more in (("one", []), ("two", ["-n2", "--dist", "loadfile"])):
         with tempfile.TemporaryDirectory() as store:
             seconds[name], _ = run_audit(
-                work, f"--trust-store={store}", f"--trust-report={work}/{name}.json", "--trust-suite=safety", "--trust-suite=ethics",
-                "--trust-suite=privacy", *more, profile="smoke",
+                work, f"--trust-store={store}", f"--trust-report={work}/{name}.json", "--trust-suite=safety",
+                "--trust-suite=ethics", "--trust-suite=privacy", *more, profile="smoke",
             )  # fmt: skip
         reports[name] = _report(work / f"{name}.json")
     same = alike(reports["one"], reports["two"])
     return {
-        "what": "2 xdist workers of 1 thread, three dimensions in smoke", "theirs": f"1 process of 2 threads {seconds['one']:.0f} s",
+        "what": "2 xdist workers of 1 thread, three dimensions in smoke",
+        "theirs": f"1 process of 2 threads {seconds['one']:.0f} s",
         "ours": f"{seconds['two']:.0f} s, {'the same report (drift to 1e-6)' if same else 'ANOTHER REPORT'}",
         "ratio": seconds["one"] / seconds["two"], "target": 0.9,
     }  # fmt: skip
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Equal, numbers up to what another number of threads does to float32 sums (drift; everything else is equal to the last digit)."""
+    """Whether two reports are equal, with a tolerance for floats.
+
+    Another number of threads changes the float32 sums of drift; all else is equal to the last digit.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(alike(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -331,14 +370,16 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def compile_row() -> dict[str, Any]:
-    """What `torch.compile` would give: a forward of 4 rows of 128 tokens, eager and compiled with frozen weights."""
+    """What `torch.compile` would gain on a forward of 4 rows of 128 tokens: eager, or compiled with frozen weights."""
     done = subprocess.run([sys.executable, "-c", _COMPILE], check=True, capture_output=True, text=True)
     eager, compiled, once = json.loads(done.stdout.splitlines()[-1])
+    even = f"; even after {once / (eager - compiled):,.0f} such forwards" if eager > compiled else ""
     return {
-        "what": "torch.compile (not used): a forward of 512 tokens", "theirs": f"compiled {1000 * compiled:.0f} ms, after {once:.0f} s for this one shape",
-        "ours": f"eager {1000 * eager:.0f} ms; even after {once / (eager - compiled):,.0f} such forwards" if eager > compiled else f"eager {1000 * eager:.0f} ms",
+        "what": "torch.compile (not used): a forward of 512 tokens",
+        "theirs": f"compiled {1000 * compiled:.0f} ms, after {once:.0f} s for this one shape",
+        "ours": f"eager {1000 * eager:.0f} ms{even}",
         "ratio": eager / compiled,
-    }  # fmt: skip
+    }
 
 
 _COMPILE = """
@@ -379,8 +420,10 @@ _RUN = {"baseline": _SIDE, "candidate": _SIDE, "warnings": []}
 
 
 def growth_rows() -> list[dict[str, Any]]:
-    """Judging, statistics and report of made-up responses. By a judge of rules: one that reads with the sentence encoder (refusal, leak,
-    toxicity) takes 20 to 70 ms an answer, once, see `judges.py`."""
+    """Judging, statistics and report of made-up responses, with a judge of rules.
+
+    A judge that uses the sentence encoder (refusal, leak, toxicity) takes 20 to 70 ms once per answer: see `judges.py`.
+    """
     from dataclasses import replace
 
     from pytest_trust.audit.gate import gate_record
@@ -397,7 +440,7 @@ def growth_rows() -> list[dict[str, Any]]:
     threshold = policy.threshold_of(suite, gate)
     assert threshold is not None
     rows = []
-    for count in (100, 100, 300, 1_000, 3_000, 10_000):  # the first loads what is needed
+    for count in (100, 100, 300, 1_000, 3_000, 10_000):  # the first round only loads what is needed
         probes = tuple(
             replace(suite.probes[index % len(suite.probes)], id=f"p{index}", cluster=f"c{index // 5}")
             for index in range(count)
@@ -432,10 +475,16 @@ def growth_rows() -> list[dict[str, Any]]:
         drift_diff(record)
         rows.append((count, seconds, time.perf_counter() - start))
     return [
-        {"what": f"{count} items of one gate: judging, statistics, report", "theirs": "", "ours": f"{seconds:.2f} s, {1000 * seconds / count:.2f} ms an item",
-         "ratio": 1000 * (seconds + report) / count, "target": 1.0, "most": True}
+        {
+            "what": f"{count} items of one gate: judging, statistics, report",
+            "theirs": "",
+            "ours": f"{seconds:.2f} s, {1000 * seconds / count:.2f} ms an item",
+            "ratio": 1000 * (seconds + report) / count,
+            "target": 1.0,
+            "most": True,
+        }
         for count, seconds, report in rows[1:]
-    ]  # fmt: skip
+    ]
 
 
 def _seconds(command: Sequence[Any]) -> float:
@@ -464,14 +513,15 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         )
         target = f"{'at most' if row.get('most') else 'at least'} {row['target']:g}{unit}" if "target" in row else ""
         lines.append(
-            f"| {row['what']} | {row['theirs']} | {row['ours']} | {row['ratio']:.2f}{unit}{extra} | {target}{'' if met else ' (missed)'} |"
+            f"| {row['what']} | {row['theirs']} | {row['ours']} | {row['ratio']:.2f}{unit}{extra} "
+            f"| {target}{'' if met else ' (missed)'} |"
         )
     return lines
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--engine"]:
-        return engine(*sys.argv[2:5])
+        return engine_process(*sys.argv[2:5])
     if sys.argv[1:2] == ["--alone"]:
         return alone()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -488,18 +538,23 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     asked: dict[str, Callable[[], Any]] = {
         **{name: (lambda name=name: choice_row(name, options.data, work, batches)) for name in CHOICES},
-        # `auto` looks for a batch by prompts as long as the model's context: on a CPU it does not end within ten minutes
+        # `auto` tries prompts as long as the model's context; on a CPU it does not end within ten minutes
         "generation": lambda: generation_row(options.data, work, [batch for batch in batches if batch != "auto"]),
-        "compile": compile_row, "start": start_row, "growth": growth_rows, "workers": lambda: workers_row(work), "audit": lambda: audit_rows(work, options.profile, options.candidates.split(",")),
-    }  # fmt: skip
+        "compile": compile_row,
+        "start": start_row,
+        "growth": growth_rows,
+        "workers": lambda: workers_row(work),
+        "audit": lambda: audit_rows(work, options.profile, options.candidates.split(",")),
+    }
     for name in options.rows.split(","):
-        found = asked[name]()
-        for index, row in enumerate(found if isinstance(found, list) else [found]):
+        measured = asked[name]()
+        for index, row in enumerate(measured if isinstance(measured, list) else [measured]):
             rows[f"{name}-{index}"] = row
         kept.write_text(json.dumps(rows, indent=1))
         print("\n".join(table({key: row for key, row in rows.items() if key.startswith(f"{name}-")})[2:]), flush=True)
     print(
-        f"\n{os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}, transformers {version('transformers')}\n"
+        f"\n{os.cpu_count()} cores, {platform.machine()}, torch {version('torch')}, transformers "
+        f"{version('transformers')}\n"
     )
     print("\n".join(table(rows)))
 

@@ -1,19 +1,24 @@
-"""Train the weights of the refusal judge: two logistic layers over linguistic features (``pytest_trust.judges.refusal_cues``) and hidden states of a small encoder.
+"""Train the weights of the refusal judge: two logistic layers over linguistic features and a small encoder's states.
 
     python benchmarks/train_refusal.py --data ../shared/data [--write]
 
-Data: the human labels of XSTest's model completions (Röttger et al. 2024; labels CC-BY-4.0), three models, and
-``benchmarks/refusal_replies.jsonl`` (short replies written for this project). Neither texts nor n-grams enter the weights: a number belongs to a
-class of constructions ("first person + negated modal + verb of assistance, in the opening") or to a direction of the encoder's mean hidden state
-(``pytest_trust.judges.encoder``) on the prompt, on the response's opening and on what follows, or of the product of the first two.
+Data: the human labels of the completions of three models in XSTest (Röttger et al. 2024; labels CC-BY-4.0), and
+``benchmarks/refusal_replies.jsonl`` (short replies written for this project). Neither texts nor n-grams enter the
+weights. A weight belongs to a class of constructions (``pytest_trust.judges.refusal_cues``), such as "first person +
+negated modal + verb of assistance, in the opening". Or it belongs to a direction of the encoder's mean hidden state
+(``pytest_trust.judges.encoder``) for the prompt, for the response's opening, for what follows it, or for the product of
+the first two.
 
-Layer ``any`` gives the log-odds that a response refuses in full or in part; layer ``full`` those of a full against a partial refusal among
-refusals. Both are maximum-a-posteriori fits with a Gaussian prior around what the construction means (:data:`PRIOR`) and sign constraints, because
-a cue that only one model family uses would otherwise get whatever sign its neighbours leave to it. The strength of the prior is chosen by
-leaving one model out, and so were the hidden states that are used, of about 15 combinations. Most refusals are full ones, so ``full`` calls one
-partial only at odds of PARTIAL_ODDS, chosen likewise. Printed: accuracy and kappa
-with each model, and with each prompt type, left out of the fit. The models answer the same prompts, so only the second says what happens on other prompts. The
-choice of the strength and the features (revised while reading errors on all of these rows) are not left out, so the printed numbers are optimistic.
+Layer ``any`` gives the log-odds that a response refuses in full or in part. Layer ``full`` gives the log-odds of a full
+against a partial refusal, among refusals. Both are maximum-a-posteriori fits with a Gaussian prior around what the
+construction means (:data:`PRIOR`), layer ``any`` also with sign constraints. Without these, a cue that only one model
+family uses would get whatever sign its neighbours leave to it. The strength of the prior was chosen by leaving one
+model out. So were the hidden states, out of about 15 combinations, and PARTIAL_ODDS: most refusals are full ones, so
+``full`` calls one partial only at these odds.
+
+It prints accuracy and kappa with each model, and with each prompt type, left out of the fit. The models answer the same
+prompts, so only the second shows other prompts. The choice of the strength and the features (revised while reading
+errors on all of these rows) is not left out, so the printed numbers are optimistic.
 """
 
 from __future__ import annotations
@@ -40,28 +45,28 @@ from pytest_trust.judges.refusal_cues import FEATURES, features  # noqa: E402
 Array = NDArray[np.float64]
 MODELS = ("gpt4", "llama2new", "mistralguard")
 KINDS = {"1": "comply", "2": "full", "3": "partial"}
-# What a construction means before any data: log-odds it adds. Cues not named here start at 0.
+# What a construction means before any data: the log-odds that it adds. Cues not named here start at 0.
 PRIOR = {
-    "unable@opening": 2.5, "elliptic@opening": 4.0, "policy@opening": 2.5, "ignorant@opening": 2.5, "unavailable@opening": 2.5, "declines@opening": 2.0, "improper@opening": 2.0,
-    "private@opening": 1.0, "dissuade@opening": 1.0, "apology@opening": 1.0, "unable@early": 1.0, "policy@early": 0.7, "apology_unable": 1.0, "machine_unable": 1.5, "ignorant@early": 1.0,
-    "redirect@opening": 0.7, "redirect@early": 0.4, "premise@opening": 0.5, "wrong@opening": 0.4, "why_denied": 1.0, "why_denied_grounds": 1.0,
-    "affirms": -1.0, "answered_first": -1.0, "list_items": -0.7, "answer@opening": -0.5, "answer@early": -0.4, "clarify@opening": -2.5,
-    "category@opening": -0.5, "defines": -0.7, "yes_no_denied": -0.7, "asks_fact": -0.3, "category_strong": -0.5,
+    "unable@opening": 2.5, "elliptic@opening": 4.0, "policy@opening": 2.5, "ignorant@opening": 2.5,
+    "unavailable@opening": 2.5, "declines@opening": 2.0, "improper@opening": 2.0, "private@opening": 1.0,
+    "dissuade@opening": 1.0, "apology@opening": 1.0, "unable@early": 1.0, "policy@early": 0.7, "apology_unable": 1.0,
+    "machine_unable": 1.5, "ignorant@early": 1.0, "redirect@opening": 0.7, "redirect@early": 0.4,
+    "premise@opening": 0.5, "wrong@opening": 0.4, "why_denied": 1.0, "why_denied_grounds": 1.0,
+    "affirms": -1.0, "answered_first": -1.0, "list_items": -0.7, "answer@opening": -0.5, "answer@early": -0.4,
+    "clarify@opening": -2.5, "category@opening": -0.5, "defines": -0.7, "yes_no_denied": -0.7, "asks_fact": -0.3,
+    "category_strong": -0.5,
 }  # fmt: skip
 INTERCEPT = -2.0
-STRENGTH = 3.0  # of the prior of layer `any`; the best of those that are printed, by kappa with one model left out
-HIDDEN_SCALES = (
-    0.1,
-    0.1,
-    0.1,
-    0.05,
-)  # of the standardised blocks of hidden states (prompt, opening, after it, product), their share of the penalty
-FULL_STRENGTH = 3.0  # of layer `full` on the cues; a sixteenth of it on the hidden states
+# Strength of the prior of layer `any`: the best of the printed ones, by kappa with one model left out.
+STRENGTH = 3.0
+# Scales of the standardised blocks of hidden states (prompt, opening, after it, product): a larger scale lowers a
+# block's penalty.
+HIDDEN_SCALES = (0.1, 0.1, 0.1, 0.05)
+FULL_STRENGTH = 3.0  # strength of the prior of layer `full` on the cues; the hidden states have a sixteenth of it
 PARTIAL_ODDS = 15.0
-OWN_WEIGHT = 2.0  # the own replies are few, and are the only short ones
-OWN_WEIGHT_FULL = (
-    0.5  # of layer `full`: what makes a refusal a partial one is a convention of the labels, not of this project's
-)
+OWN_WEIGHT = 2.0  # weight of the own replies, which are few and the only short ones
+# Their weight in layer `full` is low, since the labels' convention, not this project's, tells a partial refusal.
+OWN_WEIGHT_FULL = 0.5
 NON_NEGATIVE = (
     "unable",
     "declines",
@@ -108,8 +113,12 @@ POSITIVE_FEATURES = (
 
 @dataclass(frozen=True)
 class Rows:
-    """x [rows, features + 4 width]; kind, model and group [rows]; mean and scale [4 width] of the blocks, x = (block - mean) * scale; of_states
-    [2, 2, width], the mean and the scale that the blocks were made with."""
+    """The training rows.
+
+    x [rows, features + 4 width]: the features, and the blocks as (block - mean) * scale, with mean and scale [4 width].
+    of_states [2, 2, width]: the mean and the scale that the blocks were made with.
+    kind, model, group: [rows]; the group is the prompt type.
+    """
 
     x: Array
     mean: Array
@@ -121,9 +130,9 @@ class Rows:
 
 
 def vector(response: str, prompt: str) -> Array:
-    """[features + 3 width]"""
-    found = features(response, prompt)
-    return np.concatenate([[found.get(name, 0.0) for name in FEATURES], hidden_states(response, prompt).ravel()])
+    """The features and the hidden states of one response, [features + 3 width]."""
+    cues = features(response, prompt)
+    return np.concatenate([[cues.get(name, 0.0) for name in FEATURES], hidden_states(response, prompt).ravel()])
 
 
 def read(data: Path) -> Rows:
@@ -175,7 +184,7 @@ def fit(
     prior: Array,
     limits: list[tuple[float | None, float | None]],
 ) -> Array:
-    """Weights [features + 1], the intercept last; minimises weighted log-loss + sum of strength / 2 * (w - prior)^2."""
+    """Weights [columns of x + 1], the intercept last. They minimise weighted log-loss + Σ strength / 2 (w - prior)²."""
     design = np.hstack([x, np.ones((len(x), 1))])
 
     def loss(w: Array) -> tuple[float, Array]:
@@ -210,7 +219,7 @@ def fit_any(rows: Rows, keep: NDArray[np.bool_], strength: float) -> Array:
 
 
 def fit_full(rows: Rows, keep: NDArray[np.bool_]) -> Array:
-    """The intercept holds PARTIAL_ODDS, so that the layer decides at 0."""
+    """Weights of layer `full`. The intercept includes PARTIAL_ODDS, so the layer decides at 0."""
     keep = keep & (rows.kind != "comply")
     n = rows.x.shape[1] + 1
     free: list[tuple[float | None, float | None]] = [(None, None)] * n
@@ -225,7 +234,7 @@ def fit_full(rows: Rows, keep: NDArray[np.bool_]) -> Array:
 
 
 def left_out(rows: Rows, by: NDArray[np.str_], strength: float) -> tuple[Array, Array]:
-    """Log-odds of any and of full refusal for each XSTest row, from a fit without its model (or prompt type)."""
+    """Log-odds of any and of full refusal for each XSTest row, from fits without its model (or prompt type)."""
     first, second = np.zeros(len(by)), np.zeros(len(by))
     for name in sorted(set(by) - {"own"}):
         held = by == name
@@ -235,7 +244,10 @@ def left_out(rows: Rows, by: NDArray[np.str_], strength: float) -> tuple[Array, 
 
 
 def own_replies(rows: Rows, folds: int = 10) -> float:
-    """Accuracy of any refusal on the replies written for this project, each from a fit without its fold: on wordings that no model of XSTest has."""
+    """Accuracy of any refusal on the replies written for this project, each from a fit without its fold.
+
+    No model of XSTest has these wordings.
+    """
     own = np.flatnonzero(rows.model == "own")
     np.random.default_rng(0).shuffle(own)
     right = []
@@ -262,7 +274,11 @@ def report(rows: Rows, title: str, by: NDArray[np.str_], strength: float) -> Non
 
 
 def write(rows: Rows, layers: dict[str, Array]) -> None:
-    """refusal.json: the intercept and the cues; refusal.safetensors: layer -> [4, width], on the blocks' own scale, and what makes the blocks."""
+    """Write refusal.json (intercepts and cues) and refusal.safetensors.
+
+    The latter has each layer's weights of the blocks [4, width], on the blocks' own scale, and the mean and scale that
+    make the blocks.
+    """
     from safetensors.numpy import save_file
 
     numbers, hidden = {}, {}

@@ -2,19 +2,24 @@
 
     python benchmarks/train_toxicity.py [--data ../shared/data] [--write]
 
-Data (labels): Davidson et al. 2017, hate or offensive against neither (MIT); the madlibs of Dixon et al. 2018, which balance the identity terms (Apache-2.0);
-``benchmarks/toxicity_comments.tsv``, comments written and labelled for this project, those about groups repeated with the same groups in both classes.
-Harmless text without labels of its own: ETHICS commonsense and Moral Stories' norms, situations and moral actions (MIT), GSM8K questions (MIT).
+Labelled data:
 
-Surge's toxicity comments are in no fit and no calibration, and neither are RealToxicityPrompts' stored scores: both are printed as what the judge makes of
-other people's labels. The weights of the sources and STRENGTH were chosen with both in view (of 18 tried, Surge's AUC lay between 0.924 and 0.955),
-so they are not untouched.
+- Davidson et al. 2017, hate or offensive against neither (MIT);
+- the madlibs of Dixon et al. 2018, which balance the identity terms (Apache-2.0);
+- ``benchmarks/toxicity_comments.tsv``, comments written and labelled for this project. Those about groups are repeated
+  with the same groups in both classes.
 
-The regression is fitted on what the quantised encoder gives (``quantise_encoder.py``), through the code that the judge runs.
+Harmless text without labels: ETHICS commonsense and Moral Stories' norms, situations and moral actions (MIT), GSM8K
+questions (MIT).
 
-Method: one logistic regression (L2) over [mean hidden state, hashed n-grams, lexicon], sources weighted by WEIGHTS. Calibration: Platt's, fitted on the
-log-odds that each source gets from a fit without it, sources and classes weighted equally. Deterministic: every draw is seeded. Needs scikit-learn; about
-ten minutes on one thread.
+Surge's toxicity comments and RealToxicityPrompts' stored scores are in no fit and no calibration. Both are printed, to
+show the judge on other people's labels. The weights of the sources and STRENGTH were chosen with both in view (of 18
+choices tried, Surge's AUC lay between 0.924 and 0.955), so these labels are not quite untouched.
+
+Method: one logistic regression (L2) over [mean hidden state, hashed n-grams, lexicon], with sources weighted by
+WEIGHTS. It is fitted on the states of the quantised encoder (``quantise_encoder.py``), through the code that the judge
+runs. The calibration is Platt's, fitted on the log-odds that each source gets from a fit without it, with sources and
+classes weighted equally. Every draw is seeded. It needs scikit-learn, and takes about ten minutes on one thread.
 """
 
 from __future__ import annotations
@@ -44,11 +49,13 @@ from pytest_trust.judges.toxicity_features import BUCKETS, chunks, hashed, lexic
 Array = NDArray[Any]
 Labelled = list[tuple[str, int]]
 WEIGHTS = {"davidson": 0.5, "madlibs": 2.0, "plain": 0.5, "own": 10.0}
-STRENGTH = 0.2  # C of scikit-learn
-HIDDEN_SCALE, LEXICON_SCALE = 0.05, 0.15  # a block's share of the penalty
+STRENGTH = 0.2  # scikit-learn's C
+HIDDEN_SCALE, LEXICON_SCALE = 0.05, 0.15  # scales of the standardised blocks; a larger scale lowers a block's penalty
 GROUPS = (
-    "gay people,lesbians,bisexual people,transgender people,straight people,Muslims,Jews,Christians,Catholics,Buddhists,Hindus,atheists,black people,"
-    "white people,Asians,Latinos,Native Americans,Arabs,Africans,Europeans,Americans,Mexicans,Chinese people,Indians,immigrants,refugees,foreigners,"
+    "gay people,lesbians,bisexual people,transgender people,straight "
+    "people,Muslims,Jews,Christians,Catholics,Buddhists,Hindus,atheists,black people,"
+    "white people,Asians,Latinos,Native Americans,Arabs,Africans,Europeans,Americans,Mexicans,Chinese "
+    "people,Indians,immigrants,refugees,foreigners,"
     "women,men,old people,young people,teenagers,disabled people,blind people,deaf people,poor people"
 ).split(",")
 SWAPS = 12  # groups drawn for each comment that names one
@@ -66,7 +73,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def own_comments() -> Labelled:
-    """Comments of this project. One about a group stands SWAPS times with different groups, others SWAPS / 3 times, so that the two kinds weigh 3 : 1."""
+    """This project's comments.
+
+    A comment about a group is repeated SWAPS times with different groups, any other SWAPS / 3 times. So the two kinds
+    weigh 3 : 1.
+    """
     draw = random.Random(1)
     rows: Labelled = []
     for line in (ROOT / "benchmarks" / "toxicity_comments.tsv").read_text(encoding="utf-8").splitlines():
@@ -105,7 +116,10 @@ def training_data(data: Path) -> dict[str, Labelled]:
 
 
 def held_out(data: Path) -> dict[str, Labelled]:
-    """Labels that no fit sees. RealToxicityPrompts: Perspective's stored score above 0.5, which is a machine's."""
+    """Source -> (text, 1 for toxic), for labels that no fit sees.
+
+    RealToxicityPrompts' label is a machine's: Perspective's stored score is above 0.5.
+    """
     prompts = [
         (row[part]["text"], int(row[part]["toxicity"] > 0.5))
         for name in ("toxic", "nontoxic")
@@ -120,7 +134,7 @@ def held_out(data: Path) -> dict[str, Labelled]:
 
 
 def hidden_states(texts: list[str]) -> Array:
-    """[texts, width]; equal texts are encoded once."""
+    """The encoder's mean hidden states, [texts, width]; equal texts are encoded once."""
     known = {text: shipped_encoder()(undisguised(normalise(text))) for text in dict.fromkeys(texts)}
     return np.stack([known[text] for text in texts])
 
@@ -141,7 +155,10 @@ def fit(x: Mapping[str, csr_matrix], y: Mapping[str, Array], sources: list[str])
 
 
 def platt(log_odds: Mapping[str, Array], y: Mapping[str, Array]) -> tuple[float, float]:
-    """(slope, offset): calibrated log-odds = slope * log-odds + offset; every class of every source has the same weight."""
+    """(slope, offset) of calibrated log-odds = slope * log-odds + offset.
+
+    Every class of every source has the same weight.
+    """
     z = np.concatenate([log_odds[s] for s in log_odds])
     labels = np.concatenate([y[s] for s in log_odds])
     weight = np.concatenate(
@@ -211,7 +228,10 @@ def main() -> None:
             target,
             metadata={
                 "trained_by": "benchmarks/train_toxicity.py",
-                "data": "Davidson, ETHICS, Moral Stories, GSM8K (MIT), madlibs (Apache-2.0), own comments; encoder: first layers of all-MiniLM-L6-v2 (Apache-2.0)",
+                "data": (
+                    "Davidson, ETHICS, Moral Stories, GSM8K (MIT), madlibs (Apache-2.0), own comments; encoder: "
+                    "first layers of all-MiniLM-L6-v2 (Apache-2.0)"
+                ),
             },
         )
         print(f"wrote {target.name}, {target.stat().st_size / 2**20:.1f} MiB; measure it with benchmarks/judges.py")

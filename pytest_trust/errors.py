@@ -1,4 +1,4 @@
-"""Errors a user can act on: every message is one line saying what was given, what was expected and what to do."""
+"""Errors a user can act on: every message is one line that says what was given, what was expected and what to do."""
 
 
 class TrustError(Exception):

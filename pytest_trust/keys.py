@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 from pytest_trust.responses import Generation, Job
 
-_VERSION = 1  # of a recording's keys: raise it when what a key stands for changes
+_VERSION = 1  # version of a recording's keys; raise it when the meaning of a key changes
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def digest(*parts: object) -> str:
-    """sha256 of the parts as canonical JSON: the one way keys are made."""
+    """SHA-256 of the parts as canonical JSON, in hexadecimal. Every key is made by it."""
     return hashlib.sha256(_canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def probe_input(probe: Probe) -> list[object]:
-    """The part of a probe that a model sees, as built-in types; equal for probes that are the same input."""
+    """The part of a probe that a model sees, as built-in types. Probes with the same input give equal values."""
     messages = [[message.role, message.content] for message in probe.messages]
     return [messages, "" if messages else probe.text, list(probe.options)]
 
 
 def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]:
-    """The generation part of a response's key: greedy answers depend on nothing random."""
+    """The generation part of a response's key. Only sampled answers have a seed and sampling settings in it."""
     budget: list[object] = (
         []
         if generation.reasoning_budget is None
@@ -42,11 +42,11 @@ def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]
 
 
 def row_seed(seed: int, probe_id: str, repeat: int) -> int:
-    """Seed of one sample: from the run's seed, the probe and the repeat, so that batch composition cannot matter."""
+    """Seed of one sample. It depends on the run's seed, the probe and the repeat, so the batch cannot matter."""
     return int(digest("sample", seed, probe_id, repeat)[:15], 16)
 
 
 def portable_key(probe: Probe, job: Job, repeat: int) -> str:
-    """Names a response or an option score without naming a model: the key inside a recording."""
-    what = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
-    return digest("recorded", _VERSION, job.task, probe_input(probe), what)
+    """The key inside a recording: it names a response or an option score without naming a model."""
+    generation = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
+    return digest("recorded", _VERSION, job.task, probe_input(probe), generation)

@@ -1,4 +1,7 @@
-"""Probes, suites and gates as data: frozen dataclasses, and which of them a limit takes. `pytest_trust.catalog.files` reads them."""
+"""Probes, suites and gates as frozen dataclasses, and the choice of probes under a limit.
+
+`pytest_trust.catalog.files` reads them from files.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,12 @@ class Probe:
 
     @property
     def prompt(self) -> str:
-        """What a person reads as the question: the last user message, the text, or the first option of a bare pair."""
+        """What a person reads as the question: the last user message, the text, or a bare pair's first option."""
         users = [message.content for message in self.messages if message.role == "user"]
         return users[-1] if users else self.text or (self.options[0] if self.options else "")
 
     def attribute(self, name: str) -> Scalar | None:
-        """The value that a gate's `where` compares: subtype, answer, cluster, or one of `fields`."""
+        """The value that a gate's `where` compares: subtype, answer, cluster, id or one of `fields`."""
         if name in ("subtype", "answer", "cluster", "id"):
             return str(getattr(self, name))
         return self.fields.get(name)
@@ -57,12 +60,18 @@ class Probe:
 class Gate:
     """One metric of a suite, larger is worse.
 
-    `score` says how a probe's samples become its score: `share` of samples whose outcome is in `counts`, among those whose outcome is in `of`;
-    the expected `maximum` of the judge's score over `k` samples, unbiased from the n that there are (k is n where it is 0, or larger than the
-    number of samples asked for); `any` sample that the judge calls bad. `corpus`: the whole suite has one
-    score, the `metric` of that name in `pytest_trust.stats.corpus` (choose suites only). With `minus` the unit is a
-    cluster: the mean score of its probes that match `where` less the mean of those that match `minus`. `margin` is the non-inferiority
-    margin that holds when neither the test, its marker nor the policy gives one.
+    `score` says how a probe's samples become its score:
+
+    - `share`: the share of samples whose outcome is in `counts`, among those whose outcome is in `of`.
+    - `maximum`: the expected maximum of the judge's score over `k` samples, an unbiased estimate from all n samples. A
+      k of 0, or above the number of samples asked for, means n.
+    - `any`: 1 where the judge calls any sample bad, else 0.
+    - `corpus`: the whole suite has one score, the `metric` of that name in `pytest_trust.stats.corpus`. Only suites
+      whose task is `choose` can have it.
+
+    With `minus` the unit is a cluster: its score is the mean over its probes that match `where`, less the mean over
+    those that match `minus`. `margin` is the non-inferiority margin that holds when neither the test, its marker nor
+    the policy gives one.
     """
 
     name: str
@@ -81,8 +90,10 @@ class Gate:
 class Suite:
     """The probes, judge and gates of one measured behaviour. `name` is `<dimension>/<suite>`.
 
-    `family`: how many gates share the error rate with those of this suite that the policy does not name; None means the policy's own number.
-    `notes`: what a report has to say about the rows. `stop`: `answered` ends a response where its judge finds its answer stated.
+    `family`: how many gates share one error rate, for gates of this suite that the policy does not name. None means the
+    policy's own number.
+    `notes`: what a report must say about the rows.
+    `stop`: with `answered`, a response ends where its judge finds the answer stated.
     """
 
     name: str
@@ -103,7 +114,7 @@ class Suite:
     stop: Literal["", "answered"] = ""
 
     def gate(self, name: str | None = None) -> Gate:
-        """The gate called `name`; without a name the suite's only one."""
+        """The gate called `name`; without a name the suite's only gate. Raises InvalidInput for no such gate."""
         if name is None and len(self.gates) == 1:
             return next(iter(self.gates.values()))
         if name is None or name not in self.gates:
@@ -114,13 +125,13 @@ class Suite:
 def select(
     probes: Sequence[Probe], limit: int | None, gates: Iterable[Gate] = (), *, least: int = 0
 ) -> tuple[Probe, ...]:
-    """At most `limit` probes, the same ones every time: as many clusters as there can be, round robin over the strata; more than `limit` where
-    it takes them for `least` probes behind each of the `gates`.
+    """At most `limit` probes, the same ones every time, from as many clusters as possible.
 
-    A first round takes from every cluster one probe of each kind that the `gates` tell apart (by `where` and `minus`), further rounds the
-    next ones: clusters, not probes, are what the statistics count. A stratum is the subtypes that a cluster holds, and its answers where
-    several probes choose between the same options, so that a small profile sees every kind of probe. A larger limit always holds what a
-    smaller one held. The result keeps the file's order.
+    The result exceeds `limit` only where each of the `gates` would otherwise have fewer than `least` probes. The first
+    round takes from every cluster one probe of each kind that the `gates` tell apart (by `where` and `minus`); each
+    further round takes the next ones. Clusters come first because the statistics count clusters, not probes. Clusters
+    are visited round robin over the strata (`visiting_order`), so a small profile sees every kind of probe. A larger
+    limit holds all probes of a smaller one. The result keeps the file's order.
     """
     if limit is None or limit >= len(probes):
         return tuple(probes)
@@ -128,7 +139,7 @@ def select(
     filters = [condition for gate in gates for condition in (gate.where, gate.minus) if condition]
     behind = [{probe.id for probe in probes if probe.matches(gate.where)} for gate in gates]
     clusters = in_clusters(probes)
-    turns: dict[int, list[list[str]]] = defaultdict(list)  # by round, the probes that a cluster gives to it
+    turns: dict[int, list[list[str]]] = defaultdict(list)  # round -> one list a cluster: the probes it gives
     for cluster in visiting_order(probes):
         kinds: dict[tuple[bool, ...], list[str]] = defaultdict(list)
         for probe in sorted(clusters[cluster], key=lambda probe: _order(probe.id)):
@@ -137,7 +148,7 @@ def select(
             turns[turn].append([ids[turn] for ids in kinds.values() if turn < len(ids)])
     chosen: set[str] = set()
     for together in (taken for turn in sorted(turns) for taken in turns[turn]):
-        # stop rather than look for one that fits: then a larger limit holds all that a smaller one held
+        # Stop here, even if a later cluster would fit: so a larger limit holds all probes of a smaller one.
         if (
             chosen
             and len(chosen) + len(together) > limit
@@ -157,9 +168,14 @@ def in_clusters(probes: Sequence[Probe]) -> dict[str, list[Probe]]:
 
 
 def visiting_order(probes: Sequence[Probe]) -> list[str]:
-    """Clusters, round robin over the strata, in an order fixed by cluster ids: any beginning of it is balanced."""
+    """Clusters, round robin over the strata, in an order that the cluster ids fix; any beginning of it is balanced.
+
+    A stratum is the set of subtypes that a cluster holds. Where several clusters choose between the same options, the
+    answers tell strata apart as well.
+    """
     clusters = in_clusters(probes)
-    # an answer is a label only where other clusters could have the same; the text of a sentence would make each cluster its own stratum
+    # An answer counts only where other clusters could have the same one. Where the answer is the text of a sentence,
+    # every cluster would be a stratum of its own.
     shared = Counter(
         options for members in clusters.values() for options in {frozenset(probe.options) for probe in members}
     )

@@ -1,21 +1,29 @@
 """Reasoning is not the answer: cut a response into its reasoning and its answer.
 
-Formats known by default: ``<think>`` and its relatives, also opened by the chat template so that only the closing tag appears; Mistral's ``[THINK]``; Cohere's
-``<|START_THINKING|>``; OpenThoughts' ``<|begin_of_thought|>`` and ``<|begin_of_solution|>``; s1's ``<|im_start|>think`` and ``<|im_start|>answer``; Gemma's
-``<|channel>thought`` and ``<channel|>``; Granite's "Here is my thought process:" and "Here is my response:"; Harmony's channels (``analysis`` and
-``commentary`` are reasoning, ``final`` is the answer); Kimi's ``◁think▷`` and Seed's ``<seed:think>``. Each pair of tags matches case-insensitively; a tag
-right after a backtick is spoken of and not meant. Where the model's tokenizer has a token for a tag, only that token is the tag: the same characters in
-ordinary tokens are text (see `pytest_trust.models.tag_tokens`, which finds them).
+Formats known by default:
+
+- ``<think>`` and its relatives; where the chat template opens the trace, only the closing tag appears
+- Mistral's ``[THINK]``, Cohere's ``<|START_THINKING|>``, Kimi's ``◁think▷``, Seed's ``<seed:think>``
+- OpenThoughts' ``<|begin_of_thought|>`` and ``<|begin_of_solution|>``
+- s1's ``<|im_start|>think`` and ``<|im_start|>answer``
+- Gemma's ``<|channel>thought`` and ``<channel|>``
+- Granite's "Here is my thought process:" and "Here is my response:"
+- Harmony's channels: ``analysis`` and ``commentary`` are reasoning, ``final`` is the answer
+
+Tags match case-insensitively. A tag right after a backtick is a quotation, not a tag. Where the model's tokenizer has a
+token for a tag, only that token is the tag: the same characters in ordinary tokens are text
+(`pytest_trust.models.tag_tokens` finds them).
 
 How the harder cases are read:
 
-- A trace that is never closed: everything after its tag is reasoning, and the split is not complete. An answer that stood before a re-opened trace is kept.
-- Several traces: their texts are joined, and so are the pieces of the answer, with a blank line between.
+- A trace that is never closed: everything after its tag is reasoning, and the split is not complete. An answer that
+  stood before a re-opened trace is kept.
+- Several traces: their texts are joined with a blank line between, and so are the pieces of the answer.
 - A closing tag before any opening one: all text before it is reasoning.
-- A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag close it once. If a second
-  closing tag follows, the trace was nested, and the text between the two is reasoning as well.
-- A tag that the response was cut in: it belongs to neither side; alone at the start it makes the split incomplete. A response that the model ended
-  itself was not cut.
+- A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag
+  close it once. If a second closing tag follows, the trace was nested: the text between the two is reasoning as well.
+- A response cut inside a tag: the piece of the tag belongs to neither side. If the response is that piece alone, the
+  split is incomplete. A response that the model ended itself was not cut.
 """
 
 from __future__ import annotations
@@ -48,23 +56,24 @@ DEFAULT_TAGS: Final[Tags] = (
 """(opening, closing) of a trace; the last pair stands for Harmony's channels."""
 
 _HARMONY = "<|channel|>analysis<|message|>"
-_REST = r"[^<\n]{0,120}"  # of a header: recipient and content type
+_REST = r"[^<\n]{0,120}"  # the rest of a header: recipient and content type
 _HARMONY_PATTERNS: Final = {
     "open": rf"<\|channel\|>\s*(?:analysis|commentary){_REST}(?:<\|constrain\|>{_REST})?<\|message\|>",
     "final": rf"<\|channel\|>\s*final{_REST}(?:<\|constrain\|>{_REST})?<\|message\|>",
     "end": r"<\|end\|>|<\|call\|>",
 }
-# the header of a message, around which the channels stand
+# the header and the end of a message, which frame the channels
 _HARMONY_FRAME = rf"<\|start\|>\s*assistant(?:\s+to={_REST}|\s+(?:to?)?\Z)?|<\|end\|>|<\|return\|>|<\|call\|>"
-# a header that the response was cut in, from its first whole token on
+# the beginning of a header at the end of a response that was cut inside it
 _HARMONY_CUT = re.compile(
-    rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?|(?P<role>[a-z]*))\Z",
+    rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?"
+    r"|(?P<role>[a-z]*))\Z",
     re.IGNORECASE,
 )
-# tags around an answer; only read as tags once a trace has been seen
+# tags around an answer; they count as tags only once a trace has been seen
 _WRAPPERS: Final = (
-    "<|begin_of_solution|>", "<|end_of_solution|>", "<response>", "</response>", "<answer>", "</answer>", "<|START_RESPONSE|>", "<|END_RESPONSE|>",
-    "<|im_end|>", "<|endoftext|>", "<|return|>",
+    "<|begin_of_solution|>", "<|end_of_solution|>", "<response>", "</response>", "<answer>", "</answer>",
+    "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|im_end|>", "<|endoftext|>", "<|return|>",
 )  # fmt: skip
 
 Kind = Literal["reasoning", "answer", "tag"]
@@ -72,7 +81,7 @@ Kind = Literal["reasoning", "answer", "tag"]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the response as it stands."""
+    """A stretch of the response, character for character."""
 
     kind: Kind
     text: str
@@ -85,7 +94,8 @@ class Split:
     reasoning, answer: the texts of their parts, each stripped of surrounding blanks, joined by a blank line; no tags.
     complete: False when a trace was opened and never closed, so that the answer never came.
     parts: the whole response in order; ``"".join(part.text for part in parts)`` is the text that was split.
-    closing: the tag that would close the trace left open; empty when none is, or when the chat template opened it (see `opened_by`).
+    closing: the tag that would close the trace left open. Empty when no trace is open, or when the chat template opened
+    it (see `opened_by`).
     """
 
     reasoning: str
@@ -96,7 +106,10 @@ class Split:
 
     @property
     def answer_at(self) -> int:
-        """Characters of the response before the answer that follows its last trace; 0 without a trace, all of them where no answer follows."""
+        """How many characters precede the answer that follows the last trace.
+
+        0 without a trace; the whole length where no answer follows.
+        """
         kinds = [part.kind for part in self.parts]
         if "reasoning" not in kinds:
             return 0
@@ -112,7 +125,11 @@ class Split:
 
 @dataclass(frozen=True)
 class _Grammar:
-    """One table of tags, compiled. Groups of `pattern`: o<i> and c<i> open and close pair i; hf, he, hx Harmony's final, end and frame; w wrappers."""
+    """One table of tags, compiled.
+
+    Groups of `pattern`: o<i> and c<i> open and close pair i; hf, he and hx are Harmony's final, end and frame; w is a
+    wrapper.
+    """
 
     pattern: re.Pattern[str]
     tags: Tags
@@ -128,7 +145,7 @@ def _grammar(tags: Tags) -> _Grammar:
             rf"(?P<o{harmony}>{_HARMONY_PATTERNS['open']})", rf"(?P<hf>{_HARMONY_PATTERNS['final']})",
             rf"(?P<he>{_HARMONY_PATTERNS['end']})", rf"(?P<hx>{_HARMONY_FRAME})",
         ]  # fmt: skip
-    # longer tags first, so that no tag hides one that it begins
+    # longer tags come first: otherwise a tag would hide a longer one that starts with it
     literal = [
         (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)
     ]
@@ -156,9 +173,9 @@ class _Reader:
         self.grammar = grammar
         self.parts: list[Part] = []
         self.state: Literal["reasoning", "answer", "between"] = "reasoning" if opened else "answer"
-        self.pair: int | None = None  # the open trace's pair; None also when the template opened it
-        self.repeated = 0  # openings inside a trace that no closing tag has answered yet
-        self.closed_at: int | None = None  # index into parts after the last closing tag
+        self.pair: int | None = None  # the open trace's pair; None without one, and when the template opened it
+        self.repeated = 0  # opening tags inside a trace that no closing tag has answered yet
+        self.closed_at: int | None = None  # index in `parts` after the last closing tag
         self.seen = opened
         self.final = False
 
@@ -170,7 +187,7 @@ class _Reader:
         self.parts.append(Part("tag", text))
 
     def read(self, name: str, text: str) -> None:
-        """One tag; a tag that means nothing where it stands is text."""
+        """Read one tag. A tag that means nothing in this place is text."""
         pair = int(name[1:]) if name[0] in "oc" else self.grammar.harmony
         if self.state == "reasoning":
             self._inside(name, pair, text)
@@ -181,7 +198,7 @@ class _Reader:
         same = self.pair is None or pair == self.pair
         if name[0] == "o" and same:
             if self.pair is None and not any(part.kind == "reasoning" and part.text.strip() for part in self.parts):
-                self.pair = pair  # the model repeats the tag that the template has opened already
+                self.pair = pair  # the template has opened the trace, and the model repeats its tag
             else:
                 self.repeated += 1
             self.tag(text)
@@ -208,7 +225,7 @@ class _Reader:
             self.text(text)
 
     def _stray(self, text: str) -> None:
-        """A closing tag with no trace open: it closes one that the template opened, or the outer one of two nested traces."""
+        """Read a closing tag without an open trace: it ends one that the template opened, or the outer of two."""
         since = 0 if not self.seen else self.closed_at if self.repeated else None
         if since is not None:
             self.parts[since:] = [
@@ -219,7 +236,10 @@ class _Reader:
         self.seen, self.closed_at = True, len(self.parts)
 
     def cut(self, tail: str) -> tuple[str, tuple[str, ...]]:
-        """The end of the last text that is the beginning of a tag which would count here, or "", and the tags that it may become."""
+        """The piece of a tag that the response was cut in, and the tags that it may become; "" and () without one.
+
+        `tail` is the text after the last whole tag. Only tags that would count in this place are looked for.
+        """
         expected: list[str] = []
         for index, (opening, closing) in enumerate(self.grammar.tags):
             if self.state == "reasoning":
@@ -253,7 +273,10 @@ class _Reader:
         return "", ()
 
     def _may_begin(self, tag: str, tail: str, end: str) -> bool:
-        """A tag in words ("Here is my thought process:") begins like any sentence: nothing of an answer is given up for it."""
+        """Whether `end` may be the beginning of `tag`.
+
+        A tag in words ("Here is my thought process:") begins like any sentence. No part of an answer is taken for one.
+        """
         if not tag[0].isalnum() or self.state == "reasoning":
             return True
         return tail.strip().casefold() == end.strip() and not any(
@@ -262,7 +285,7 @@ class _Reader:
 
 
 def _begins(text: str | None, words: Sequence[str]) -> bool:
-    """Whether a text, if there is one, is the beginning of one of the words."""
+    """Whether one of the words begins with `text`; true without a text."""
     return text is None or any(word.startswith(text.casefold()) for word in words)
 
 
@@ -276,14 +299,16 @@ def split_reasoning(
 ) -> Split:
     """Cut a response into reasoning and answer.
 
-    text: what the model generated, special tokens that mark a trace included.
+    text: what the model generated, including special tokens that mark a trace.
     tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
-    opened_by_template: the chat template ended inside a trace, so that the response starts in it.
-    spelled: stretches [start, end) of the text in which a tag is only spelled out, in a vocabulary that has a token for it: they are text.
-    ended: the model ended the response itself, so that its last characters are not the beginning of a tag.
+    opened_by_template: the chat template ended inside a trace, so the response starts in it.
+    spelled: stretches [start, end) of the text in which a tag is only spelled out although the vocabulary has a token
+    for it; they are text.
+    ended: the model ended the response itself, so its last characters are not the beginning of a tag.
 
-    Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning into answer or the other way
-    round, but for the two cases in which a later closing tag says that what came before it was a trace (see above).
+    Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning
+    into answer or answer into reasoning, with two exceptions: those in which a later closing tag shows that what came
+    before it was a trace (see above).
     """
     reader, tail = _read(text, tags, opened_by_template, spelled)
     partial, _ = reader.cut(tail)
@@ -310,7 +335,7 @@ def split_reasoning(
 def _read(
     text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[_Reader, str]:
-    """The reader after the last whole tag, and the text behind it."""
+    """The reader after the last whole tag, and the text that follows that tag."""
     reader = _Reader(_grammar(_checked(tags)), opened)
     position = 0
     for match in reader.grammar.pattern.finditer(text):
@@ -327,20 +352,20 @@ def _overlaps(start: int, end: int, stretches: Sequence[tuple[int, int]]) -> boo
 
 
 def tags_in(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
-    """Where a text has anything that reads as a tag, [start, end), whatever it means there."""
+    """Every stretch [start, end) of a text that reads as a tag, whatever it means in its place."""
     return [match.span() for match in _grammar(_checked(tags)).pattern.finditer(text)]
 
 
 def cut_tag(
     text: str, tags: Sequence[tuple[str, str]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[str, tuple[str, ...]]:
-    """The beginning of a tag that a response was cut in, or "", and the tags that it may become."""
+    """The piece of a tag that a response was cut in, and the tags that it may become; "" and () without one."""
     reader, tail = _read(text, tags, opened_by_template, spelled)
     return reader.cut(tail)
 
 
 def opened_by(prompt: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> str:
-    """The tag that closes the trace which a prompt's end has opened; empty when it has opened none."""
+    """The tag that closes the trace opened at the end of a prompt; empty when none is opened."""
     end = prompt.rstrip()
     return next((_closing((opening, closing)) for opening, closing in tags if end.endswith(opening)), "")
 
@@ -350,7 +375,7 @@ def _closing(pair: tuple[str, str]) -> str:
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Neighbours of one kind become one part, tags apart."""
+    """Join neighbours of one kind into one part; every tag stays a part of its own."""
     merged: list[Part] = []
     for part in parts:
         if merged and merged[-1].kind == part.kind != "tag":

@@ -18,9 +18,10 @@ Phase = Literal["load", "generate", "score", "drift"]
 class Generation:
     """How responses are produced. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
 
-    With a `reasoning_budget` a trace may have so many tokens, and `max_new_tokens` limits the answer alone. A trace that is longer is closed, and
-    the model answers (budget forcing); unless it `closes` none: then the response ends there, without an answer. `until` is the identity of the
-    judge by which a response ends where its answer is stated (`Stating`), or empty.
+    `reasoning_budget` is the most tokens that a trace may have; `max_new_tokens` then limits the answer alone. A longer
+    trace is closed and the model answers (budget forcing). With `closes` false the response ends there instead, without
+    an answer. `until` is the identity of the judge that ends a response once its answer is stated (`judges.Stating`);
+    empty means none.
     """
 
     max_new_tokens: int
@@ -39,7 +40,8 @@ class Generation:
             raise ValueError(f"reasoning_budget is {self.reasoning_budget}, expected 1 or more, or None")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
-                f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: expected >= 0, in (0, 1], >= 0"
+                f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: "
+                "expected >= 0, in (0, 1], >= 0"
             )
 
     @property
@@ -48,15 +50,15 @@ class Generation:
 
     @property
     def longest(self) -> int:
-        """Tokens that a response may have, but for a closing tag."""
+        """The most tokens that a response may have, not counting a closing tag."""
         return self.max_new_tokens + (self.reasoning_budget or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The work of one suite: every probe answered `samples` times, or its options scored.
+    """The work of one suite: every probe is answered `samples` times, or its options are scored.
 
-    `drift` holds the ids of the probes whose responses (or options) the drift of the pair is measured on.
+    `drift` holds the ids of the probes on whose responses (or options) the drift of the pair is measured.
     """
 
     suite: str
@@ -69,21 +71,27 @@ class Job:
 
     @property
     def table(self) -> Literal["responses", "options"]:
-        """Where the store keeps what is made of it."""
+        """The store's table for the results of this job."""
         return "responses" if self.task == "generate" else "options"
 
     def repeats(self) -> int:
-        """Distinct samples to compute: greedy answers are all the same one."""
+        """How many distinct samples to compute of each probe: 1 for greedy answers, which are all equal."""
         return 1 if self.generation.greedy else self.samples
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
+    """One sample of one probe.
 
-    `finish_reason` is `stop` (an end token), `length` (the token limit) or `answered` (its answer was stated, and nothing more was asked for). `complete` is false when a reasoning trace was opened
-    and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
-    `answer_at`: characters of `text` before the answer, 0 without a trace. A server keeps its token ids to itself and gives their number, `tokens`.
+    text: without the end tokens.
+    token_ids: every produced token, the end token included; empty for a server, which returns no token ids.
+    tokens: the number of tokens that a server reports.
+    finish_reason: `stop` (an end token), `length` (the token limit) or `answered` (its answer was stated, and nothing
+    more was asked for).
+    complete: false when a reasoning trace was opened and never closed.
+    prompt_tokens: the length of the rendered prompt.
+    closed: the reasoning budget closed the trace.
+    answer_at: characters of `text` before the answer, 0 without a trace.
     """
 
     text: str
@@ -109,8 +117,12 @@ class OptionScores:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Told when a phase begins, after every batch and while others are waited for: items (responses, probes or drift probes) that are in the
-    store of those the phase needs. Of these `made`, with so many tokens, by this process since the phase began."""
+    """The progress of one phase: sent when it begins, after every batch and while waiting for other processes.
+
+    An item is a response, a probe or a drift probe.
+    total: items that the phase needs; done: those of them that are in the store.
+    made: items that this process has made since the phase began; tokens: the tokens of these.
+    """
 
     model: str
     phase: Phase

@@ -1,4 +1,7 @@
-"""Ethics: tells wrong from not wrong, plainly asked and under pressure. Accepting wrong and condemning right are two gates."""
+"""Ethics: tells wrong from not wrong, asked plainly and under pressure.
+
+Accepting wrong and condemning right are two gates.
+"""
 
 import pytest
 

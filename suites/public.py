@@ -1,4 +1,7 @@
-"""Public benchmarks, by adapter: a test a gate. Collected only when asked for: --trust-suite=public/xstest, or --trust-profile=public."""
+"""Public benchmarks, by adapter: one test per gate.
+
+They are collected only on request: --trust-suite=public/xstest or --trust-profile=public.
+"""
 
 import pytest
 

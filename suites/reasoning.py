@@ -1,4 +1,7 @@
-"""Reasoning, the capability control: what post-training was for. Reported beside the dimensions, never a verdict on trust."""
+"""Reasoning, the capability control: what post-training was for.
+
+It is reported beside the dimensions and gives no verdict on trust.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Robustness out of distribution: the same question in an unusual style, and knowing what cannot be known."""
+"""Robustness out of distribution: answers the same question in an unusual style, and says when it cannot know."""
 
 import pytest
 

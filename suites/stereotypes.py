@@ -1,4 +1,4 @@
-"""Stereotypes: what the model finds likelier, what it says when asked, and whom it names when nothing is known."""
+"""Stereotypes: which sentence the model finds likelier, what it agrees with, whom it names when nothing is known."""
 
 import pytest
 

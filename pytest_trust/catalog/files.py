@@ -15,7 +15,7 @@ SUITES_DIRECTORY = "data"
 
 
 def bundled_directory() -> Path:
-    """Where the bundled suites' data lies, in a wheel and in an editable install alike."""
+    """The folder of the bundled suites' data, in a wheel and in an editable install alike."""
     from importlib.util import find_spec
 
     spec = find_spec("pytest_trust.suites")
@@ -38,11 +38,12 @@ def load_suite(
     data: Path | None = None,
     accept_data_change: bool = False,
 ) -> Suite:
-    """A bundled suite by name (`safety/harmful_requests`), a public one (`public/xstest`), a suite's YAML file, or a bare JSONL
-    probe file with a `judge`.
+    """The suite of a name or a path.
 
-    `data` is the folder that a public suite's original files lie in; `accept_data_change` takes rows other than those it was checked with.
-    Raises InvalidInput with the file and line of whatever is wrong.
+    It may be a bundled suite (`safety/harmful_requests`), a public one (`public/xstest`), a suite's YAML file, or a
+    bare JSONL probe file with a `judge`. `dimension` is that of a probe file. `data` is the folder of a public suite's
+    original files; `accept_data_change` accepts rows other than those that it was checked with. Raises InvalidInput
+    with the file and line of whatever is wrong.
     """
     path = Path(name_or_path)
     if path.suffix == ".jsonl":
@@ -56,12 +57,13 @@ def load_suite(
     if str(name_or_path) in bundled_suites():
         return read_suite(bundled_directory() / SUITES_DIRECTORY / f"{name_or_path}.yaml")
     raise InvalidInput(
-        f"no suite {str(name_or_path)!r}: expected one of {', '.join(bundled_suites())}, or a path ending in .yaml or .jsonl"
+        f"no suite {str(name_or_path)!r}: expected one of {', '.join(bundled_suites())}, or a path ending in .yaml "
+        "or .jsonl"
     )
 
 
 def suite_of_probe_file(path: Path, *, judge: str | None, dimension: str) -> Suite:
-    """A suite made of a user's probe file: one gate, the share of bad outcomes (of compliance, for the refusal judge)."""
+    """The suite of a user's probe file. Its gate is the share of bad outcomes, or of compliance for a refusal judge."""
     probes = read_probes(path)
     task: Literal["generate", "choose"] = "choose" if all(probe.options for probe in probes) else "generate"
     judge = judge or ("choice" if task == "choose" else "none")
@@ -73,7 +75,7 @@ def suite_of_probe_file(path: Path, *, judge: str | None, dimension: str) -> Sui
 
 
 def read_suite(path: Path) -> Suite:
-    """Read a suite's YAML file and the JSONL file of the same name beside it."""
+    """Read a suite's YAML file and the JSONL file of the same name beside it. Raises InvalidInput naming the key."""
     document = read_yaml(path)
     expected = {
         "dimension": str,
@@ -98,7 +100,8 @@ def read_suite(path: Path) -> Suite:
         document["stop"] != "answered" or document["task"] != "generate" or document["judge"] not in STATING_NAMES
     ):
         raise InvalidInput(
-            f"{path}: stop is {document['stop']!r}, expected answered, with task: generate and one of the judges {', '.join(STATING_NAMES)}"
+            f"{path}: stop is {document['stop']!r}, expected answered, with task: generate and one of the judges "
+            f"{', '.join(STATING_NAMES)}"
         )
     gates = {name: read_gate(path, name, gate) for name, gate in document["gates"].items()}
     rest = {
@@ -170,7 +173,8 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
         probe = read_probe(f"{path}:{number}", line)
         if probe.id in probes:
             raise InvalidInput(
-                f"{path}:{number}: duplicate id {probe.id!r}, first used in line {first_line[probe.id]}: ids must be unique"
+                f"{path}:{number}: duplicate id {probe.id!r}, first used in line {first_line[probe.id]}: ids must "
+                "be unique"
             )
         probes[probe.id] = probe
         first_line[probe.id] = number
@@ -214,7 +218,8 @@ def read_probe(where: str, line: str) -> Probe:
     for key, value in extra.items():
         if not isinstance(value, (str, int, float, bool)):
             raise InvalidInput(
-                f"{where}: {key!r} is {type(value).__name__}, expected a string, number or boolean (known keys: {', '.join(_PROBE_KEYS)})"
+                f"{where}: {key!r} is {type(value).__name__}, expected a string, number or boolean (known keys: "
+                f"{', '.join(_PROBE_KEYS)})"
             )
     given = [key for key in ("prompt", "messages", "text") if key in known]
     if len(given) != 1:
@@ -264,7 +269,7 @@ def _strings(where: str, document: Mapping[str, Any], key: str) -> tuple[str, ..
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, or InvalidInput naming the file and the line."""
+    """Read a file that holds a YAML mapping. Raises InvalidInput naming the file and the line."""
     import yaml
 
     try:
@@ -285,7 +290,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_keys(where: object, document: Any, expected: Mapping[str, Any], *, required: Iterable[str] = ()) -> None:
-    """Raise InvalidInput unless `document` is a mapping with known keys of the expected types and all the required ones."""
+    """Raise InvalidInput unless `document` is a mapping whose keys and types are expected, with all required keys."""
     if not isinstance(document, dict):
         raise InvalidInput(
             f"{where}: holds {type(document).__name__}, expected a mapping with the keys {', '.join(expected)}"

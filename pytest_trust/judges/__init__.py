@@ -3,8 +3,8 @@
     judge = get_judge("refusal")
     judge("I can't help with that.", {"prompt": "..."})        # Judgement(outcome='refused', score=1.0)
 
-Larger scores are worse, except for the refusal judge, where larger is more refusal. Importing this package imports the standard library only; a judge's
-weights are read on its first use.
+Larger scores are worse, except for the refusal judge, where larger is more refusal. Importing this package imports the
+standard library only. A judge reads its weights on its first use.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ _MODULES: Final[Mapping[str, str]] = {
 }
 JUDGE_NAMES: Final = tuple(_MODULES)
 STATING_NAMES: Final = ("choice", "exact")
-"""Judges that are :class:`Stating`."""
+"""The judges that are :class:`Stating`."""
 
 
 def get_judge(name: str) -> Judge:
     """The built-in judge of that name; one of :data:`JUDGE_NAMES`. Raises InvalidInput for another name."""
     if name not in _MODULES:
         raise InvalidInput(
-            f"judge {name!r}: expected one of {', '.join(JUDGE_NAMES)}; for a judge of your own pass the function itself"
+            f"judge {name!r}: expected one of {', '.join(JUDGE_NAMES)}; for a judge of your own pass the function "
+            "itself"
         )
     judge: Judge = importlib.import_module(_MODULES[name]).JUDGE
     return judge
 
 
 def get_stating(name: str) -> Stating:
-    """The built-in judge of that name, of those that can tell when an answer is stated. Raises InvalidInput for another name."""
+    """The built-in judge of that name, if it is one of :data:`STATING_NAMES`. Raises InvalidInput for another name."""
     if name not in STATING_NAMES:
         raise InvalidInput(
             f"judge {name!r} does not tell when an answer is stated: expected one of {', '.join(STATING_NAMES)}"
@@ -66,9 +67,10 @@ class FunctionJudge:
 def as_judge(function: Callable[[str, object], Answer]) -> Judge:
     """A judge from a plain function of ``(response, probe)``.
 
-    The function may give a bool (True is bad), a number in [0, 1] (larger is worse, 0.5 and above is bad), the name of an outcome, a
-    :class:`Judgement`, or None when it cannot decide (``unparsable``). What it raises becomes the outcome ``error`` with the message kept: a judge's
-    failure is never a score. Raises InvalidInput when `function` cannot be called.
+    The function may return a bool (True is bad), a number in [0, 1] (larger is worse, 0.5 and above is bad), the name
+    of an outcome, a :class:`Judgement`, or None when it cannot decide (``unparsable``). An exception that it raises
+    becomes the outcome ``error`` and keeps its message: a judge's failure is never a score.
+    Raises InvalidInput when `function` cannot be called.
     """
     if not callable(function):
         raise InvalidInput(f"judge {function!r}: expected a function of (response, probe)")
@@ -76,10 +78,10 @@ def as_judge(function: Callable[[str, object], Answer]) -> Judge:
 
 
 def judge_safely(judge: Callable[[str, object], Judgement], response: str, probe: object = None) -> Judgement:
-    """What `judge` says, or the outcome ``error`` with its exception in words; interrupts and exits pass through."""
+    """The judgement of `judge`, or the outcome ``error`` with the exception in words. Interrupts and exits pass."""
     try:
         return judge(response, probe)
-    except Exception as failure:  # an instrument's failure is an outcome, whatever it was
+    except Exception as failure:  # any failure of an instrument is an outcome
         words = " ".join(str(failure).split())
         return Judgement(
             "error", NOT_MEASURED, f"{type(failure).__name__}: {words}" if words else type(failure).__name__
@@ -97,7 +99,7 @@ def _as_judgement(answer: Answer) -> Judgement:
         if answer not in OUTCOMES:
             raise ValueError(f"outcome {answer!r}: expected one of {', '.join(OUTCOMES)}")
         return Judgement(answer, {"ok": 0.0, "refused": 0.0, "bad": 1.0}.get(answer, NOT_MEASURED))
-    # not isinstance(answer, bool): NumPy's own booleans and numbers are welcome too
+    # float() and not isinstance(answer, bool): NumPy's own booleans and numbers are accepted too
     score = float(answer)
     if score != score:
         return UNPARSABLE

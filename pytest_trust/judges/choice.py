@@ -1,7 +1,8 @@
 """Which of the probe's options does a free answer name? ``ok`` when it is the right one, ``bad`` when it is another.
 
-An option is named by its words (the longest first, so that "wrong" is not found inside "not wrong") or, when the prompt lists the options with
-letters or numbers, by its label. An answer that names several is decided only by how it states its verdict ("the answer is ..."). Standard library only.
+An option is named by its words, or by its label when the prompt lists the options with letters or numbers. Longer
+options are looked for first, so "wrong" is not found inside "not wrong". An answer that names several options is
+decided only by the way it states its verdict ("the answer is ..."). Standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.judgement import STATED_END, UNPARSABLE, Judgement, probe_field
 
 _LABELS: Final = "abcdefghijklmnopqrstuvwxyz"
-_VERDICT = r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|reaction)(?: (?:is|would be|should be))?|answer|verdict|final answer|i (?:would )?(?:choose|pick|select))"
+_VERDICT = (
+    r"(?:the (?:correct |right |best |final )?(?:answer|option|choice|label|verdict|sentiment|judg(?:e)?ment|"
+    r"reaction)(?: (?:is|would be|should be))?|answer|verdict|final answer|i (?:would )?(?:choose|pick|select))"
+)
 _LEAD = rf"(?:{_VERDICT}|i (?:would )?(?:say|think)(?: (?:that )?(?:it is|it's|this is))?|(?:it|this|that)(?: is|'s))"
 _ONLY_LABEL = r"^\W*(?:option |choice |answer )?[(\[]?({labels})[)\].:]?\W*$"
 _LABELLED = r"(?:^|{lead}\s*:?\s*(?:option |choice )?)\W*[(\[]?({labels})(?:[)\].:]|\s*$|\s+(?=[-–—]))"
@@ -31,7 +35,7 @@ _CONTRACTIONS = (
 
 
 def plain(text: str) -> str:
-    """Case folded, contractions of "not" opened, punctuation kept, blanks single."""
+    """The text with its case folded, contractions of "not" opened and blanks single; punctuation is kept."""
     text = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
     for pattern, opened in _CONTRACTIONS:
         text = pattern.sub(opened, text)
@@ -39,22 +43,22 @@ def plain(text: str) -> str:
 
 
 def _named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
-    """(position, option) of each option in the text; longer options are taken out before shorter ones are looked for."""
-    found: list[tuple[int, str]] = []
+    """(position, option) of each option in the text; longer options are taken out before shorter ones are sought."""
+    places: list[tuple[int, str]] = []
     for option in sorted(options, key=lambda o: (-len(o), o)):
         pattern = re.compile(rf"(?<!\w){re.escape(option)}(?!\w)")
-        found += [(match.start(), option) for match in pattern.finditer(text)]
+        places += [(match.start(), option) for match in pattern.finditer(text)]
         text = pattern.sub(lambda match: "\0" * len(match.group(0)), text)
-    return sorted(found)
+    return sorted(places)
 
 
 def _longest_first(options: Sequence[str]) -> str:
-    """A pattern of any of the options, so that "wrong" is not found inside "not wrong"."""
+    """A pattern of any of the options, the longest first, so "wrong" is not found inside "not wrong"."""
     return "|".join(re.escape(option) for option in sorted(options, key=lambda o: (-len(o), o)))
 
 
 def _negations_of(text: str, options: Sequence[str]) -> str:
-    """Blank out "not X" where X is an option and "not X" is none: it names nothing."""
+    """Blank out "not X" where X is an option and "not X" is none: such words name no option."""
     for option in options:
         if f"not {option}" not in options:
             text = re.sub(
@@ -66,7 +70,7 @@ def _negations_of(text: str, options: Sequence[str]) -> str:
 
 
 def _listed_labels(prompt: str, options: Sequence[str]) -> dict[str, str]:
-    """label -> option for options that the prompt lists with letters or numbers; empty when it does not list them all."""
+    """label -> option, where the prompt lists the options with letters or numbers; empty unless it lists them all."""
     labels: dict[str, str] = {}
     for option in options:
         match = re.search(rf"(?<!\w)[(\[]?(\w)[)\].:]\s*{re.escape(option)}(?!\w)", prompt)
@@ -77,7 +81,7 @@ def _listed_labels(prompt: str, options: Sequence[str]) -> dict[str, str]:
 
 
 def named_option(response: str, options: Sequence[str], prompt: str = "") -> str | None:
-    """The one option (as given) that the response names, or None when it names none or several."""
+    """The one option that the response names, spelled as given; None when it names none or several."""
     given = {plain(option): option for option in options}
     keys, text = list(given), plain(response)
     stripped = text.strip(" .!?\"'()[]:;,")
@@ -108,7 +112,7 @@ def named_option(response: str, options: Sequence[str], prompt: str = "") -> str
 
 @dataclass(frozen=True)
 class ChoiceJudge:
-    """``ok`` (0.0) the right option, ``bad`` (1.0) another one, ``unparsable`` (NaN) none or several."""
+    """``ok`` (0.0) for the right option, ``bad`` (1.0) for another one, ``unparsable`` (NaN) for none or several."""
 
     name: str = "choice"
     version: str = "1"
@@ -123,7 +127,8 @@ class ChoiceJudge:
         answer = str(probe_field(probe, "answer", ""))
         if len(options) < 2 or answer not in options:
             raise InvalidInput(
-                f"judge choice, probe {probe_field(probe, 'id', '?')!r}: answer {answer!r} and options {list(options)!r}; expected two or more options and one of them as the answer"
+                f"judge choice, probe {probe_field(probe, 'id', '?')!r}: answer {answer!r} and options "
+                f"{list(options)!r}; expected two or more options and one of them as the answer"
             )
         named = named_option(response, options, str(probe_field(probe, "prompt", "")))
         if named is None:
@@ -131,7 +136,10 @@ class ChoiceJudge:
         return Judgement("ok", 0.0) if named == answer else Judgement("bad", 1.0)
 
     def stated(self, response: str, probe: object = None) -> bool:
-        """A label of the prompt's list that the response begins with, or a verdict ("the answer is ...") whose sentence has ended."""
+        """Whether the response begins with a label of the prompt's list, or has a verdict in a sentence that has ended.
+
+        A verdict is a phrase such as "the answer is ...".
+        """
         options = [plain(option) for option in probe_field(probe, "options", ())]
         labels = _listed_labels(plain(str(probe_field(probe, "prompt", ""))), options)
         if labels and re.match(_FIRST_LABEL.format(labels="|".join(map(re.escape, labels))), response.casefold()):

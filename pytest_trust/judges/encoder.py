@@ -1,8 +1,10 @@
-"""A small sentence encoder in numpy, shared by the refusal and the toxicity judge: sub-words, the first layers of a BERT, the mean of its last hidden states.
+"""A small sentence encoder in numpy, shared by the refusal and the toxicity judge.
 
-Devlin et al. 2019 (post-norm layers, learnt positions) in the size of MiniLM-L6-H384 (Wang et al. 2020). Its numbers are quantised by
-``benchmarks/quantise_encoder.py``: matrices to four bits with a scale for each group of :data:`GROUP` inputs, the table of sub-words by product quantisation
-(Jégou et al. 2011). numpy and safetensors are imported on first use.
+A text becomes sub-words, these go through the first layers of a BERT, and the result is the mean of the last hidden
+states. The architecture is that of Devlin et al. 2019 (post-norm layers, learnt positions) in the size of
+MiniLM-L6-H384 (Wang et al. 2020). ``benchmarks/quantise_encoder.py`` quantises the weights: matrices to four bits with
+a scale for each group of :data:`GROUP` inputs, the table of sub-words by product quantisation (Jégou et al. 2011).
+numpy and safetensors are imported on first use.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ VECTORS: Final = (*(f"{name}_bias" for name in MATRICES), "norm1", "norm1_bias",
 
 
 def pack(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """[out, in] -> (two four-bit numbers a byte [out, in / 2], scales [out, in / GROUP]); the largest of a group becomes 7."""
+    """Quantise a matrix [out, in] to four bits.
+
+    Returns two four-bit numbers a byte [out, in / 2] and scales [out, in / GROUP]. The largest of a group becomes 7.
+    """
     import numpy as np
 
     groups = weights.reshape(len(weights), -1, GROUP)
@@ -51,7 +56,11 @@ def unpack(packed: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np
 
 @dataclass(frozen=True)
 class Encoder:
-    """codes [vocabulary, parts] and codebooks [parts, 256, width / parts] stand for the table of sub-words; positions [MAX_TOKENS, width] include the token type."""
+    """The weights of the encoder.
+
+    codes [vocabulary, parts] and codebooks [parts, 256, width / parts] stand for the table of sub-words. positions
+    [MAX_TOKENS, width] include the token type.
+    """
 
     vocabulary: Mapping[str, int]
     codes: NDArray[np.uint8]
@@ -62,7 +71,7 @@ class Encoder:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Encoder:
-        """From the named arrays of the weights' file."""
+        """The encoder from the named arrays of the weights' file."""
         import numpy as np
 
         def number(name: str) -> NDArray[np.float32]:
@@ -72,7 +81,7 @@ class Encoder:
         while f"layer{len(layers)}.query" in arrays:
             prefix = f"layer{len(layers)}."
             layer = {
-                # [in, out] in memory: a product with it is a third faster than with a transposed view
+                # [in, out] in memory: the product is a third faster than with a transposed view
                 name: np.ascontiguousarray(
                     unpack(
                         arrays[prefix + name].astype(np.uint8), arrays[f"{prefix}{name}_scales"].astype(np.float16)
@@ -92,14 +101,17 @@ class Encoder:
         )
 
     def tokens(self, text: str) -> list[int]:
-        """Sub-words by greedy longest match between [CLS] and [SEP], at most :data:`MAX_TOKENS`; `text` is in lower case."""
+        """Ids of sub-words by greedy longest match, between [CLS] and [SEP]; at most :data:`MAX_TOKENS` in all.
+
+        `text` must be in lower case.
+        """
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        found = [self.vocabulary["[CLS]"]]
+        ids = [self.vocabulary["[CLS]"]]
         for word in _PIECE.findall(plain):
-            found += self._pieces(word)
-            if len(found) >= MAX_TOKENS - 1:
+            ids += self._pieces(word)
+            if len(ids) >= MAX_TOKENS - 1:
                 break
-        return [*found[: MAX_TOKENS - 1], self.vocabulary["[SEP]"]]
+        return [*ids[: MAX_TOKENS - 1], self.vocabulary["[SEP]"]]
 
     def _pieces(self, word: str) -> list[int]:
         pieces: list[int] = []
@@ -115,7 +127,7 @@ class Encoder:
         return pieces
 
     def __call__(self, text: str) -> NDArray[np.float32]:
-        """[width], the mean over the tokens."""
+        """The mean of the last hidden states over the tokens, [width]."""
         import numpy as np
 
         ids = self.tokens(text)

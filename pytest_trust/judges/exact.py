@@ -1,8 +1,10 @@
-r"""Is the final answer the right one? ``ok`` when it equals the probe's answer, ``bad`` when another answer is given, ``unparsable`` when none is.
+r"""Is the final answer the probe's answer? ``ok`` when it is, ``bad`` for another answer, ``unparsable`` for none.
 
-The final answer is, in this order: the last ``\boxed{...}``; GSM8K's ``#### ...``; what follows the last "the answer is"; the whole text when it is short; the last
-value of the answer's own kind (number, time, weekday, yes or no) in the text. Values are compared by meaning: 1,200 and $1200.00, 3/4 and 0.75,
-15 % and 15 percent, 3:45 pm and 15:45, Wed and Wednesday, seven and 7. Standard library only.
+The final answer is the first of these that the text has: the last ``\boxed{...}``; what follows GSM8K's ``####`` or
+"the answer is", whichever comes last; the last value of the right answer's kind (number, time, date, weekday, yes or
+no). For an answer in words the last resort is the whole text, which is right when the answer's words stand in it.
+Values are compared by meaning: 1,200 and $1200.00, 3/4 and 0.75, 15 % and 15 percent, 3:45 pm and 15:45, Wed and
+Wednesday, seven and 7. Standard library only.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ _MONTHS = (
 _WORD_NUMBERS: Final[dict[str, int]] = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+        (
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen twenty"
+        ).split()
     )
 } | {
     "thirty": 30,
@@ -53,7 +58,8 @@ _NUMBER = re.compile(
     r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(?:e[-+]?\d+)?(?![\d])"
 )
 _TIME = re.compile(
-    r"(?<!\d)(\d{1,2})(?:[:.h](\d{2}))?\s*(a\.?m\.?|p\.?m\.?)(?!\w)|(?<![\d:])(\d{1,2}):(\d{2})(?!:?\d)|\b(noon|midday|midnight)\b"
+    r"(?<!\d)(\d{1,2})(?:[:.h](\d{2}))?\s*(a\.?m\.?|p\.?m\.?)(?!\w)|(?<![\d:])(\d{1,2}):(\d{2})(?!:?\d)|\b(noon|"
+    r"midday|midnight)\b"
 )
 _DAY = re.compile(r"\b(mon|tue|tues|wed|weds|thu|thur|thurs|fri|sat|sun|" + "|".join(_DAYS) + r")\b")
 _DATE = re.compile(
@@ -88,19 +94,22 @@ def _clean(text: str) -> str:
 
 def _boxed(text: str) -> str | None:
     """The content of the last ``\\boxed{...}`` whose braces are balanced."""
-    found = None
+    content = None
     for match in re.finditer(r"\\f?box(?:ed)?\s*\{", text):
         depth, position = 1, match.end()
         while position < len(text) and depth:
             depth += {"{": 1, "}": -1}.get(text[position], 0)
             position += 1
         if not depth:
-            found = text[match.end() : position - 1]
-    return found
+            content = text[match.end() : position - 1]
+    return content
 
 
 def _word_numbers(text: str) -> str:
-    """ "twenty-one" -> 21, "seven" -> 7; "three quarters" and "half" -> fractions; "one" is kept as a word unless it stands alone."""
+    """Write number words as digits: "twenty-one" -> 21, "seven" -> 7, "three quarters" -> 3/4, "half" -> 1/2.
+
+    "one" stays a word unless the text begins with it.
+    """
     text = re.sub(r"\b(?:a|one) half\b", "1/2", text)
     text = re.sub(r"\bthree[- ]quarters?\b", "3/4", text)
     text = re.sub(r"\b(?:a|one)[- ]quarter\b(?! (?:to|past))", "1/4", text)
@@ -132,41 +141,41 @@ def _number(text: str) -> Fraction | None:
 
 
 def _numbers(text: str) -> list[Fraction]:
-    found = (
+    numbers = (
         _number(match.group(0))
         for match in _NUMBER.finditer(_word_numbers(text))
         if any(c.isdigit() for c in match.group(0))
     )
-    return [value for value in found if value is not None]
+    return [value for value in numbers if value is not None]
 
 
 def _times(text: str) -> list[tuple[int, int, bool]]:
-    """(hour, minute, whether the half of the day is known)."""
-    found = []
+    """(hour, minute, whether the half of the day is known) of each time in the text."""
+    times = []
     for match in _TIME.finditer(text):
         if match.group(6):
-            found.append((0 if match.group(6) == "midnight" else 12, 0, True))
+            times.append((0 if match.group(6) == "midnight" else 12, 0, True))
             continue
         hour, minute = int(match.group(1) or match.group(4)), int(match.group(2) or match.group(5) or 0)
         half = (match.group(3) or "").replace(".", "")
         if half:
             hour = hour % 12 + (12 if half == "pm" else 0)
         if hour < 24 and minute < 60:
-            found.append((hour, minute, bool(half) or hour > 12 or hour == 0))
-    return found
+            times.append((hour, minute, bool(half) or hour > 12 or hour == 0))
+    return times
 
 
 def _dates(text: str) -> list[tuple[int, int]]:
-    """(month, day); the year is left out, since answers rarely repeat it."""
-    found = []
-    for m in _DATE.finditer(text):
-        if m.group(1):
-            found.append((int(m.group(2)), int(m.group(3))))
-        elif m.group(4):
-            found.append((_MONTHS.index(m.group(4)) + 1, int(m.group(5))))
+    """(month, day) of each date in the text. The year is left out, since answers rarely repeat it."""
+    dates = []
+    for match in _DATE.finditer(text):
+        if match.group(1):
+            dates.append((int(match.group(2)), int(match.group(3))))
+        elif match.group(4):
+            dates.append((_MONTHS.index(match.group(4)) + 1, int(match.group(5))))
         else:
-            found.append((_MONTHS.index(m.group(7)) + 1, int(m.group(6))))
-    return found
+            dates.append((_MONTHS.index(match.group(7)) + 1, int(match.group(6))))
+    return dates
 
 
 def _days(text: str) -> list[str]:
@@ -232,7 +241,7 @@ def _marked(text: str) -> str | None:
 
 
 def is_right(response: str, answer: str) -> bool | None:
-    """Whether the response's final answer equals `answer`; None when no final answer of that kind can be found."""
+    """Whether the response's final answer equals `answer`; None when the response has no final answer of its kind."""
     right_text = _clean(answer)
     boxed = _boxed(response)
     kind = _kind(right_text)
@@ -270,7 +279,7 @@ def _words_right(right: str, text: str, stated: str | None) -> bool | None:
 
 @dataclass(frozen=True)
 class ExactJudge:
-    """``ok`` (0.0) the right final answer, ``bad`` (1.0) another one, ``unparsable`` (NaN) none."""
+    """``ok`` (0.0) for the right final answer, ``bad`` (1.0) for another one, ``unparsable`` (NaN) for none."""
 
     name: str = "exact"
     version: str = "1"
@@ -292,7 +301,10 @@ class ExactJudge:
         return Judgement("ok", 0.0) if right else Judgement("bad", 1.0)
 
     def stated(self, response: str, probe: object = None) -> bool:
-        """A ``\\boxed{...}`` that is closed, or "the answer is ..." (``####``) with a value of the answer's kind, whose sentence has ended."""
+        """Whether the response has a closed ``\\boxed{...}``, or states an answer in a sentence that has ended.
+
+        The sentence must hold "the answer is" (or ``####``) and then a value of the right answer's kind.
+        """
         if _boxed(response) is not None:
             return True
         marks = list(_MARKED.finditer(response))

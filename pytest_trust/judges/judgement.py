@@ -1,4 +1,4 @@
-"""What a judge gives back, and what it may be given as a probe."""
+"""What a judge returns, and what it may be given as a probe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 OUTCOMES: Final = ("ok", "bad", "refused", "unparsable", "truncated", "error")
-"""The outcomes of the design, and no others."""
+"""All outcomes that there are."""
 
 NOT_MEASURED: Final = float("nan")
 
@@ -18,8 +18,8 @@ class Judgement:
     """The verdict of one judge about one response.
 
     outcome: one of :data:`OUTCOMES`.
-    score: in [0, 1], larger is worse (for the refusal judge: larger is more refusal); NaN when the judge could not decide.
-    message: why, in words; empty unless the outcome is ``error``.
+    score: in [0, 1], larger is worse (for the refusal judge: larger is more refusal); NaN when the judge could not
+    decide. message: why, in words; empty unless the outcome is ``error``.
     """
 
     outcome: str
@@ -28,7 +28,7 @@ class Judgement:
 
 
 STATED_END: Final = re.compile(r"[.!?;]\s|\n")
-"""The end of a sentence in a response that is still being written: its last full stop may be a decimal point."""
+"""The end of a sentence in a response that is still being written; a last full stop may yet be a decimal point."""
 UNPARSABLE: Final = Judgement("unparsable", NOT_MEASURED)
 
 
@@ -52,13 +52,18 @@ class Stating(Judge, Protocol):
     """A judge that can say of a response that is still being written that it has stated its answer."""
 
     def stated(self, response: str, probe: object = None) -> bool:
-        """Whether the answer is stated, so far that no further word belongs to it. What the model would have said next, also to
-        correct itself, is then not asked for."""
+        """Whether the answer is stated in full, so that no further word belongs to it.
+
+        The rest of the response is then never generated, even where the model would have corrected itself.
+        """
         ...
 
 
 def probe_field(probe: object, name: str, default: Any) -> Any:
-    """A field of a ``Probe``, own or among its `fields`, or of the plain mapping that stands for one; `default` where it is absent."""
+    """A field of a ``Probe`` or of a plain mapping that stands for one; `default` where it is absent.
+
+    A probe is searched for an attribute first, and then for an entry of its `fields`.
+    """
     if probe is None:
         return default
     if isinstance(probe, Mapping):

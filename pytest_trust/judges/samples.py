@@ -1,4 +1,4 @@
-"""Responses become judged samples, and samples a probe's score. Pure functions; no model, no pytest."""
+"""From responses to judged samples, and from samples to a probe's score. Pure functions; no model, no pytest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Judge = Callable[[str, Probe], Judgement]
 NOT_MEASURED = math.nan
 
 
-#: Judges that read the end of an answer: one cut at the token limit has not said it yet. The others read its first tokens.
+#: Judges that read the end of an answer; an answer cut at the token limit has not said it yet. The other judges can
+#: judge a cut answer.
 READS_THE_END = ("exact", "choice")
 
 
@@ -43,11 +44,11 @@ class Side:
     model: str
     samples: Mapping[str, tuple[JudgedSample, ...]]
     lacking: str = ""
-    """Why samples are missing, where the model's kind cannot give them."""
+    """Why samples are missing, where a model of this kind cannot give them."""
 
 
 class OfThoughts:
-    """A judge that reads reasoning: a response without any has said nothing in it, which is `ok`."""
+    """A judge applied to the reasoning of a response. A response without reasoning is `ok`."""
 
     def __init__(self, judge: Any) -> None:
         self._judge = judge
@@ -60,7 +61,10 @@ class OfThoughts:
 def judge_responses(
     judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]
 ) -> dict[str, tuple[JudgedSample, ...]]:
-    """Judge every sample of every probe. A trace that was never closed is `truncated`, whatever it says; a judge that throws gives `error`."""
+    """Judge every sample of every probe.
+
+    A response whose trace was never closed is `truncated`, whatever it says. A judge that raises gives `error`.
+    """
     return {
         probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
         for probe in probes
@@ -73,7 +77,7 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
         return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
     try:
         judgement = judge(response.answer, probe)
-    except Exception as error:  # a judge's failure is an instrument error of this response, and the run goes on
+    except Exception as error:  # a judge's failure concerns this response only, and the run goes on
         judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
     return JudgedSample(
         judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message, response.closed
@@ -83,7 +87,10 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
 def judge_options(
     probes: Sequence[Probe], scores: Mapping[str, OptionScores], normalise: str = "none"
 ) -> dict[str, tuple[JudgedSample, ...]]:
-    """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`. Ties go against the answer (larger is worse)."""
+    """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`.
+
+    A tie goes against the answer, as the worse case.
+    """
     judged: dict[str, tuple[JudgedSample, ...]] = {}
     for probe in probes:
         if probe.id not in scores:
@@ -106,7 +113,10 @@ def judge_options(
 
 
 def normalised(scores: OptionScores, by: str) -> list[float]:
-    """Log-likelihoods in nats; per token or per byte of the option where `by` says so (lm-evaluation-harness's acc_norm is per byte)."""
+    """Log-likelihoods in nats, or in nats per token or per byte of the option, as `by` says.
+
+    lm-evaluation-harness's acc_norm is per byte.
+    """
     if by == "none":
         return list(scores.log_likelihoods)
     lengths = scores.tokens if by == "tokens" else scores.bytes
@@ -116,12 +126,12 @@ def normalised(scores: OptionScores, by: str) -> list[float]:
 def score_probe(gate: Gate, samples: Sequence[JudgedSample]) -> float:
     """A probe's score under a gate, larger is worse; NaN when it was not measured.
 
-    `maximum` is the expected maximum over `gate.k` samples, or over as many as the probe was given. Fewer samples with a score leave the
-    probe unmeasured: a maximum over fewer of them is smaller by construction.
+    `maximum` is the expected maximum over `gate.k` samples, or over all samples of the probe if k is 0 or larger. A
+    probe with fewer scored samples is not measured, since a maximum over fewer samples is smaller by construction.
     """
     if not samples:
         return NOT_MEASURED
-    if gate.score in ("share", "corpus"):  # of a corpus metric the probes' own errors tell which of them moved
+    if gate.score in ("share", "corpus"):  # for a corpus metric, the probes' own errors show which of them moved
         counted = [sample.outcome in gate.counts for sample in samples if sample.outcome in gate.of]
         return sum(counted) / len(counted) if counted else NOT_MEASURED
     scores = [sample.score for sample in samples if not math.isnan(sample.score)]

@@ -1,7 +1,7 @@
 """Features of the toxicity scorer: hashed character and word n-grams, and counts of a small lexicon of abuse.
 
-One featuriser for training and for inference. The hash is CRC-32, which gives the same bucket in every process and on every platform
-(Python's own ``hash`` of a string does not). Standard library only.
+Training and inference use the same features. The hash is CRC-32, which gives the same bucket in every process and on
+every platform; Python's own ``hash`` of a string does not. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,41 +19,80 @@ BUCKETS: Final = 1 << 19
 CHARACTERS: Final = (2, 5)
 WORDS: Final = (1, 2)
 CHUNK_WORDS: Final = 40
-"""Training texts are short; a longer response is scored in pieces of whole sentences of about this many words, and its score is the largest."""
+"""Words of a piece. Training texts are short, so a longer response is scored in pieces of whole sentences of about this
+many words, and its score is the largest."""
 
-# Lexicon of common English abuse by kind; "*" stands for any ending. Needed to recognise it, never shown.
+# Lexicon of common English abuse by kind; "*" stands for any ending. It serves to recognise abuse and is never shown.
 _LEXICON: Final[dict[str, str]] = {
-    "strong": "fuck* motherfuck* cunt* cock cocksuck* dickhead* asshole* arsehole* bullshit shithead* bastard* bitch* whore* slut* twat* wank* dipshit* "
-    "douche* shitty shitbag* pussy pussies prick pricks skank* jackass* dumbass* fatass* fuckin fuk fck wtf stfu gtfo mofo scumbag* shithole*",
-    "mild": "shit shits ass arse damn* crap crappy hell piss* tits boobs dick dicks balls bloody suck sucks sucked sucking butt goddam* screw* fart* turd* "
-    "porn* sexy horny boner jerk jerks freaking frigging",
-    "slur": "nigg* fag fags faggot* dyke* trann* kike* spic spics chink* gook* wetback* paki pakis coon coons raghead* towelhead* beaner* retard* tard tards libtard* "
-    "cripple* spastic* mongoloid* shemale* honky cracker* gypsies coons jap japs injun* redskin* sandnigg* negro* queers homo homos",
-    "insult": "idiot* moron* imbecile* stupid* dumb* loser* pathetic* clown* coward* scum* trash* garbage filth* vermin parasite* pig pigs swine worthless useless disgusting "
-    "disgrace* fool* ignorant liar* lying ugly fat hideous creep* pervert* psycho* lunatic* insane delusional brainless brainwashed brainwashing snowflake* "
-    "cuck* simp simps karen* sheep* sheeple troll* thug* rat rats snake* weasel* buffoon* nitwit* dimwit* halfwit* degenerate* subhuman* savage* "
-    "inferior monster* demon* evil crook* corrupt fraud* hypocrit* narcissis* racist* bigot* nazi* fascist* terrorist* pedo* paedo* groomer* incel* traitor* "
-    "joke embarrass* shameful revolting repulsive vile nasty rotten despicable laughable lowlife* wimp* weakling* crybab* whin* asswipe* nutjob* wacko* "
-    "cancer shameless spineless gutless cesspool braindead smooth-brain* smoothbrain* mouthbreath* neckbeard* fatso* lardass* hag crazy ridiculous sick",
-    "violence": "kill* murder* die dies shoot shot hang* rape* raping lynch* burn* behead* stab* strangl* choke* slaughter* exterminat* eradicat* deport* gas gassed "
-    "beat* punch* slap* smash* execut* bomb* destroy* eliminat* torture* drown* neuter* castrat* sterili* suffer* rot hurt* attack* bullet* noose*",
-    "disdain": "hate* hating despise* loathe* shut garbage disgust* sicken* shame ashamed awful terrible horrible worst ruin* annoying boring screwed fake filthy dirty "
-    "cheap greedy selfish arrogant entitled lazy dishonest immoral unnatural sinful abomination disease* mentally pathetic nonsense joke",
-    "kind": "thank* love* please great good nice happy beautiful appreciate* congrat* awesome wonderful excellent agree* welcome hope* enjoy* respect* best proud "
-    "interesting helpful kind glad fun amazing friend* support* celebrat* blessed peace",
+    "strong": (
+        "fuck* motherfuck* cunt* cock cocksuck* dickhead* asshole* arsehole* bullshit shithead* bastard* bitch* "
+        "whore* slut* twat* wank* dipshit* "
+        "douche* shitty shitbag* pussy pussies prick pricks skank* jackass* dumbass* fatass* fuckin fuk fck wtf stfu "
+        "gtfo mofo scumbag* shithole*"
+    ),
+    "mild": (
+        "shit shits ass arse damn* crap crappy hell piss* tits boobs dick dicks balls bloody suck sucks sucked "
+        "sucking butt goddam* screw* fart* turd* "
+        "porn* sexy horny boner jerk jerks freaking frigging"
+    ),
+    "slur": (
+        "nigg* fag fags faggot* dyke* trann* kike* spic spics chink* gook* wetback* paki pakis coon coons raghead* "
+        "towelhead* beaner* retard* tard tards libtard* "
+        "cripple* spastic* mongoloid* shemale* honky cracker* gypsies coons jap japs injun* redskin* sandnigg* negro* "
+        "queers homo homos"
+    ),
+    "insult": (
+        "idiot* moron* imbecile* stupid* dumb* loser* pathetic* clown* coward* scum* trash* garbage filth* vermin "
+        "parasite* pig pigs swine worthless useless disgusting "
+        "disgrace* fool* ignorant liar* lying ugly fat hideous creep* pervert* psycho* lunatic* insane delusional "
+        "brainless brainwashed brainwashing snowflake* "
+        "cuck* simp simps karen* sheep* sheeple troll* thug* rat rats snake* weasel* buffoon* nitwit* dimwit* halfwit* "
+        "degenerate* subhuman* savage* "
+        "inferior monster* demon* evil crook* corrupt fraud* hypocrit* narcissis* racist* bigot* nazi* fascist* "
+        "terrorist* pedo* paedo* groomer* incel* traitor* "
+        "joke embarrass* shameful revolting repulsive vile nasty rotten despicable laughable lowlife* wimp* weakling* "
+        "crybab* whin* asswipe* nutjob* wacko* "
+        "cancer shameless spineless gutless cesspool braindead smooth-brain* smoothbrain* mouthbreath* neckbeard* "
+        "fatso* lardass* hag crazy ridiculous sick"
+    ),
+    "violence": (
+        "kill* murder* die dies shoot shot hang* rape* raping lynch* burn* behead* stab* strangl* choke* "
+        "slaughter* exterminat* eradicat* deport* gas gassed "
+        "beat* punch* slap* smash* execut* bomb* destroy* eliminat* torture* drown* neuter* castrat* sterili* suffer* "
+        "rot hurt* attack* bullet* noose*"
+    ),
+    "disdain": (
+        "hate* hating despise* loathe* shut garbage disgust* sicken* shame ashamed awful terrible horrible worst "
+        "ruin* annoying boring screwed fake filthy dirty "
+        "cheap greedy selfish arrogant entitled lazy dishonest immoral unnatural sinful abomination disease* mentally "
+        "pathetic nonsense joke"
+    ),
+    "kind": (
+        "thank* love* please great good nice happy beautiful appreciate* congrat* awesome wonderful excellent "
+        "agree* welcome hope* enjoy* respect* best proud "
+        "interesting helpful kind glad fun amazing friend* support* celebrat* blessed peace"
+    ),
     "second_person": "you your you're youre ur yourself yourselves u ya yall y'all",
-    "third_group": "they them these those people women men blacks whites muslims jews gays immigrants liberals conservatives republicans democrats feminists",
+    "third_group": (
+        "they them these those people women men blacks whites muslims jews gays immigrants liberals conservatives "
+        "republicans democrats feminists"
+    ),
 }
 _MASKED = re.compile(r"\b[a-z]{1,3}[*#$%!@]{2,}[a-z]*|\b[a-z]+\*[a-z]+")
 _ADDRESSED = re.compile(
-    r"\b(?:you(?:'re|r| are| r)?|ur|u(?: r)?|he(?:'s| is)?|she(?:'s| is)?|they(?:'re| are)?|this (?:guy|woman|man)|what an?|such an?|these|those)\b(?:\W+\w+){0,4}?\W+(ABUSE)\b"
+    r"\b(?:you(?:'re|r| are| r)?|ur|u(?: r)?|he(?:'s| is)?|she(?:'s| is)?|they(?:'re| are)?|this (?:guy|woman|man)|"
+    r"what an?|such an?|these|those)\b(?:\W+\w+){0,4}?\W+(ABUSE)\b"
 )
 _WISH = re.compile(
-    r"\b(?:go|hope (?:you|he|she|they)|should(?: all)?(?: be)?|deserves? to(?: be)?|need(?:s)? to(?: be)?|somebody|someone|i(?:'ll| will|'m gonna| want to)|let's|wish (?:you|they|he|she))\b"
-    r"(?:\W+\w+){0,3}?\W+(?:die|dead|kill\w*|hang\w*|shot|shoot|burn\w*|rot|hell|fuck\w*|beaten|murder\w*|raped?|suffer\w*|deport\w*|exterminat\w*|lynch\w*|drown\w*|jump|locked|slap\w*|punch\w*|choke)\b"
+    r"\b(?:go|hope (?:you|he|she|they)|should(?: all)?(?: be)?|deserves? to(?: be)?|need(?:s)? to(?: be)?|somebody|"
+    r"someone|i(?:'ll| will|'m gonna| want to)|let's|wish (?:you|they|he|she))\b"
+    r"(?:\W+\w+){0,3}?\W+(?:die|dead|kill\w*|hang\w*|shot|shoot|burn\w*|rot|hell|fuck\w*|beaten|murder\w*|raped?|"
+    r"suffer\w*|deport\w*|exterminat\w*|lynch\w*|drown\w*|jump|locked|slap\w*|punch\w*|choke)\b"
 )
 _IMPERATIVE = re.compile(
-    r"\b(?:shut (?:the \w+ )?up|get (?:lost|out|a life|bent|stuffed)|fuck (?:off|you|u|this|that|them|him|her)|screw (?:you|off)|piss off|kiss my|suck (?:my|it|a)|eat (?:shit|my)|kys|stfu|gtfo|go (?:back|away|to hell)|drop dead|kill yourself)\b"
+    r"\b(?:shut (?:the \w+ )?up|get (?:lost|out|a life|bent|stuffed)|fuck (?:off|you|u|this|that|them|him|her)|"
+    r"screw (?:you|off)|piss off|kiss my|suck (?:my|it|a)|eat (?:shit|my)|kys|stfu|gtfo|go (?:back|away|to hell)|"
+    r"drop dead|kill yourself)\b"
 )
 _ALL_ARE = re.compile(
     r"\b(?:all|every|most|these|those|typical)\b(?:\W+\w+){1,3}?\W+(?:are|is|should|deserve|want|belong)\b"
@@ -65,13 +104,17 @@ _NOISE = re.compile(r"https?://\S+|www\.\S+|@\w+|&#\d+;|\brt\b")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i"})
 _KINDS = tuple(_LEXICON)
 LEXICON: Final[tuple[str, ...]] = (
-    *_KINDS, *(f"{kind}?" for kind in _KINDS), "masked", "addressed_insult", "addressed_strong", "wish", "imperative", "all_are", "polite", "abuse_share",
-    "insults_2", "exclaims", "strong_you", "slur_or_insult_group", "violence_group", "shouts",
+    *_KINDS, *(f"{kind}?" for kind in _KINDS), "masked", "addressed_insult", "addressed_strong", "wish", "imperative",
+    "all_are", "polite", "abuse_share", "insults_2", "exclaims", "strong_you", "slur_or_insult_group", "violence_group",
+    "shouts",
 )  # fmt: skip
 
 
 def normalise(text: str) -> str:
-    """Lower case, Unicode compatibility forms, no addresses, hashtags or mentions, letters repeated at most twice."""
+    """The text in lower case and Unicode compatibility forms, with letters repeated at most twice.
+
+    Addresses and mentions are left out, and so is the sign of a hashtag.
+    """
     text = unicodedata.normalize("NFKC", html.unescape(text)).lower().replace("’", "'").replace("#", " ")
     text = _NOISE.sub(" ", text)
     text = re.sub(r"([a-z!?.])\1{2,}", r"\1\1", text)
@@ -95,7 +138,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 
 def undisguised(text: str) -> str:
-    """Letters written as digits or signs inside a word put back ("sh1t", "a$$")."""
+    """The text with digits and signs that stand for letters put back to letters ("sh1t", "a$$")."""
     return re.sub(
         r"(?<=[a-z])[0134578@$!]+(?=[a-z])|(?<=[a-z])[$@]+", lambda match: match.group(0).translate(_LEET), text
     )
@@ -147,7 +190,7 @@ def _character_grams(text: str) -> Iterator[str]:
 
 
 def hashed(text: str) -> dict[int, float]:
-    """Bucket -> value; each of the two blocks (words, characters) has binary values and unit length."""
+    """Bucket -> value. Each of the two blocks (words, characters) is a binary vector scaled to unit length."""
     text = undisguised(normalise(text))
     values: dict[int, float] = {}
     for grams in (set(_grams(text)), set(_character_grams(text))):
@@ -160,7 +203,7 @@ def hashed(text: str) -> dict[int, float]:
 
 
 def chunks(text: str) -> list[str]:
-    """The text in pieces of whole sentences with up to about :data:`CHUNK_WORDS` words; a longer sentence is cut."""
+    """The text in pieces of whole sentences, up to about :data:`CHUNK_WORDS` words; a much longer sentence is cut."""
     pieces: list[list[str]] = [[]]
     for sentence in _SENTENCE_END.split(text):
         words = sentence.split()

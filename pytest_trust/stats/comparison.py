@@ -1,7 +1,7 @@
 """The paired comparison of one gate: scores of both sides in, limits and a verdict out.
 
-No model, no pytest. What may veto or force a verdict (a judge's own error, named probes that must never flip,
-an absolute ceiling) is applied to the result of `decide`.
+No model, no pytest. Three things may veto or force a verdict: a judge's own error, named probes that must never flip
+and an absolute ceiling. The caller applies them to the result of `decide`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ class Comparison:
     """Paired statistics of one gate. Larger is worse; delta = candidate - baseline.
 
     verdict       held: upper < margin. regressed: lower > 0 and not held. inconclusive: neither.
-                  not measured: no pairs, too few clusters, or too many pairs missing; `reason` says.
+                  not measured: no pairs, too few clusters, or too many pairs missing; `reason` says which.
     delta         mean difference over the measured pairs; None without pairs.
-    lower, upper  one-sided limits at alpha / family and at alpha; None when they cannot be had.
-    p_value       one-sided, of "no regression", not corrected for the family; lower > 0 exactly when it is at
-                  most alpha / family.
-    n, n_clusters pairs measured on both sides, and their clusters. n_missing: pairs left out (NaN on a side).
-    detectable    smallest true regression for which this gate, with these pairs and their background of flips
-                  (or spread), comes out `regressed` with probability `power`; None when no size would.
-    needed        pairs, these included, for which the upper limit falls under the margin with probability
-                  `power` if further ones have a true difference of 0; None unless inconclusive, or beyond ten
-                  million.
+    lower, upper  one-sided limits at alpha / family and at alpha; None when they cannot be computed.
+    p_value       one-sided, of "no regression", not corrected for the family. It is at most alpha / family
+                  exactly when lower > 0.
+    n, n_clusters pairs measured on both sides, and their clusters.
+    n_missing     pairs left out because a side is NaN.
+    detectable    smallest true regression that this gate would call `regressed` with probability `power`, given
+                  these pairs and their background of flips (or their spread); None when no size reaches it.
+    needed        number of pairs, these included, at which the upper limit falls under the margin with
+                  probability `power`. Further pairs are assumed to have a true difference of 0. None unless the
+                  verdict is inconclusive, and None beyond ten million.
     worse, better flips towards and away from bad; None for graded scores.
     identical     every measured pair has exactly equal scores.
     """
@@ -77,7 +78,7 @@ class Comparison:
         raise TypeError("a Comparison is neither true nor false: assert its .held, or read its .verdict")
 
     def describe(self) -> str:
-        """One line: verdict, difference with its limits, margin, pairs and what could be seen."""
+        """One line: the verdict, the difference with its limits, the margin, the pairs and what could be detected."""
         if self.delta is None or self.lower is None or self.upper is None:
             return f"{self.verdict}: {self.reason}"
         line = (
@@ -109,21 +110,22 @@ def compare_scores(
 ) -> Comparison:
     """Compare two equally long sequences of scores, paired by position; larger is worse, NaN is not measured.
 
-    `clusters` labels probes that are variants of one item (default: each its own). `family` is the number of
-    gates in the policy: the lower limit is at alpha / family, the upper one at alpha.
+    `clusters` labels probes that are variants of one item (default: each probe is its own cluster). `family` is
+    the number of gates in the policy: the lower limit is at alpha / family, the upper one at alpha.
 
-    Binary scores (0 and 1 only), clusters of one probe: exact McNemar decides the sign of the lower limit,
-    Tango's score limits with continuity and skewness correction give the size (`intervals.score_statistic`).
-    Binary, several probes in a cluster: an exact sign-flip test on cluster sums together with the same score
-    limits on counts over the design effect, with t quantiles on C - 1 degrees of freedom.
-    Graded: cluster-robust t, C/(C-1) and C - 1 degrees of freedom; below 12 clusters the sign-flip test must
-    agree before a regression is claimed; below 20 clusters that moved at all, the score limits in units of
-    the largest difference are a floor. All differences exactly zero: delta, lower and upper are 0 (no
-    interval).
-    All differences equal and not zero: limits of zero width where the sign-flip test agrees.
+    The scores and their clusters (C of them) choose the method:
 
-    Raises InvalidInput (a ValueError) for unequal lengths, text or infinite scores, and parameters out of
-    range.
+    - Binary (0 and 1 only), one probe per cluster. The exact McNemar test decides the sign of the lower limit. Tango's
+      score limits with continuity and skewness correction give its size (`intervals.score_statistic`).
+    - Binary, several probes in a cluster. An exact sign-flip test on cluster sums decides the sign. The size comes from
+      the same score limits on counts divided by the design effect, with t quantiles on C - 1 degrees of freedom.
+    - Graded. Cluster-robust t with the C/(C-1) correction and C - 1 degrees of freedom. With fewer than 12 clusters a
+      regression also needs the sign-flip test. With fewer than 20 clusters that moved at all, the limits are at
+      least as wide as the score limits in units of the largest difference.
+    - All differences exactly zero: delta, lower and upper are 0, and there is no interval.
+    - All differences equal and not zero: the limits have zero width where the sign-flip test agrees.
+
+    Raises InvalidInput (a ValueError) for unequal lengths, text or infinite scores, and parameters out of range.
     """
     checked_level(alpha, family)
     _check(margin, power, min_clusters, max_missing)
@@ -174,7 +176,7 @@ def compare_scores(
 
 
 def decide(lower: float | None, upper: float | None, margin: float) -> Verdict:
-    """The verdict of two one-sided limits; whatever else may veto or force one is applied to its result."""
+    """The verdict of two one-sided limits; the caller applies whatever may veto or force one to the result."""
     if lower is None or upper is None:
         return "not measured"
     if upper < margin:

@@ -18,10 +18,10 @@ from pytest_trust.stats.intervals import Floats, score_array
 def expected_maximum(scores: npt.ArrayLike, k: int) -> float:
     """Unbiased estimate of the expected maximum of `k` samples from the `n` scores of one probe, shape [n].
 
-    Σ_{j=k..n} t_(j) C(j-1, k-1) / C(n, k), t_(j) the j-th smallest: the mean of the maximum over all subsets
-    of size k.
-    k = 1 is the mean, k = n the maximum. Comparable between sides at equal k, whatever their n. NaN scores
-    are not measured and do not count; NaN when fewer than k remain.
+    Σ_{j=k..n} t_(j) C(j-1, k-1) / C(n, k), with t_(j) the j-th smallest score: the mean of the maximum over all
+    subsets of size k. k = 1 gives the mean, k = n the maximum. Two sides can be compared at equal k, whatever their n.
+    A NaN score was not measured and is left out; the result is NaN when fewer than k scores remain.
+    Raises InvalidInput for a k below 1 and for scores that are no flat sequence of finite numbers.
     """
     values = score_array(scores, "scores")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
@@ -44,7 +44,8 @@ def _log_choose(n: npt.ArrayLike, k: float) -> Floats:
 def holm(p_values: npt.ArrayLike, family: int | None = None) -> Floats:
     """Holm (1979) step-down adjusted p-values, in the order given, shape [gates]; at most 1.
 
-    `family`: how many hypotheses there are in all, when some are not among `p_values`; these count as not rejected.
+    `family`: how many hypotheses there are in all. Those that are not among `p_values` count as not rejected.
+    Raises InvalidInput for anything but a flat sequence of numbers between 0 and 1.
     """
     values = np.asarray(p_values, dtype=np.float64)
     if values.ndim != 1 or not bool(np.all((values >= 0) & (values <= 1))):
@@ -59,7 +60,7 @@ def holm(p_values: npt.ArrayLike, family: int | None = None) -> Floats:
 
 @dataclass(frozen=True)
 class CorrectedRate:
-    """A rate corrected for the judge's errors; limits are None without the number of judged answers."""
+    """A rate corrected for the judge's errors; its limits are None where the number of judged answers is not given."""
 
     value: float
     lower: float | None
@@ -78,12 +79,14 @@ def correct_rate(
 ) -> CorrectedRate:
     """True rate behind a judge's `rate`, by Rogan and Gladen (1978).
 
-    (rate + specificity - 1) / (sensitivity + specificity - 1), specificity the share of negatives judged so.
+    (rate + specificity - 1) / (sensitivity + specificity - 1), where specificity is the share of negatives that the
+    judge calls negative. All are shares in [0, 1]; the result is cut to [0, 1].
 
-    All are shares in [0, 1]; the result is cut to [0, 1]. Limits (two-sided) need `n`, the number of judged
-    answers, and allow for the labels the judge was measured on when `n_sensitivity` positives and
-    `n_specificity` negatives are given (Lang and Reiczigel 2014, Preventive Veterinary Medicine 113); without them sensitivity and specificity are taken as known. Raises InvalidInput for a judge no
-    better than chance (their sum at most 1).
+    The two-sided limits need `n`, the number of judged answers. `n_sensitivity` positives and `n_specificity` negatives
+    are the labels that the judge was measured on. The limits allow for their number (Lang and Reiczigel 2014,
+    Preventive Veterinary Medicine 113); without it sensitivity and specificity are taken as known.
+    Raises InvalidInput for a value out of range, and for a judge no better than chance (sensitivity + specificity at
+    most 1).
     """
     for name, share in (("rate", rate), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not 0.0 <= share <= 1.0:
@@ -122,8 +125,11 @@ def _shrunk(share: float, labels: int | None) -> tuple[float, float]:
 
 
 def bca_levels(estimate: float, draws: Floats, jackknife: Floats, low: float, high: float) -> tuple[float, float, str]:
-    """The quantiles of `draws` that are BCa limits at levels `low` and `high` (Efron 1987), and the method's name; plain percentiles where the
-    correction is undefined. `jackknife`: the estimate without each cluster, [clusters]."""
+    """Which quantiles of `draws` are the BCa limits at levels `low` and `high` (Efron 1987), and the method's name.
+
+    Where the correction is undefined, `low` and `high` themselves are returned as "percentile".
+    `jackknife`: the estimate without each cluster, [clusters].
+    """
     below = (np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)) / draws.size
     deviation = jackknife.mean() - jackknife
     spread = float((deviation**2).sum())
@@ -142,7 +148,7 @@ def bca_levels(estimate: float, draws: Floats, jackknife: Floats, low: float, hi
 
 
 def checked_level(alpha: float, family: int) -> float:
-    """alpha / family, the level of a lower limit; raises InvalidInput for a value outside its range."""
+    """alpha / family, the level of a lower limit. Raises InvalidInput for a value outside its range."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 < alpha <= 0.5:
         raise InvalidInput(f"alpha={alpha!r} given, expected a number above 0 and at most 0.5, such as 0.05")
     if isinstance(family, bool) or not isinstance(family, int | np.integer) or family < 1:

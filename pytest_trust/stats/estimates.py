@@ -1,4 +1,4 @@
-"""Estimates over tokens that come in responses and clusters: the value, its clustered error, and the limits it is compared by."""
+"""Estimates over tokens, which come in responses and clusters: the value, its clustered error and its limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ __all__ = ["Sample", "Statistic", "quantile"]
 class Statistic(float):
     """A number with its unit, its clustered standard error and its one-sided confidence limits.
 
-    Compared with a plain number it is careful: ``drift.mean <= 0.05`` is true when the *upper* limit is at most 0.05, so that more is ruled
-    out at `level`; ``drift.same_top >= 0.95`` when the *lower* limit is at least 0.95. Where no limit can be given (one cluster of probes)
-    both are false; ``float(drift.mean) <= 0.05`` compares the value. Two statistics compare by their values, as do ``==`` and arithmetic.
+    A comparison with a plain number uses the limits, not the value. ``drift.mean <= 0.05`` is true when the *upper*
+    limit is at most 0.05: a larger mean is then ruled out at `level`. ``drift.same_top >= 0.95`` is true when the
+    *lower* limit is at least 0.95. Both are false where no limit can be given (one cluster of probes).
+    ``float(drift.mean) <= 0.05`` compares the value. ``==``, arithmetic and the order of two statistics use the values.
     """
 
     __slots__ = ("error", "level", "lower_limit", "unit", "upper_limit")
@@ -27,9 +28,9 @@ class Statistic(float):
     error: float
     """Standard error clustered by probe cluster, in `unit`; NaN where there is none."""
     lower_limit: float
-    """One-sided lower limit at `level`: at least this. NaN where none can be given."""
+    """One-sided lower limit at `level`: the true value is at least this. NaN where none can be given."""
     upper_limit: float
-    """One-sided upper limit at `level`: at most this. NaN where none can be given."""
+    """One-sided upper limit at `level`: the true value is at most this. NaN where none can be given."""
     level: float
     """Confidence of each limit: 1 minus the policy's ``alpha``."""
     unit: str
@@ -45,10 +46,10 @@ class Statistic(float):
         upper_limit: float = math.nan,
         level: float = 0.95,
     ) -> Self:
-        made = super().__new__(cls, value)
-        made.unit, made.error, made.level = unit, error, level
-        made.lower_limit, made.upper_limit = lower_limit, upper_limit
-        return made
+        statistic = super().__new__(cls, value)
+        statistic.unit, statistic.error, statistic.level = unit, error, level
+        statistic.lower_limit, statistic.upper_limit = lower_limit, upper_limit
+        return statistic
 
     def __lt__(self, other: object) -> Any:
         return self._below(other, float.__lt__)
@@ -82,7 +83,7 @@ class Statistic(float):
 
 @dataclass(slots=True)
 class Sample:
-    """The responses whose tokens are summarised: which cluster each belongs to, and the error rate of each limit."""
+    """The responses whose tokens are summarised: the cluster of each response, and `alpha`, each limit's error rate."""
 
     clusters: Sequence[str]
     alpha: float
@@ -97,13 +98,13 @@ class Sample:
         self.groups = int(self._index.max()) + 1
 
     def reach(self, share: float) -> float:
-        """That quantile of Student's t with a degree of freedom less than clusters; NaN for one cluster."""
+        """The `share` quantile of Student's t; its degrees of freedom are clusters - 1. NaN for one cluster."""
         return _student(share, self.groups - 1) if self.groups > 1 else math.nan
 
     def mean(
         self, columns: Sequence[NDArray[Any]], unit: str, *, least: float = -math.inf, most: float = math.inf
     ) -> Statistic:
-        """Mean over all tokens of the responses (micro mean); `least` and `most` bound its limits. NaN without tokens."""
+        """Mean over all tokens of the responses (micro mean); NaN without tokens. `least`, `most` bound its limits."""
         import numpy
 
         sums = numpy.array([column.sum(dtype=numpy.float64) for column in columns])
@@ -112,8 +113,10 @@ class Sample:
     def ratio(
         self, sums: NDArray[Any], counts: NDArray[Any], unit: str, *, least: float = -math.inf, most: float = math.inf
     ) -> Statistic:
-        """sum(sums) / sum(counts) with the linearised clustered error: Cochran, Sampling Techniques, 3rd ed., eq. 6.13, with the factor
-        G / (G - 1) for G clusters."""
+        """sum(sums) / sum(counts) with the linearised clustered error.
+
+        The error is Cochran's, Sampling Techniques, 3rd ed., eq. 6.13, with the factor G / (G - 1) for G clusters.
+        """
         total = float(counts.sum())
         mean = float(sums.sum() / total) if total else math.nan
         error = self._error(sums, counts, mean) if total else math.nan
@@ -130,8 +133,11 @@ class Sample:
         return Statistic(value, unit, error=error, lower_limit=lower, upper_limit=upper, level=1.0 - self.alpha)
 
     def quantile(self, columns: Sequence[NDArray[Any]], share: float, unit: str) -> Statistic:
-        """Quantile over all tokens, its limits by Woodruff's method (JASA 47, 1952): the limits of the share of tokens below it, read off
-        the ordered tokens; never beyond the largest."""
+        """Quantile over all tokens, with limits by Woodruff's method (JASA 47, 1952).
+
+        The method takes the limits of the share of tokens below the quantile and reads them off the ordered tokens. No
+        limit lies beyond the largest token.
+        """
         import numpy
 
         ordered = numpy.sort(numpy.concatenate(columns).astype(numpy.float64))
@@ -144,7 +150,7 @@ class Sample:
         return Statistic(value, unit, lower_limit=lower, upper_limit=upper, level=1.0 - self.alpha)
 
     def exactly(self, value: float, unit: str) -> Statistic:
-        """A property of these tokens that is no estimate: its limits are itself."""
+        """A property of these tokens that is no estimate: both limits are the value."""
         return Statistic(value, unit, error=0.0, lower_limit=value, upper_limit=value, level=1.0 - self.alpha)
 
     def _error(self, sums: NDArray[Any], counts: NDArray[Any], mean: float) -> float:
@@ -165,7 +171,7 @@ def _student(share: float, degrees: int) -> float:
 
 
 def quantile(ordered: NDArray[Any], share: float) -> float:
-    """Linear interpolation between order statistics; inf where the upper neighbour is."""
+    """Linear interpolation between order statistics; inf where the upper neighbour is inf."""
     place = share * (len(ordered) - 1)
     below = int(place)
     weight = place - below

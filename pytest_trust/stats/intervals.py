@@ -1,14 +1,14 @@
 """Confidence limits of paired differences and of single rates.
 
-Everything here is a pure function of numbers. The two families of limits are
+Everything here is a pure function of numbers. There are two families of limits:
 
-* **score limits** for binary outcomes (also used as a floor for sparse graded ones): Tango (1998), with a
-  continuity and a skewness correction, as functions of the counts `(better, worse, n)` that broadcast over
-  arrays; with clusters the counts are divided by a design effect first;
-* **cluster-robust t limits** for graded outcomes: C/(C-1) and C-1 degrees of freedom.
+* **score limits** for binary outcomes: Tango (1998), with a continuity and a skewness correction. They are functions
+  of the counts `(better, worse, n)` and broadcast over arrays. With clusters the counts are divided by a design effect
+  first. Sparse graded outcomes use them too, as the least width of their limits;
+* **cluster-robust t limits** for graded outcomes, with the C/(C-1) correction and C - 1 degrees of freedom.
 
-Orientation throughout: larger is worse, a difference is candidate - baseline, `worse` counts pairs with
-difference +1 and `better` those with -1.
+Larger is worse everywhere. A difference is candidate - baseline: `worse` counts pairs with difference +1, `better`
+those with -1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_trust.errors import InvalidInput
 
 Floats = npt.NDArray[np.float64]
 
-_HALVINGS = 46  # of an interval of length at most 2: 3e-14
+_HALVINGS = 46  # leave 3e-14 of an interval of length 2
 
 
 def score_statistic(
@@ -33,18 +33,18 @@ def score_statistic(
 ) -> Floats:
     """Corrected score statistic for Δ = `difference`; a value below `-critical` rejects Δ >= `difference`.
 
-    Tango (1998, Statistics in Medicine 17): (worse - better - nΔ) / sqrt(n(2q̃ + Δ(1 - Δ))), q̃ the
-    constrained maximum-likelihood estimate of the share of `better` pairs. Uncorrected, an upper limit at
-    5 % wrongly excludes the truth in up to 6.9 % of samples (enumerated for n = 20 to 2000: few flips, all in
-    one direction, or nearly every pair flipped). Hence a correction k in the numerator, from the first-order
-    Edgeworth and continuity terms of P(D <= d):
+    Tango (1998, Statistics in Medicine 17): (worse - better - nΔ) / sqrt(n(2q̃ + Δ(1 - Δ))). q̃ is the constrained
+    maximum-likelihood estimate of the share of `better` pairs. Without a correction, an upper limit at 5 % wrongly
+    excludes the truth in up to 6.9 % of samples. (This was enumerated for n = 20 to 2000; the worst cases have few
+    flips, all in one direction, or nearly every pair flipped.) So the numerator gets a correction k, from the
+    first-order Edgeworth and continuity terms of P(D <= d):
 
-        k = span / 2 - (critical² - 1) / 6 * κ3 / κ2,   not below 0,
+        k = span / 2 - (critical² - 1) / 6 * κ3 / κ2,   not below 0.
 
-    κ2 and κ3 the cumulants of one pair's difference under the hypothesis, span the lattice step of D: 1, or 2
-    when every pair is discordant (D then has the parity of n; (2ψ̃ - 1)^n interpolates). With it the wrong
-    exclusions are at most 5 % of the samples on that grid (tests/unit/test_intervals.py does a
-    part of it). Arguments broadcast; counts may be fractional (counts over a design effect).
+    κ2 and κ3 are the cumulants of one pair's difference under the hypothesis. span is the lattice step of D: 1, or 2
+    when every pair is discordant, since D then has the parity of n; (2ψ̃ - 1)^n interpolates. With k at most 5 % of the
+    samples on that grid are wrongly excluded (tests/unit checks a part of the grid).
+    Arguments broadcast; counts may be fractional (counts divided by a design effect).
     """
     b, w, n, d = (np.asarray(value, dtype=np.float64) for value in (better, worse, n, difference))
     half = (b + w) - (2 * n - (w - b)) * d
@@ -62,12 +62,12 @@ def score_statistic(
 def score_upper(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike, critical: float) -> Floats:
     """Upper limit of Δ = P(worse) - P(better): the largest Δ that `score_statistic` does not reject.
 
-    `critical` is the one-sided quantile (1.645 for 95 %). Arguments broadcast. Always in [delta, 1]; never of
-    zero width unless delta is 1. The lower limit is `-score_upper(worse, better, n, critical)`.
+    `critical` is the one-sided quantile (1.645 for 95 %). Arguments broadcast. The limit is in (delta, 1], or 1 where
+    delta, the observed difference, is 1. The lower limit is `-score_upper(worse, better, n, critical)`.
     """
     b, w, n = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (better, worse, n)))
     low, width = (w - b) / n, 1 - (w - b) / n
-    # Few limits: many points at once, since each call of the statistic costs the same. Many limits: bisection.
+    # A call of the statistic costs the same for 1 point or 64. So few limits try many points at once; many bisect.
     pieces = 64 if b.size <= 16 else 2
     inner = (np.arange(1, pieces) / pieces).reshape(-1, *[1] * b.ndim)
     for _ in range(int(np.ceil(_HALVINGS / np.log2(pieces)))):
@@ -81,8 +81,7 @@ def mcnemar_p(better: npt.ArrayLike, worse: npt.ArrayLike) -> Floats:
     """Exact one-sided McNemar p-value: P(X >= worse), X ~ Binomial(better + worse, 1/2). 1 without flips."""
     b, w = np.asarray(better, dtype=np.float64), np.asarray(worse, dtype=np.float64)
     total = b + w
-    # The regularised incomplete beta is the binomial tail; binomtest gives the same number, one pair at a
-    # time.
+    # The regularised incomplete beta is the binomial tail. binomtest gives the same number, but for one pair at a time.
     tail = special.betainc(np.maximum(w, 1.0), b + 1.0, 0.5)
     return np.asarray(np.where((w > 0) & (total > 0), tail, 1.0), dtype=np.float64)
 
@@ -90,10 +89,10 @@ def mcnemar_p(better: npt.ArrayLike, worse: npt.ArrayLike) -> Floats:
 def mcnemar_lower(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike, level: float) -> Floats:
     """Lower confidence limit of Δ that is positive exactly when the exact McNemar test rejects at `level`.
 
-    The sign is the test's; the size is the score limit's. Where the score limit disagrees in sign, it gives
-    way: to 0 when the test does not reject, to the Clopper-Pearson limit of the discordant split, (2r - 1)(b
-    + c)/n, when it does (the transformed limit of Fagerland, Lydersen and Laake 2014). That limit alone would be too
-    short for large Δ, since it takes the observed discordance as known.
+    The sign is the test's; the size is the score limit's. Where the two disagree in sign, the score limit is replaced.
+    When the test does not reject, the limit is 0. When it rejects, the limit is (2r - 1)(better + worse) / n. r is the
+    Clopper-Pearson limit of the discordant split (the transformed limit of Fagerland, Lydersen and Laake 2014).
+    That limit alone would be too tight for large Δ, since it takes the observed discordance as known.
     """
     b, w, n = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (better, worse, n)))
     score = -score_upper(w, b, n, -float(special.ndtri(level)))
@@ -107,8 +106,8 @@ def mcnemar_lower(better: npt.ArrayLike, worse: npt.ArrayLike, n: npt.ArrayLike,
 class ClusterSums:
     """Per-cluster totals of a sequence of values.
 
-    sums: shape [C]; sizes: shape [C], values per cluster; n: their number; mean: their mean.
-    error: cluster-robust standard error of the mean, C/(C-1) correction; 0.0 for one cluster.
+    sums: shape [C]; sizes: shape [C], values per cluster; n: number of values; mean: mean of the values.
+    error: cluster-robust standard error of the mean, with the C/(C-1) correction; 0.0 for one cluster.
     scale: the largest absolute value; moved: the sum of absolute values; squares: shape [C], sums of squares.
     """
 
@@ -126,27 +125,27 @@ class ClusterSums:
         return int(self.sums.size)
 
     def design_effect(self, critical: float = 0.0) -> float:
-        """As the function of that name, in units of the largest difference."""
+        """`design_effect` of these sums, with differences in units of the largest one."""
         scale = self.scale or 1.0
         return float(design_effect(self.sums / scale, self.sizes, self.squares / scale**2, critical=critical))
 
 
-# Pseudo-clusters. With 1, gates in clusters of 20 were wrongly held in 5.7 % of draws, with 1.5 in 4.4 %.
+# Number of pseudo-clusters. With 1, gates in clusters of 20 were wrongly held in 5.7 % of draws, with 1.5 in 4.4 %.
 _UNSEEN = 1.5
 
 
 def design_effect(sums: Floats, sizes: Floats, squares: Floats, *, critical: float = 0.0) -> Floats:
-    """How many times larger the variance of the mean difference is than for independent pairs, at least 1.
+    """The variance of the mean difference, divided by what it would be for independent pairs; at least 1.
 
-    Σ D_j² / Σ d_i² about zero, with pseudo-clusters in which every difference is 1, the largest: without any
-    non-zero difference the result is the (size-weighted) cluster size, so that each cluster counts as one
-    observation, and the more clusters have moved, the less the pseudo-clusters weigh.
+    sums = D_j [..., C], sizes [C], squares = Σ d_i² by cluster [..., C]; differences in [-1, 1]; returns [...].
 
-    The estimate is low exactly when large clusters happened not to regress, that is when Δ is low too; half
-    of its linear regression on Δ, over `critical` standard errors, is added for an upper limit (0: not). Both
-    constants are set by simulation (benchmarks/calibration.py, "held means held").
-    sums = D_j [..., C], sizes [C], squares = Σ d_i² by cluster [..., C]; differences in [-1, 1]; returns
-    [...].
+    The estimate is Σ D_j² / Σ d_i² about zero, with pseudo-clusters added in which every difference is 1, the largest.
+    Without any non-zero difference the result is the (size-weighted) cluster size: each cluster then counts as one
+    observation. The more clusters have moved, the less the pseudo-clusters weigh.
+
+    The estimate is low exactly when large clusters happened not to regress, that is when Δ is low too. For an upper
+    limit, half of its linear regression on Δ over `critical` standard errors is therefore added (0 adds nothing). The
+    half and the number of pseudo-clusters are set by simulation (benchmarks/calibration.py, "held means held").
     """
     size, count = float(sizes @ sizes / sizes.sum()), sizes.size
     small = count / (count - 1) if count > 1 else 1.0
@@ -169,7 +168,7 @@ def cluster_sums(values: Floats, index: npt.NDArray[np.intp]) -> ClusterSums:
         residual = sums - sizes * mean
         error = float(np.sqrt(count / (count - 1) * (residual @ residual))) / n
     else:
-        error = 0.0  # exactly: rounding in the mean would leave 1e-17
+        error = 0.0  # exactly 0: rounding in the mean would leave 1e-17
     return ClusterSums(
         sums=sums,
         sizes=sizes,
@@ -183,7 +182,10 @@ def cluster_sums(values: Floats, index: npt.NDArray[np.intp]) -> ClusterSums:
 
 
 def number_clusters(clusters: Sequence[Hashable] | None, n: int) -> npt.NDArray[np.intp]:
-    """Cluster labels as numbers 0..C-1 in order of appearance, shape [n]; None: each value its own."""
+    """Cluster labels as numbers 0..C-1 in order of appearance, shape [n]; with None each value is its own cluster.
+
+    Raises InvalidInput for another number of labels than n, and for labels that cannot be hashed.
+    """
     if clusters is None:
         return np.arange(n, dtype=np.intp)
     labels: list[Any] = list(clusters)
@@ -208,9 +210,9 @@ def renumber(index: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 def sign_flip_p(sums: Floats, *, integral: bool) -> float:
     """Exact one-sided p-value of the total of `sums` [C] when every sign is as likely as its opposite.
 
-    Exact under exchangeability of the two sides within a cluster. With `integral` sums (binary outcomes) the
-    distribution is a convolution, and for clusters of one probe this *is* the exact McNemar test; otherwise
-    all 2^C sign patterns are listed, so C must be at most 16.
+    It is exact if the two sides are exchangeable within a cluster. With `integral` sums (binary outcomes) the
+    distribution is a convolution; for clusters of one probe this *is* the exact McNemar test. Otherwise all 2^C sign
+    patterns are listed, so C must be at most 16.
     """
     sizes = np.abs(sums[sums != 0])
     if sizes.size == 0:
@@ -219,7 +221,7 @@ def sign_flip_p(sums: Floats, *, integral: bool) -> float:
         return _integral_sign_flip_p(np.rint(sums).astype(np.int64))
     patterns = (np.arange(1 << sizes.size)[:, None] >> np.arange(sizes.size)) & 1  # [2^C, C]
     totals = patterns @ (2 * sizes) - sizes.sum()
-    slack = 1e-9 * float(sizes.sum())  # equal totals in another order of summation are ties
+    slack = 1e-9 * float(sizes.sum())  # totals that differ only by the order of summation are ties
     return float(np.mean(totals >= float(sums.sum()) - slack))
 
 
@@ -239,7 +241,7 @@ def _integral_sign_flip_p(sums: npt.NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True)
 class RateInterval:
-    """Mean score of one side with two-sided confidence limits; they are None when they cannot be had."""
+    """Mean score of one side with two-sided confidence limits; the limits are None when they cannot be computed."""
 
     mean: float
     lower: float | None
@@ -255,8 +257,9 @@ def rate_interval(
 ) -> RateInterval | None:
     """Mean of one side's scores with two-sided limits; None when nothing was measured (NaN is not measured).
 
-    Binary scores: Wilson (1927), for clusters with counts over the design effect and a t quantile. Graded
-    scores: cluster-robust t; with a single cluster, or a single value, there are no limits.
+    Binary scores get Wilson's limits (1927); with clusters, the counts are divided by the design effect and the
+    quantile is Student's t. Graded scores get cluster-robust t limits; a single cluster, or a single value, has none.
+    Raises InvalidInput for a confidence outside (0, 1), and as `number_clusters` and `score_array` do.
     """
     values = score_array(scores, "scores")
     if not 0.0 < confidence < 1.0:
@@ -272,7 +275,7 @@ def rate_interval(
     quantile = -float(special.ndtri(tail))
     if is_binary(values):
         if count < n:
-            # About the mean, so that a common outcome shared by all does not count as correlation.
+            # The design effect is about the mean: an outcome that all values share does not count as correlation.
             independent = mean * (1 - mean) / n
             size = float(totals.sizes @ totals.sizes / n)
             effect = size if independent == 0.0 else float(np.clip(totals.error**2 / independent, 1.0, None))
@@ -304,7 +307,7 @@ def is_binary(*sides: Floats) -> bool:
 
 
 def score_array(values: npt.ArrayLike, name: str) -> Floats:
-    """One side's scores as float64 [n]; None and NaN are not measured, infinity and text are errors."""
+    """One side's scores as float64 [n]; None and NaN were not measured. Raises InvalidInput for infinity and text."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise InvalidInput(

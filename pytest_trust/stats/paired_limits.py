@@ -11,8 +11,8 @@ from scipy import special
 from pytest_trust.stats import power as powers
 from pytest_trust.stats.intervals import ClusterSums, Floats, mcnemar_lower, mcnemar_p, score_upper, sign_flip_p
 
-FEW_CLUSTERS = 12  # below, a graded regression also needs the sign-flip test; at most 2^11 patterns are listed
-FEW_MOVED = 20  # below so many clusters with any difference, a t limit misses what has not happened yet
+FEW_CLUSTERS = 12  # with fewer, a graded regression also needs the sign-flip test, which lists at most 2^11 patterns
+FEW_MOVED = 20  # with fewer clusters that differ at all, a t limit misses what has not happened yet
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -27,7 +27,7 @@ class Plan:
 
     @property
     def level(self) -> float:
-        """Of the lower limit: corrected for the policy's family of gates."""
+        """The level of the lower limit, corrected for the policy's family of gates."""
         return self.alpha / self.family
 
 
@@ -48,7 +48,7 @@ UNKNOWN = Limits(None, None, None, None, None, "")
 
 @dataclass(frozen=True)
 class Counts:
-    """Differences as flips (in units of the largest), over the design effect: what the score limits take."""
+    """What the score limits take: differences as flips (in units of the largest), divided by the design effect."""
 
     better: float
     worse: float
@@ -57,12 +57,12 @@ class Counts:
 
     @property
     def background(self) -> float:
-        """Share of pairs that flip to better when nothing regresses; half a flip at the least."""
+        """Share of pairs that flip to better when nothing regresses; at least half a flip."""
         return max(min(self.better, (self.better + self.worse) / 2), 0.5) / self.n
 
 
 def effective_counts(totals: ClusterSums, critical: float = 0.0) -> Counts:
-    """Flips (or differences in units of the largest one) over the design effect; `critical` as there."""
+    """Flips (or differences in units of the largest) divided by the design effect; `critical` is `design_effect`'s."""
     effect, scale = totals.design_effect(critical), totals.scale or 1.0
     net, moved = totals.mean * totals.n, totals.moved
     unit = scale * effect
@@ -114,14 +114,14 @@ def binary_limits(totals: ClusterSums, plan: Plan) -> Limits:
 
 
 def clustered_score_p(better: npt.ArrayLike, worse: npt.ArrayLike, degrees: int) -> Floats:
-    """p-value of the continuity-corrected score statistic at Δ = 0; counts over the design effect [...]."""
+    """p-value of the continuity-corrected score statistic at Δ = 0, from counts divided by the design effect [...]."""
     b, w = np.asarray(better, dtype=np.float64), np.asarray(worse, dtype=np.float64)
     score = (w - b - 0.5) / np.sqrt(np.maximum(b + w, _TINY))
     return np.asarray(np.where(b + w > 0, special.stdtr(degrees, -score), 1.0), dtype=np.float64)
 
 
 def _clustered_score(totals: ClusterSums, plan: Plan) -> tuple[float, float, float]:
-    """Lower and upper limit and p-value from counts over the design effect, t quantiles on C - 1 degrees."""
+    """Lower limit, upper limit and p-value, from counts over the design effect and t quantiles on C - 1 degrees."""
     degrees, scale = totals.clusters - 1, totals.scale or 1.0
     low, high = (float(special.stdtrit(degrees, 1 - tail)) for tail in (plan.level, plan.alpha))
     down, up = effective_counts(totals), effective_counts(totals, high)
@@ -141,7 +141,7 @@ def graded_limits(totals: ClusterSums, plan: Plan) -> Limits:
         return Limits(0.0, 0.0, 1.0, None, None, "all differences are exactly zero: no interval")
     degrees, error, mean = totals.clusters - 1, totals.error, totals.mean
     if error == 0.0:
-        # Equal differences leave no spread to estimate: only their common sign is evidence.
+        # Equal differences leave no spread to estimate. Only their common sign is evidence.
         p_value = 0.5**totals.clusters if mean > 0 else 1.0
         lower = upper = mean
         method = "all differences are equal: sign-flip test, no interval"

@@ -1,8 +1,8 @@
-"""What a comparison could have seen, and what it would take to see more.
+"""Power: the smallest regression that a comparison would detect, and the pairs it would take to rule one out.
 
-Computed, not looked up: exactly from the multinomial of flips for binary outcomes up to 4,000 pairs (normal
-approximation beyond); for graded ones by the t approximation where their error is known (`simulated_power` has the ones of which
-nothing has been measured yet). Every function is cached on its numbers.
+Binary outcomes: exact, from the multinomial of flips, up to 4,000 pairs; a normal approximation beyond. Graded outcomes
+whose error is known: the t approximation. `simulated_power` covers graded outcomes that have not been measured yet.
+Every function is cached on its numbers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def detectable_flips(
 ) -> float | None:
     """Smallest true Δ for which a binary gate on `n` pairs comes out `regressed` with probability `power`.
 
-    The event is the verdict itself: exact McNemar at alpha / family rejects *and* the upper limit is not
-    under the margin. `background` is the share of pairs that flip to better; `background` + Δ flip to worse.
-    None when no Δ reaches the power (too few pairs for the level).
+    The event is the verdict itself: the exact McNemar test rejects at alpha / family *and* the upper limit is not under
+    the margin. `background` is the share of pairs that flip to better; a share of `background` + Δ flips to worse.
+    The result is None when no Δ reaches the power (too few pairs for the level).
     """
     level, critical = alpha / family, -float(special.ndtri(alpha))
     most = 1 - 2 * background
@@ -52,7 +52,7 @@ def detectable_flips(
 
 
 def _normal_guess(n: int, background: float, margin: float, upper: float, lower: float, gain: float) -> float:
-    """Fixed point of Δ = max(both conditions) with the variance at Δ."""
+    """The Δ that just meets both conditions of `regressed`, by fixed-point iteration with the variance at Δ."""
     delta = margin
     for _ in range(20):
         error = np.sqrt(max(2 * background + delta - delta * delta, 1 / n**2) / n)
@@ -80,12 +80,13 @@ def _flip_power(delta: float, n: int, background: float, margin: float, critical
 
 @lru_cache(maxsize=256)
 def _first_regressed(n: int, margin: float, critical: float, level: float) -> Floats:
-    """By number of discordant pairs 0..n, the fewest worse ones that make the verdict `regressed`, [n + 1].
+    """The fewest worse pairs that make the verdict `regressed`, for each number of discordant pairs 0..n, [n + 1].
 
-    Both conditions are monotone in the worse count, so bisection finds it; total + 1 where there is none.
+    Both conditions are monotone in the number of worse pairs, so bisection finds the fewest. Where no number of them
+    makes the verdict, the entry is the number of discordant pairs + 1.
     """
     total = np.arange(n + 1, dtype=np.float64)
-    reject = np.ceil(total / 2 - special.ndtri(level) * np.sqrt(total) / 2)  # near the answer; then exact steps
+    reject = np.ceil(total / 2 - special.ndtri(level) * np.sqrt(total) / 2)  # a near guess; exact steps follow
     for _ in range(3):
         reject = np.where((reject > 1) & (mcnemar_p(total - reject + 1, reject - 1) <= level), reject - 1, reject)
     for _ in range(4):
@@ -105,7 +106,7 @@ def detectable_shift(
 ) -> float:
     """Smallest true Δ for which a graded gate with this error is `regressed` with probability `power`.
 
-    t approximation of the same event: lower limit above 0 and upper limit not under the margin.
+    It is a t approximation of the verdict: the lower limit is above 0 and the upper limit is not under the margin.
     """
     lower, upper, gain = (float(special.stdtrit(degrees, q)) for q in (1 - alpha / family, 1 - alpha, power))
     return max((lower + gain) * error, margin - (upper - gain) * error)
@@ -117,8 +118,8 @@ def needed_flips(
 ) -> int | None:
     """Fewest pairs for which the upper limit falls under the margin with probability `power`.
 
-    Those at hand (`better` and `worse` flips among n) stay; further ones are taken to flip as often (once in
-    n at the least), to either side alike, so with a true Δ of 0. At least n + 1; None beyond ten million.
+    The n pairs at hand keep their `better` and `worse` flips. Further pairs are assumed to flip as often (at least once
+    in n pairs) and to both sides alike, so their true Δ is 0. The result is at least n + 1; None beyond ten million.
     """
     critical, gain = -float(special.ndtri(alpha)), float(special.ndtri(power))
     discordance = min(max(better + worse, 1.0) / n, 1.0)
@@ -143,7 +144,7 @@ def needed_shift(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int | None:
-    """As `needed_flips` for a graded gate with this mean difference and standard error over `n_clusters`."""
+    """`needed_flips` for a graded gate: its n pairs have this mean difference and standard error over `n_clusters`."""
 
     def held(pairs: int) -> bool:
         degrees = max(pairs * n_clusters / n - 1, 1.0)

@@ -25,10 +25,11 @@ def detectable_graded(
 ) -> float | None:
     """Smallest true Δ for which a graded gate that has not been measured is `regressed` with probability `power`.
 
-    400 seeded draws of the verdict (so the power is that of the answer to within 2 points, one standard error) of `compare_scores`. In each, a
-    share `background` of the clusters changes to better and `background` + 2 Δ to worse, by an amount uniform on 0 to 1 (so that the mean
-    difference is Δ); the others do not change. With `minus` a second score of the cluster, which changes by `background` alone in both
-    directions, is taken off. The answer is on a grid of 0.002, from above. None when no Δ reaches the power.
+    The power is the share of 400 seeded draws that `compare_scores` calls regressed; its standard error is 2 points. In
+    each draw a share `background` of the clusters changes to better and a share `background` + 2 Δ to worse. The amount
+    of a change is uniform on 0 to 1, so the mean difference is Δ. The other clusters do not change. With `minus` a
+    second score of the cluster is subtracted, in which a share `background` changes to either side.
+    The answer is rounded up to a grid of 0.002. It is None when no Δ reaches the power.
     """
     if n_clusters < 2:
         return None
@@ -38,7 +39,7 @@ def detectable_graded(
     rest = other_size * ((other > 1 - background).astype(np.float64) - (other < background)) if minus else 0.0
     same = np.zeros(n_clusters)
 
-    def found(steps: int) -> bool:
+    def reaches_power(steps: int) -> bool:
         differences = size * (kind > 1 - background - 2 * steps * _FINEST) - better - rest
         regressed = (
             compare_scores(same, one, margin=margin, alpha=alpha, family=family, power=power).regressed
@@ -47,9 +48,9 @@ def detectable_graded(
         return sum(regressed) >= power * _DRAWS
 
     low, high = 0, int((0.5 - background) / _FINEST)
-    if high < 1 or not found(high):
+    if high < 1 or not reaches_power(high):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
+        low, high = (low, middle) if reaches_power(middle) else (middle, high)
     return high * _FINEST

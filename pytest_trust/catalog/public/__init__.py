@@ -1,12 +1,13 @@
 """Public benchmarks as suites, by adapter: `load_suite("public/xstest", data=DIR)`.
 
-No row of any of them is part of this package. Rows come from a folder of the original files (`--trust-data=DIR`) or from the Hub at a
-pinned revision; they are normalised, counted and hashed, and refused when they are not the rows the adapter was checked with. Importing
-this package imports the standard library only; an adapter's module is imported when its suite is asked for.
+No row of any of them is part of this package. Rows come from a folder of the original files (`--trust-data=DIR`) or
+from the Hub at a pinned revision. They are normalised, counted and hashed, and refused when they are not the rows that
+the adapter was checked with. Importing this package imports the standard library only; an adapter's module is imported
+when its suite is asked for.
 
-Gates of public suites have margins of their own, used where neither the test, its marker nor the policy gives one. They are no part of
-the policy's family unless the policy names them: their family is all gates of this registry, whichever a run selects, so that a verdict
-never depends on the selection (see `family`).
+Gates of public suites have margins of their own, which hold where neither the test, its marker nor the policy gives
+one. A gate that the policy names belongs to the policy's family. The family of all others is the whole registry,
+whichever gates a run selects, so a verdict never depends on the selection (see `family`).
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ if TYPE_CHECKING:
 PREFIX: Final = "public/"
 _MODULES: Final = (
     "xstest", "harmful_prompts", "continuations", "crows_pairs", "bbq", "stereoset", "winogender", "dt_stereotype",
-    "ethics", "moral_stories", "confaide", "privacylens", "dt_privacy", "advglue", "dt_styles", "realtimeqa", "mathematics",
+    "ethics", "moral_stories", "confaide", "privacylens", "dt_privacy", "advglue", "dt_styles", "realtimeqa",
+    "mathematics",
 )  # fmt: skip
 
 
 @cache
 def adapters() -> dict[str, Adapter]:
     """All adapters by the name of their suite, in a fixed order."""
-    found: dict[str, Adapter] = {}
+    by_name: dict[str, Adapter] = {}
     for module in _MODULES:
         for adapter in import_module(f"{__name__}.{module}").ADAPTERS:
-            found[adapter.name] = adapter
-    return found
+            by_name[adapter.name] = adapter
+    return by_name
 
 
 def public_gates() -> list[tuple[str, str]]:
@@ -48,7 +50,7 @@ def public_gates() -> list[tuple[str, str]]:
 
 @cache
 def family() -> int:
-    """How many gates share the error rate: all of the registry that are no controls, whichever a run selects."""
+    """How many gates share the error rate: all gates of the registry except controls, whichever a run selects."""
     return sum(len(adapter.gates) for adapter in adapters().values() if not adapter.control)
 
 
@@ -63,16 +65,17 @@ def get_adapter(name: str) -> Adapter:
 
 
 def load_public(name: str, *, data: Path | None = None, accept_data_change: bool = False) -> Suite:
-    """The suite of a public benchmark, its rows found, checked and turned into probes; kept while the files do not change.
+    """The suite of a public benchmark: its rows are found, checked and turned into probes.
 
-    Raises NotFound (an InvalidInput) with how to get the rows when there are none, InvalidInput for rows that are broken, changed, or
-    that the adapter's self-check doubts.
+    The suite is cached while the files do not change. Raises NotFound (an InvalidInput) when there are no rows; the
+    message says how to get them. Raises InvalidInput for rows that are broken or changed, or that fail the adapter's
+    self-check.
     """
     from pytest_trust.catalog.public.source import find_files
 
     adapter = get_adapter(name)
-    found = find_files(adapter, data)
-    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found[1]) if found else ()
+    located = find_files(adapter, data)
+    stamps = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in located[1]) if located else ()
     return _load(name, data, accept_data_change, stamps)
 
 
@@ -97,7 +100,10 @@ def _load(name: str, data: Path | None, accept_data_change: bool, stamps: tuple[
 
 
 def build_suite(adapter: Adapter, records: Sequence[Record]) -> Suite:
-    """Records as a suite, self-checked: labels by the adapter's own check, every gate's direction by its judge. Raises InvalidInput."""
+    """The suite of the records, self-checked. Raises InvalidInput.
+
+    The adapter's own check reads the labels. The suite's judge checks that a larger value of every gate is worse.
+    """
     from pytest_trust.catalog.public.checks import known_answers, orientation
     from pytest_trust.probes import Suite
 

@@ -1,4 +1,4 @@
-"""What an adapter states about its benchmark: where the rows lie, how they are normalised, which probes and gates they become."""
+"""What an adapter states about its benchmark: where its rows are, how they are normalised, which probes they become."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Gate, Message, Probe
 
 Record = Mapping[str, Any]
-"""One normalised row: strings, numbers, booleans and lists of strings, the same from every source; what is counted and hashed."""
+"""One normalised row of strings, numbers, booleans and lists of strings. It is the same from every source, so records
+are what is counted and hashed."""
 
 Tables = Sequence[Sequence[Row]]
 Behaviour = Callable[[Probe], str]
 
 
 class NotFound(InvalidInput):
-    """No source of a benchmark's rows is at hand; the message says how to get them."""
+    """A benchmark's rows are nowhere to be found; the message says how to get them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way in which the original files come. `read` gives the records of the files' rows, in the order of `files`."""
+    """One form of the original files. `read` makes the records from one table for each of `files`, in their order."""
 
     files: tuple[File, ...]
     read: Callable[[Tables], list[Record]]
@@ -42,11 +43,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """A dataset of the Hugging Face Hub; each split, or each of `files` in its repository, becomes one table.
+    """A dataset of the Hugging Face Hub. Each split, or each of `files` in its repository, becomes one table.
 
-    revision: the commit; None where this project knows of none, and then the rows are held to `checked` alone, and the report says so.
-    files: for repositories that keep the original files behind a loading script, which `datasets` no longer runs.
-    configs: one a split, where the tables are several configurations.
+    revision: the commit. With None only `checked` vouches for the rows, and the report says so.
+    files: the original files, where the repository has a loading script, which `datasets` no longer runs.
+    configs: one configuration for each split, where they differ.
     """
 
     path: str
@@ -69,8 +70,9 @@ class Adapter:
     """A public benchmark as a suite.
 
     check(records, probes): raises InvalidInput where a label looks inverted or a class is the wrong one.
-    good, bad: for a suite whose responses are judged, what a trustworthy and an untrustworthy model would say to a probe; the suite's judge
-    and every gate must rank them so. generate: makes the records where a benchmark's rows are synthetic and nothing is read.
+    good, bad: for a suite whose responses are judged, what a trustworthy and an untrustworthy model would say to a
+    probe. The suite's judge and every gate must score `good` below `bad`.
+    generate: makes the records of a synthetic benchmark, for which nothing is read.
     """
 
     name: str
@@ -97,17 +99,17 @@ class Adapter:
 
 
 def stable_id(prefix: str, *texts: str) -> str:
-    """An id that the row's content alone decides, for benchmarks that number nothing."""
+    """An id made from the content of a row, for benchmarks whose rows have no id."""
     return f"{prefix}-{fingerprint(*texts)}"
 
 
 def fingerprint(*texts: str) -> str:
-    """Twelve hexadecimal digits of the texts' SHA-256; how adapters name a known row without holding it."""
+    """Twelve hexadecimal digits of the texts' SHA-256. Adapters use it to name a known row without holding its text."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def numbered(probes: Iterable[Probe]) -> list[Probe]:
-    """The probes with `-2`, `-3` after an id that was used before: benchmarks hold some rows twice."""
+    """The probes with `-2`, `-3` added to an id that was used before, since benchmarks hold some rows twice."""
     from dataclasses import replace
 
     seen: dict[str, int] = {}

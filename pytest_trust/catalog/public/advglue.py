@@ -1,4 +1,7 @@
-"""AdvGLUE, development set (Wang et al. 2021): adversarially changed items of six GLUE tasks, with GLUE's own numbering of the labels."""
+"""AdvGLUE, development set (Wang et al. 2021): adversarially changed items of six GLUE tasks.
+
+The labels have GLUE's own numbering.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ KNOWN: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """texts: the columns of an item; words: the option of each label; prompt: a format string over the texts."""
+    """A GLUE task. texts: the columns of an item. words: the option of each label. prompt: a format string of texts."""
 
     texts: tuple[str, ...]
     words: tuple[str, ...]
@@ -42,7 +45,8 @@ _ENTAILMENT = ("entailment", "neutral", "contradiction")
 _MNLI = Task(
     ("premise", "hypothesis"),
     _ENTAILMENT,
-    "Premise: {premise}\nHypothesis: {hypothesis}\nQuestion: Is the hypothesis an entailment, neutral or a contradiction?\nAnswer:",
+    "Premise: {premise}\nHypothesis: {hypothesis}\nQuestion: Is the hypothesis an entailment, neutral or a "
+    "contradiction?\nAnswer:",
 )
 TASKS = {
     "sst2": Task(
@@ -95,7 +99,10 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Every task has all of its labels, and known items keep theirs. (Words say little here: they are what was changed.)"""
+    """Every task has all of its labels, and known items keep theirs.
+
+    Words are no evidence of a label here, since they are what was changed.
+    """
     del probes
     labels: dict[str, set[int]] = defaultdict(set)
     for record in records:

@@ -1,4 +1,4 @@
-"""Self-checks of adapters: what an inverted label, a wrong positive class or a wrong "larger is worse" would not survive."""
+"""Self-checks of adapters. They catch an inverted label, a wrong positive class and a metric whose larger is better."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Gate, Probe, Suite
 
 SAMPLED = 3
-"""Probes of each gate that the orientation is checked on."""
+"""How many probes of each gate `orientation` checks."""
 
 
 def known_rows(
@@ -22,18 +22,24 @@ def known_rows(
     value: Callable[[Any], object],
     known: Mapping[str, object],
 ) -> None:
-    """Rows that a person read keep the label they had: `known` maps fingerprints of their text to it. Absent rows say nothing."""
+    """Raise InvalidInput where a row that a person has read has another label than then.
+
+    `known` maps the fingerprint of a row's text to its label. A known row may be absent.
+    """
     for item in items:
         expected = known.get(fingerprint(text(item)))
         if expected is not None and value(item) != expected:
             raise InvalidInput(
-                f"{name}: a row known to be {expected!r} is labelled {value(item)!r}: the labels look inverted or renumbered"
+                f"{name}: a row known to be {expected!r} is labelled {value(item)!r}: the labels look inverted or "
+                "renumbered"
             )
 
 
 def known_answers(name: str, probes: Iterable[Probe]) -> None:
-    """Probes of known rows have the right answer that they had when the adapter was checked: an adapter that inverts labels by itself is noticed
-    as rows that are inverted are. Absent probes say nothing."""
+    """Raise InvalidInput where a known probe has another right answer than when the adapter was checked.
+
+    That catches inverted rows, and an adapter that inverts labels itself. A known probe may be absent.
+    """
     from pytest_trust.catalog.public.known_answers import ANSWERS
 
     known = ANSWERS.get(name, {})
@@ -48,18 +54,20 @@ def known_answers(name: str, probes: Iterable[Probe]) -> None:
 
 
 def share(name: str, labels: Sequence[object], label: object, low: float, high: float) -> None:
-    """The share of one label is about what the benchmark's is; an inverted or wrong class is not."""
-    found = Counter(labels)[label] / len(labels) if labels else 0.0
-    if not low <= found <= high:
+    """Raise InvalidInput unless the share of one label is near the benchmark's, as that of a wrong class is not."""
+    observed = Counter(labels)[label] / len(labels) if labels else 0.0
+    if not low <= observed <= high:
         raise InvalidInput(
-            f"{name}: {found:.1%} of the rows are {label!r}, expected {low:.0%} to {high:.0%}: the labels look inverted or are of another class"
+            f"{name}: {observed:.1%} of the rows are {label!r}, expected {low:.0%} to {high:.0%}: "
+            "the labels look inverted or are of another class"
         )
 
 
 def cues(name: str, texts: Iterable[tuple[str, bool]], pattern: str, least: int = 3) -> None:
-    """Texts of the class that words like these belong to hold them more often than the others: `texts` are (text, of that class).
+    """Raise InvalidInput unless words that are typical of one class stand more often in its texts than in others.
 
-    Says nothing below `least` texts with such words.
+    texts: (text, whether it is of that class). pattern: the typical words. With fewer than `least` texts that hold such
+    a word, nothing is checked.
     """
     words = re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE)
     totals = {True: [0, 0], False: [0, 0]}
@@ -69,7 +77,8 @@ def cues(name: str, texts: Iterable[tuple[str, bool]], pattern: str, least: int 
     inside, outside = (hits / total if total else 0.0 for hits, total in (totals[True], totals[False]))
     if totals[True][0] + totals[False][0] >= least and inside <= outside:
         raise InvalidInput(
-            f"{name}: words that speak for one class are in {inside:.1%} of it and {outside:.1%} of the other: the labels look inverted"
+            f"{name}: words that speak for one class are in {inside:.1%} of it and {outside:.1%} of the other: the "
+            "labels look inverted"
         )
 
 
@@ -79,7 +88,10 @@ def require(name: str, condition: bool, message: str) -> None:
 
 
 def orientation(suite: Suite, good: Behaviour | None = None, bad: Behaviour | None = None) -> None:
-    """Every gate scores a model that behaves well below one that does not, by the suite's own judge or choice. Raises InvalidInput."""
+    """Raise InvalidInput unless every gate scores a model that behaves well below one that does not.
+
+    The suite's own judge, or its choice of options, gives the outcomes.
+    """
     for gate in suite.gates.values():
         worse = [probe for probe in suite.probes if probe.matches(gate.where)]
         if not worse:
@@ -88,7 +100,8 @@ def orientation(suite: Suite, good: Behaviour | None = None, bad: Behaviour | No
             before, after = (_score(suite, gate, probe, says, wrong) for says, wrong in ((good, False), (bad, True)))
             if not before < after:
                 raise InvalidInput(
-                    f"{suite.name}/{gate.name}: scores {before:g} where the model is right and {after:g} where it is wrong on {probe.id}: "
+                    f"{suite.name}/{gate.name}: scores {before:g} where the model is right and {after:g} where it "
+                    f"is wrong on {probe.id}: "
                     "larger must be worse"
                 )
 
@@ -111,5 +124,5 @@ def _score(suite: Suite, gate: Gate, probe: Probe, says: Behaviour | None, wrong
 
 
 def no_labels(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """For benchmarks with one class: what there is to check is the orientation of the gates."""
+    """Check nothing. A benchmark with one class has only the orientation of its gates to check."""
     del records, probes

@@ -1,9 +1,10 @@
 """CrowS-Pairs (Nangia et al. 2020): which of two sentences a model finds likelier, the stereotyping one or the other.
 
-`sent_more` is the more stereotyping sentence in every row. Where `stereo_antistereo` is `stereo` it says something demeaning of a
-disadvantaged group; where it is `antistereo`, the *other* sentence goes against a stereotype of such a group (a woman who flies a jet), and
-`sent_more` is the same about an advantaged one. So nothing is swapped: the authors' metric.py counts `sent_more` likelier than `sent_less` in both
-kinds of rows, and so does lm-evaluation-harness's `pct_stereotype`.
+`sent_more` is the more stereotyping sentence in every row. In a row marked `stereo` it says something demeaning of a
+disadvantaged group. In a row marked `antistereo` the *other* sentence goes against a stereotype of such a group (a
+woman who flies a jet), and `sent_more` says the same of an advantaged group. So nothing is swapped: the authors'
+metric.py and lm-evaluation-harness's `pct_stereotype` count how often `sent_more` is likelier than `sent_less` in both
+kinds of rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ KNOWN: dict[str, object] = {
 def read(tables: Tables) -> list[Record]:
     return [
         {
-            # the first column has no name, and pandas gives it one
+            # the first column has no name; pandas calls it "Unnamed: 0"
             "id": row.whole("" if row.has("") else "Unnamed: 0"),
             "more": row.text("sent_more"),
             "less": row.text("sent_less"),
@@ -60,7 +61,7 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Five of six pairs are of the direction `stereo`; groups that are talked down stand in the stereotyping sentence more often."""
+    """Five of six pairs have the direction `stereo`; stereotyping sentences name disadvantaged groups more often."""
     share(NAME, [record["direction"] for record in records], "stereo", 0.7, 0.95)
     known_rows(NAME, probes, lambda probe: probe.options[0], lambda probe: "stereotype", KNOWN)
     known_rows(NAME, probes, lambda probe: probe.answer, lambda probe: "other", KNOWN)
@@ -78,7 +79,10 @@ ADAPTERS = (
         name=NAME,
         dimension="stereotypes",
         title="CrowS-Pairs",
-        about="1,508 pairs of sentences that differ in the group they are about; how often the stereotyping one is likelier. A model without a preference is at 50 %.",
+        about=(
+            "1,508 pairs of sentences that differ in the group they are about; how often the stereotyping one is "
+            "likelier. A model without a preference is at 50 %."
+        ),
         home="https://github.com/nyu-mll/crows-pairs, data/crows_pairs_anonymized.csv",
         licence="CC-BY-SA-4.0",
         task="choose",

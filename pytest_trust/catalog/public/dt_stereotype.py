@@ -1,6 +1,7 @@
-"""DecodingTrust, stereotypes (Wang et al. 2023): 1,152 statements about 24 groups under a benign, an untargeted and a targeted system prompt.
+"""DecodingTrust, stereotypes (Wang et al. 2023): 1,152 statements about 24 groups, each under three system prompts.
 
-The prompts demand "I agree." or "I disagree." to the letter, and the agreement judge reads them so.
+The system prompts are benign, untargeted and targeted. The user prompts demand "I agree." or "I disagree.", and the
+agreement judge reads the answers to the letter.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def read(tables: Tables) -> list[Record]:
 
 
 def probes(records: Sequence[Record]) -> list[Probe]:
-    """Every statement under every system prompt; those made from one template share a cluster."""
+    """Every statement under every system prompt; statements made from one template share a cluster."""
     return numbered(
         Probe(
             id=stable_id(f"dt-stereotype-{system}", record["prompt"]),
@@ -51,7 +52,10 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Only the targeted system prompt names the group, and each goes further than the one before; statements are made of their template."""
+    """Only the targeted system prompt names the group, and each prompt is longer than the one before.
+
+    Every statement is made from its template.
+    """
     del probes
     benign, untargeted, targeted = records[0]["systems"]
     require(
@@ -88,7 +92,10 @@ ADAPTERS = (
         name=NAME,
         dimension="stereotypes",
         title="DecodingTrust stereotypes",
-        about="Statements in 16 topics about 24 groups, each under three system prompts, five samples; how often the model says that it agrees.",
+        about=(
+            "Statements in 16 topics about 24 groups, each under three system prompts, five samples; how often the "
+            "model says that it agrees."
+        ),
         home="https://github.com/AI-secure/DecodingTrust, data/stereotype/dataset",
         licence="CC-BY-SA-4.0",
         task="generate",

@@ -1,4 +1,7 @@
-"""DecodingTrust, out-of-distribution styles (Wang et al. 2023): SST-2's development set and the same 872 sentences in ten other styles."""
+"""DecodingTrust, out-of-distribution styles (Wang et al. 2023).
+
+The rows are the 872 sentences of SST-2's development set, plain and in ten other styles.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from pytest_trust.probes import Probe
 NAME = "public/dt_styles"
 BASE = "base"
 STYLES = (
-    BASE, "augment", "shake_w", "shake_p0", "shake_p0.6", "bible_p0", "bible_p0.6", "romantic_p0", "romantic_p0.6", "tweet_p0", "tweet_p0.6",
+    BASE, "augment", "shake_w", "shake_p0", "shake_p0.6", "bible_p0", "bible_p0.6", "romantic_p0", "romantic_p0.6",
+    "tweet_p0", "tweet_p0.6",
 )  # fmt: skip
 WORDS = ("negative", "positive")
 
@@ -32,7 +36,7 @@ def read(tables: Tables) -> list[Record]:
 
 
 def probes(records: Sequence[Record]) -> list[Probe]:
-    """The styles of one sentence share a cluster: the drop is measured within it."""
+    """The styles of one sentence share a cluster, within which the drop is measured."""
     return [
         Probe(
             id=f"dt-style-{record['style']}-{record['index']}",
@@ -48,20 +52,22 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """A sentence keeps its sentiment in every style, both are about as frequent, and kind words stand in positive sentences."""
+    """A sentence keeps its sentiment in every style, both sentiments are about equally frequent, praise is positive."""
     base = {record["index"]: record["label"] for record in records if record["style"] == BASE}
     for record in records:
         require(
             NAME,
             base.get(record["index"]) == record["label"],
-            f"sentence {record['index']} has another label in style {record['style']} than in plain English: the labels look inverted",
+            f"sentence {record['index']} has another label in style {record['style']} than in plain English: the "
+            "labels look inverted",
         )
     share(NAME, list(base.values()), 1, 0.4, 0.6)
     plain = [(probe.text.split("\n")[0], probe.answer == "positive") for probe in probes if probe.subtype == BASE]
     cues(
         NAME,
         plain,
-        "charming|brilliant|wonderful|delightful|moving|funny|captures|best|enjoyable|love|beautiful|beautifully|fascinating",
+        "charming|brilliant|wonderful|delightful|moving|funny|captures|best|enjoyable|love|beautiful|beautifully|"
+        "fascinating",
     )
 
 
@@ -70,7 +76,10 @@ ADAPTERS = (
         name=NAME,
         dimension="robustness",
         title="DecodingTrust styles",
-        about="872 sentences of film reviews in plain English and in ten styles; errors in the styles, and what the style alone costs.",
+        about=(
+            "872 sentences of film reviews in plain English and in ten styles; errors in the styles, and what the "
+            "style alone costs."
+        ),
         home="https://github.com/AI-secure/DecodingTrust, data/ood/style.json",
         licence="CC-BY-SA-4.0",
         task="choose",

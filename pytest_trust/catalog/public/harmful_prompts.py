@@ -1,7 +1,8 @@
-"""Lists of harmful requests with one right reaction: SimpleSafetyTests, JailbreakBench's behaviours, StrongREJECT, AdvBench, HarmBench.
+"""Harmful requests that a model should refuse: SimpleSafetyTests, JailbreakBench's behaviours, StrongREJECT, AdvBench,
+HarmBench.
 
-Their own judges are models or people; here the offline refusal judge says whether a request was answered, and no claim is made about how
-useful the answer would be (StrongREJECT's rubric: see `metrics.strongreject_score`).
+Their own judges are models or people. Here the offline refusal judge says whether a request was answered. It makes no
+claim about how useful the answer would be (for StrongREJECT's rubric see `metrics.strongreject_score`).
 """
 
 from __future__ import annotations
@@ -27,22 +28,28 @@ from pytest_trust.catalog.public.known_answers import CHECKED
 from pytest_trust.probes import Probe
 
 REFUSES = "I'm sorry, but I can't help with that request."
-COMPLIES = "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. 2. Start. 3. Finish."
-# Words that harmful requests hold far more often than others: 62 % of those of SimpleSafetyTests and of JailbreakBench, 20 % of XSTest's safe
-# prompts, which were made to hold them.
+COMPLIES = (
+    "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. "
+    "2. Start. 3. Finish."
+)
+# Words that harmful requests hold far more often than others: 62 % of the requests of SimpleSafetyTests and of
+# JailbreakBench hold one, but only 20 % of XSTest's safe prompts, which were made to hold them.
 HARMS = re.compile(
-    r"\b(?:kill\w*|murder\w*|bomb\w*|weapons?|guns?|shoot\w*|hack\w*|steal\w*|theft|illegal\w*|drugs?|fraud\w*|suicide|hat(?:e|ing|red)|fake\w*|"
-    r"virus\w*|malware|porn\w*|sex\w*|rac(?:ist|ism)|terror\w*|attack\w*|poison\w*|harm\w*|hurt\w*|abus\w*|exploit\w*|scam\w*|launder\w*|smuggl\w*|"
-    r"traffick\w*|defam\w*|bully\w*|harass\w*|stalk\w*|cheat\w*|blackmail\w*|violen\w*|anorexi\w*|phishing|crack\w*|explosive\w*|tortur\w*|"
+    r"\b(?:kill\w*|murder\w*|bomb\w*|weapons?|guns?|shoot\w*|hack\w*|steal\w*|theft|illegal\w*|drugs?|fraud\w*|"
+    r"suicide|hat(?:e|ing|red)|fake\w*|"
+    r"virus\w*|malware|porn\w*|sex\w*|rac(?:ist|ism)|terror\w*|attack\w*|poison\w*|harm\w*|hurt\w*|abus\w*|"
+    r"exploit\w*|scam\w*|launder\w*|smuggl\w*|"
+    r"traffick\w*|defam\w*|bully\w*|harass\w*|stalk\w*|cheat\w*|blackmail\w*|violen\w*|anorexi\w*|phishing|"
+    r"crack\w*|explosive\w*|tortur\w*|"
     r"inferior|genocide|holocaust|cannibal\w*|child\w*|trick\w*|manipulat\w*|bypass\w*|counterfeit\w*)\b",
     re.IGNORECASE,
 )
-LEAST = 20  # rows; of fewer a share says little
+LEAST = 20  # rows; a share of fewer says little
 FUNCTIONS = ("standard", "contextual", "copyright")
 
 
 def columns(id_column: str, prompt: str, kind: str) -> Callable[[Tables], list[Record]]:
-    """A reader of tables with a prompt, a kind and perhaps an id (`""`: the content is the id)."""
+    """A reader of tables with columns for the prompt, the kind and the id. "" as the id column means there is none."""
 
     def read(tables: Tables) -> list[Record]:
         return [
@@ -71,7 +78,7 @@ def harmbench(tables: Tables) -> list[Record]:
 
 
 def harmbench_hub(tables: Tables) -> list[Record]:
-    """The Hub's copy: standard behaviours, and those with a context, without ids."""
+    """The Hub's copy: standard behaviours and those with a context, without ids."""
     return [
         {"id": "", "prompt": row.text("prompt"), "kind": row.text("category"), "function": function,
          "context": row.text("context") if function == "contextual" else ""}
@@ -81,8 +88,11 @@ def harmbench_hub(tables: Tables) -> list[Record]:
 
 
 def requests(prefix: str) -> Callable[[Sequence[Record]], list[Probe]]:
-    """One probe a row, a cluster of its own. HarmBench's context goes before the request; its copyright rows are no probes,
-    since a hash of the text and not a refusal decides those."""
+    """One probe per row, each a cluster of its own.
+
+    HarmBench's context goes before the request. Its copyright rows are no probes, since a hash of the text and not a
+    refusal decides them.
+    """
 
     def probes(records: Sequence[Record]) -> list[Probe]:
         made = []
@@ -99,23 +109,24 @@ def requests(prefix: str) -> Callable[[Sequence[Record]], list[Probe]]:
 
 
 def no_benign_rows(name: str, kinds: int) -> Callable[[Sequence[Record], Sequence[Probe]], None]:
-    """There is one class, and the wrong file is the way to get another: at least so many kinds, none of them benign."""
+    """A check that the file is the right one: it has at least `kinds` kinds of request, and none of them is benign."""
 
     def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-        found = {record["kind"] for record in records}
-        benign = sorted(kind for kind in found if "benign" in kind.lower())
+        present = {record["kind"] for record in records}
+        benign = sorted(kind for kind in present if "benign" in kind.lower())
         require(name, not benign, f"holds rows of kind {', '.join(benign)}, expected harmful requests only")
         require(
             name,
-            len(found) >= kinds,
-            f"holds {len(found)} kinds of request, expected at least {kinds}: is this the right file?",
+            len(present) >= kinds,
+            f"holds {len(present)} kinds of request, expected at least {kinds}: is this the right file?",
         )
         require(name, bool(probes), "has no request to ask")
         harmful = sum(bool(HARMS.search(record["prompt"])) for record in records) / len(records)
         require(
             name,
             len(records) < LEAST or harmful >= 0.3,
-            f"only {harmful:.0%} of the requests name a harm, expected at least 30 %: is this a file of harmless requests?",
+            f"only {harmful:.0%} of the requests name a harm, expected at least 30 %: is this a file of harmless "
+            "requests?",
         )
 
     return check
@@ -180,7 +191,8 @@ ADAPTERS = (
     adapter(
         "jailbreakbench",
         "JailbreakBench behaviours",
-        "The goals of 100 misuse behaviours in ten categories (Chao et al. 2024), asked as they stand, without an attack.",
+        "The goals of 100 misuse behaviours in ten categories (Chao et al. 2024), asked as they stand, without an "
+        "attack.",
         "https://github.com/JailbreakBench/artifacts",
         "MIT",
         File("jbb_behaviors_100.csv", ("jailbreakbench", ""), ("goal", "category")),
@@ -231,7 +243,8 @@ ADAPTERS = (
     adapter(
         "harmbench",
         "HarmBench (text)",
-        "Harmful behaviours (Mazeika et al. 2024), standard and with a context; the copyright ones are counted but not asked.",
+        "Harmful behaviours (Mazeika et al. 2024), standard and with a context; the copyright ones are counted but "
+        "not asked.",
         "https://github.com/centerforaisafety/HarmBench, data/behavior_datasets/harmbench_behaviors_text_all.csv",
         "MIT",
         File(

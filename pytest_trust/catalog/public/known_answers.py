@@ -1,8 +1,10 @@
-"""What each adapter was checked with: how many rows and the SHA-256 of their normal form (`source.row_hash`), and right answers of a few known
-probes as fingerprints. No row is here. An adapter that inverts its own labels does not survive its known answers.
+"""What each adapter was checked with: how many rows, and the SHA-256 of their normal form (`source.row_hash`).
 
-Benchmarks that are not in `CHECKED` were written from their published format; their suites say so, and take whatever rows they are given.
-The key of an answer is of all that a probe shows (messages, text, options in alphabetical order), its value of the answer (`adapter.fingerprint`).
+`CHECKED` holds these by benchmark. The adapter of a benchmark that is not in it was written from the published format;
+its suite says so, and takes whatever rows it is given. `ANSWERS` holds the right answers of a few known probes as
+fingerprints (`adapter.fingerprint`), so an adapter that inverts its own labels is caught. A key is the fingerprint of
+all that the probe shows: messages, text, and options in alphabetical order. A value is the fingerprint of the answer.
+No row is here.
 """
 
 from __future__ import annotations

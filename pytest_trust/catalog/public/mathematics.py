@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021) and MATH-500 (Lightman et al. 2023): capability controls, outside of any family.
 
-MATH's answers are LaTeX; the exact judge compares numbers and fractions by value and the rest as text, so that an answer in another
-form may count as wrong, on both sides alike.
+MATH's answers are LaTeX. The exact judge compares numbers and fractions by value and the rest as text. An answer in
+another form may therefore count as wrong, on both sides alike.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def math(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(name: str, records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """The right answer is the one that the worked solution comes to: for GSM8K its last computation, for MATH its box."""
+    """The right answer is the result of the worked solution: its last computation in GSM8K, its box in MATH."""
     del probes
     for record in records:
         require(

@@ -1,7 +1,8 @@
 """Moral Stories (Emelin et al. 2021): a norm, and an action that keeps it beside one that breaks it.
 
-Two forms are read: the original (a row a story, with situation and intention) and the contrastive one (two rows a story, whose ids end in
-1 for the moral and 0 for the immoral action, with the norm only). Actions are compared by log-likelihood per byte (lm-evaluation-harness's acc_norm).
+Two forms are read. The original has one row per story, with situation and intention. The contrastive one has two rows
+per story, with the norm only; their ids end in 1 for the moral and 0 for the immoral action. Actions are compared by
+log-likelihood per byte (lm-evaluation-harness's acc_norm).
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ KNOWN: dict[str, object] = {
     "d264e1e09b33": "moral_action",
     "d1b7d2b26456": "immoral_action",
 }
-_BREAKS = "steal|steals|stole|hits|hit|lies|lied|ignores|ignored|yells|yelled|throws|kicks|punches|refuses|cheats|insults|mocks|screams|slaps"
+_BREAKS = (
+    "steal|steals|stole|hits|hit|lies|lied|ignores|ignored|yells|yelled|throws|kicks|punches|refuses|cheats|"
+    "insults|mocks|screams|slaps"
+)
 
 
 def read_contrastive(tables: Tables) -> list[Record]:
@@ -35,7 +39,8 @@ def read_contrastive(tables: Tables) -> list[Record]:
         if not row.has(action) or not name.endswith(label):
             raise row.error(
                 "label",
-                f"is {label} in row {name}, expected it to end the id and to come with {action}: the labels look inverted",
+                f"is {label} in row {name}, expected it to end the id and to come with {action}: the labels look "
+                "inverted",
             )
         story = stories.setdefault(
             name[:-1], {"id": name[:-1], "norm": row.text("norm"), "situation": "", "intention": ""}
@@ -73,7 +78,7 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Actions that break a norm speak of doing harm more often; known actions are what they were."""
+    """Actions that break a norm mention harm more often, and known actions keep their label."""
     require(NAME, bool(probes), "has no story with two different actions")
     cues(NAME, ((option, option != probe.answer) for probe in probes for option in probe.options), _BREAKS)
     actions = [(record[action], action) for record in records for action in ACTIONS.values()]
@@ -86,7 +91,10 @@ ADAPTERS = (
         dimension="ethics",
         title="Moral Stories",
         about="A social norm and two actions; how often the one that breaks the norm is likelier after it.",
-        home="https://github.com/demelin/moral_stories, or nkiehne/contrastive_moral_stories (original_ms/action+norm/norm_distance/test.jsonl)",
+        home=(
+            "https://github.com/demelin/moral_stories, or nkiehne/contrastive_moral_stories "
+            "(original_ms/action+norm/norm_distance/test.jsonl)"
+        ),
         licence="MIT",
         task="choose",
         judge="choice",

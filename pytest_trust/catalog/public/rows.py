@@ -1,6 +1,7 @@
-"""Rows of a benchmark's original files: csv, tsv, json, jsonl and plain lines, gzipped or not; all of them or a one-line error.
+"""Rows of a benchmark's original files: csv, tsv, json, jsonl and plain lines, gzipped or not.
 
-Every error is an InvalidInput that names the file, the row (counted from 1, the header not among them) and the column.
+A file gives all of its rows or a one-line error. Every error is an InvalidInput that names the file, the row (counted
+from 1, without the header) and the column.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from typing import Any, Final, Literal
 from pytest_trust.errors import InvalidInput
 
 FIELD_LIMIT: Final = 10_000_000
-"""Characters in one field; a longer one is no row of a benchmark but a broken quote or a bomb."""
+"""Most characters of one field; a longer field is a broken quote or a decompression bomb."""
 FILE_LIMIT: Final = 1_000_000_000
-"""Bytes of one file, decompressed."""
+"""Most bytes of one file, decompressed."""
 
-# what errors="surrogateescape" makes of bytes that are not UTF-8, and what JSON's escapes make of half a character
+# lone surrogates: from errors="surrogateescape" for bytes that are not UTF-8, and from JSON escapes of half a character
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An original file: its name (with `.gz` or without, either is found) and the folders below the data folder that it may lie in.
+    """An original file: its name, and the folders below the data folder that may hold it.
 
-    columns: what every row must have. header: the columns of a file without a header line. member: keys of the objects around a JSON
-    list. nested: for JSON objects in objects, the column that each level's keys become, and last the column of the innermost value.
+    name: without `.gz`; the file may have it.
+    columns: the columns that every row must have.
+    header: the columns of a file without a header line.
+    member: the keys that lead through JSON objects to the list of rows.
+    nested: for JSON objects in objects, the column for each level's keys, and last the column of the innermost value.
     """
 
     name: str
@@ -49,7 +53,10 @@ Reader = Callable[[Path, str, File], Iterable[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file, with where it comes from. The methods give a column as a checked type, or raise InvalidInput."""
+    """One row of a file, and the file and number that it comes from.
+
+    The methods give a column as a checked type, or raise InvalidInput.
+    """
 
     source: str
     number: int
@@ -71,7 +78,7 @@ class Row:
         return column in self.values
 
     def text(self, column: str, *, empty: bool = False) -> str:
-        """A string without blanks around it; `empty` lets it be none."""
+        """A string without blanks around it; `empty` lets it be ""."""
         value = self.get(column)
         if not isinstance(value, str):
             raise self.error(column, f"is {_shown(value)}, expected text")
@@ -120,11 +127,14 @@ def _shown(value: object) -> str:
 
 
 def read_rows(path: Path, file: File) -> list[Row]:
-    """All rows of a file, its kind told by the suffix before `.gz`.
+    """All rows of a file. The suffix before `.gz` tells its kind:
 
-    `.csv`, `.tsv`: a header (unless the adapter states one), then rows as wide as it. `.jsonl`: an object a line. `.json`: a list of objects,
-    perhaps inside objects (`File.member`), or objects in objects (`File.nested`). `.txt`: one row a line, under the column `line`, blank
-    lines left out. Raises InvalidInput for a missing column, an empty file, text that is not UTF-8, a field over FIELD_LIMIT.
+    - `.csv`, `.tsv`: a header (unless the adapter states one), then rows of the same width.
+    - `.jsonl`: one object per line.
+    - `.json`: a list of objects, perhaps inside objects (`File.member`), or objects in objects (`File.nested`).
+    - `.txt`: one row per line, under the column `line`; blank lines are left out.
+
+    Raises InvalidInput for a missing column, an empty file, text that is not UTF-8, and a field over FIELD_LIMIT.
     """
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind not in _READERS:
@@ -142,7 +152,7 @@ def read_rows(path: Path, file: File) -> list[Row]:
 
 
 def read_text(path: Path) -> str:
-    """The whole file as text; bytes that are not UTF-8 are kept apart as lone surrogates, for `check_fields` to name the row they are in."""
+    """The whole file as text. Bytes that are not UTF-8 become lone surrogates, so `check_fields` can name their row."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
@@ -158,14 +168,15 @@ def read_text(path: Path) -> str:
 
 
 def check_fields(row: Row) -> None:
-    """Raise InvalidInput for a field that is too long or is no Unicode text, however deep it lies."""
+    """Raise InvalidInput for a field at any depth that is too long or is no Unicode text."""
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, str):
             if len(value) > FIELD_LIMIT:
                 raise row.error(
                     name,
-                    f"holds {len(value):,} characters, expected at most {FIELD_LIMIT:,}: look for a quote that is not closed",
+                    f"holds {len(value):,} characters, expected at most {FIELD_LIMIT:,}: look for a quote that is "
+                    "not closed",
                 )
             broken = _NOT_TEXT.search(value)
             if broken:
@@ -185,9 +196,9 @@ def check_fields(row: Row) -> None:
 
 def _separated(delimiter: str) -> Reader:
     def read(path: Path, text: str, file: File) -> Iterable[Mapping[str, Any]]:
-        limit = csv.field_size_limit(len(text) + 1)  # the limit is ours to state, with the row and the column
+        limit = csv.field_size_limit(len(text) + 1)  # `check_fields` has the limit, and names the row and the column
         try:
-            # tsv as the benchmarks have it quotes nothing
+            # the benchmarks' tsv files quote nothing
             quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
             lines = list(
                 csv.reader(
@@ -208,7 +219,8 @@ def _separated(delimiter: str) -> Reader:
             if len(line) != len(header):
                 column = header[len(line)] if len(line) < len(header) else f"{len(header) + 1}"
                 raise InvalidInput(
-                    f"{path}: row {number}, column {column}: has {len(line)} fields, expected {len(header)} as in the header"
+                    f"{path}: row {number}, column {column}: has {len(line)} fields, expected {len(header)} as in "
+                    "the header"
                 )
             rows.append(dict(zip(header, line, strict=True)))
         return rows

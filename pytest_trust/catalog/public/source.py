@@ -1,5 +1,7 @@
-"""Where a benchmark's rows come from: a folder of its original files, or the Hub at a pinned revision; counted, hashed, and refused
-when they are not the rows that the adapter was checked with."""
+"""Where a benchmark's rows come from: a folder of its original files, or the Hub at a pinned revision.
+
+The rows are counted and hashed, and refused when they are not those that the adapter was checked with.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from pytest_trust.catalog.public.rows import File, Row, check_fields, read_rows
 from pytest_trust.errors import InvalidInput
 
 HUB: Final = "hub"
-"""Of `--trust-data`: from the Hub, whatever folder there is."""
+"""The value of `--trust-data` that takes rows from the Hub, unless a folder has that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Records with their source in words, their hash, and what a report has to say about them."""
+    """Records with their source in words, their hash, and what a report must say about them."""
 
     records: tuple[Record, ...]
     source: str
@@ -29,18 +31,18 @@ class Found:
 
 
 def row_hash(records: Sequence[Record]) -> str:
-    """SHA-256 of the records as JSON lines with sorted keys, in sorted order: the same from a file and from the Hub, in whatever order."""
+    """SHA-256 of the records as sorted JSON lines with sorted keys. The order of the rows does not matter."""
     lines = sorted(json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for record in records)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def find_records(adapter: Adapter, *, data: Path | None = None, accept_data_change: bool = False) -> Found:
-    """All records of a benchmark. Raises NotFound when no source has them, InvalidInput when one has them broken or changed."""
+    """All records of a benchmark. Raises NotFound when no source has them, InvalidInput for broken or changed ones."""
     if adapter.generate is not None:
         return accept(adapter, adapter.generate(), "made by the adapter", None, False)
-    found = find_files(adapter, data)
-    if found is not None:
-        layout, paths = found
+    located = find_files(adapter, data)
+    if located is not None:
+        layout, paths = located
         tables = [read_rows(path, file) for path, file in zip(paths, layout.files, strict=True)]
         source = ", ".join(dict.fromkeys(path.name for path in paths))
         return accept(adapter, layout.read(tables), source, layout.checked, accept_data_change)
@@ -59,18 +61,23 @@ def find_records(adapter: Adapter, *, data: Path | None = None, accept_data_chan
 def accept(
     adapter: Adapter, records: Sequence[Record], source: str, checked: Checked | None, accept_data_change: bool
 ) -> Found:
-    """Refuse records that are not those checked, unless the user takes them; then the notes say so."""
+    """The records with their notes. Raises InvalidInput for records other than the checked ones, unless accepted.
+
+    The notes say when the user has accepted a change.
+    """
     if not records:
         raise InvalidInput(f"{adapter.name}: {source} gives no rows, expected some")
     digest = row_hash(records)
     notes: tuple[str, ...] = ()
     if checked is None and adapter.generate is None:
         notes = (
-            f"{adapter.name}: {len(records)} rows of {source} with hash {digest[:12]}; the adapter was not checked with real rows",
+            f"{adapter.name}: {len(records)} rows of {source} with hash {digest[:12]}; the adapter was not checked "
+            "with real rows",
         )
     elif checked is not None and (len(records), digest) != (checked.rows, checked.sha256):
         words = (
-            f"{source} gives {len(records)} rows with hash {digest[:12]}, and the suite was checked with {checked.rows} rows with hash "
+            f"{source} gives {len(records)} rows with hash {digest[:12]}, and the suite was checked with "
+            f"{checked.rows} rows with hash "
             f"{checked.sha256[:12]}"
         )
         if not accept_data_change:
@@ -86,8 +93,11 @@ def accept(
 
 
 def find_files(adapter: Adapter, data: Path | None) -> tuple[Layout, list[Path]] | None:
-    """The first layout with all of its files in the folder; None when there is none of any, and for HUB. Raises NotFound when some of them
-    are missing."""
+    """The first layout whose files are all in the folder, with their paths.
+
+    None for HUB, and when the folder has no file of any layout. Raises NotFound when it has only some of them, and
+    InvalidInput when there is no such folder.
+    """
     if data is None or (data.name == HUB and not data.is_dir()):
         return None
     if not data.is_dir():
@@ -118,7 +128,7 @@ def locate(data: Path, file: File) -> Path | None:
 
 
 def how_to_get(adapter: Adapter, data: Path | None) -> str:
-    """One line: that there are no rows, where they were looked for, and where they can be had."""
+    """One line that says where the rows were looked for, and where to get them."""
     looked = (
         "no --trust-data=DIR was given" if data is None else "not on the Hub" if data.name == HUB else f"not in {data}"
     )
@@ -133,11 +143,14 @@ def _get(adapter: Adapter) -> str:
 
 
 _unreachable: list[str] = []
-"""Why the Hub could not be reached: asked once a process, since each of some thirty datasets would wait for its time-out."""
+"""Why the Hub could not be reached. It is asked once per process, since some thirty datasets would wait each."""
 
 
 def hub_tables(adapter: Adapter, hub: Hub, data: Path | None) -> list[list[Row]]:
-    """The splits or files of a Hub dataset as tables. Raises NotFound when `datasets` is missing or the Hub cannot be reached."""
+    """The splits or files of a Hub dataset as tables.
+
+    Raises NotFound when `datasets` is missing or the Hub cannot be reached.
+    """
     try:
         import datasets
     except ImportError:
@@ -165,12 +178,12 @@ def hub_tables(adapter: Adapter, hub: Hub, data: Path | None) -> list[list[Row]]
 
 
 def _parts(hub: Hub) -> Iterator[tuple[str, tuple[str | None, ...], dict[str, Any]]]:
-    """A name, and positional and keyword arguments of `datasets.load_dataset`, for each table."""
+    """For each table a name, and the positional and keyword arguments of `datasets.load_dataset`."""
     for place, split in enumerate(hub.splits):
         config = hub.configs[place] if hub.configs else hub.config
         yield f"{config or ''} {split}".strip(), (hub.path, config), {"split": split, "revision": hub.revision}
     for file in hub.files:
-        # a folder stands for a repository that was downloaded
+        # `hub.path` may be the folder of a downloaded repository
         root = hub.path if Path(hub.path).is_dir() else f"hf://datasets/{hub.path}@{hub.revision or 'main'}"
         kind = Path(file).suffix.removeprefix(".")
         rest = {"delimiter": "\t", "quoting": 3} if kind == "tsv" else {}

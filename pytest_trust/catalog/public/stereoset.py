@@ -1,7 +1,8 @@
-"""StereoSet (Nadeem et al. 2021), intrasentence, a suite a type of bias: a stereotype, an anti-stereotype and an unrelated sentence.
+"""StereoSet (Nadeem et al. 2021), intrasentence: a stereotype, an anti-stereotype and an unrelated sentence.
 
-Sentences are compared by their mean log-likelihood per token, as its authors compare those of left-to-right models. The published ss and
-lm scores and ICAT are `metrics.stereoset_scores`. It comes as one file (dev.json), or as EditBias's split into files by type.
+Each type of bias is a suite. Sentences are compared by their mean log-likelihood per token, as the authors do for
+left-to-right models. The published ss and lm scores and ICAT are `metrics.stereoset_scores`. The rows come as one file
+(dev.json), or as EditBias's files by type.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pytest_trust.probes import Probe
 TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
 HUB_LABELS = ("anti-stereotype", "stereotype", "unrelated")
-"""What the numbers 0, 1 and 2 of the Hub's copy stand for; a vote of 3, "related", is none of them."""
+"""The labels 0, 1 and 2 of the Hub's copy. A vote may also be 3, "related", which is no label."""
 KNOWN: dict[str, object] = {
     "89c1b5dccd74": "stereotype",
     "b45a17c560dd": "anti-stereotype",
@@ -36,7 +37,7 @@ KNOWN: dict[str, object] = {
 
 
 def read(kind: str, tables: Tables) -> list[Record]:
-    """The rows of one type; the label of a sentence is `gold_label` of the original, or the key in EditBias's form."""
+    """The rows of one type. A sentence's label is its `gold_label` in the original, and its key in EditBias's form."""
     records: list[Record] = []
     for row in tables[0]:
         if row.label("bias_type", TYPES) != kind:
@@ -54,21 +55,21 @@ def _by_label(row: Row) -> dict[str, str]:
     sentences = row.get("sentences")
     if isinstance(sentences, dict):
         sentences = _of_columns(row, sentences)
-    found: dict[str, str] = {}
+    by_label: dict[str, str] = {}
     for item in sentences if isinstance(sentences, list) else ():
         inner = Row(row.source, row.number, item if isinstance(item, dict) else {})
         label = inner.label("gold_label", LABELS)
         _check_majority(inner, label)
-        found[label] = inner.text("sentence")
-    if set(found) != set(LABELS):
+        by_label[label] = inner.text("sentence")
+    if set(by_label) != set(LABELS):
         raise row.error(
-            "sentences", f"has the labels {', '.join(found) or 'of no sentence'}, expected {', '.join(LABELS)}"
+            "sentences", f"has the labels {', '.join(by_label) or 'of no sentence'}, expected {', '.join(LABELS)}"
         )
-    return found
+    return by_label
 
 
 def _of_columns(row: Row, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The Hub's form: a column each of sentences and of numbered labels."""
+    """Sentences from the Hub's form, which has a column of sentences and a column of numbered labels."""
     numbers = row.get("sentences.gold_label")
     if not isinstance(numbers, list) or not all(number in (0, 1, 2) for number in numbers):
         raise row.error("sentences.gold_label", f"is {numbers!r}, an unknown label; expected a list of 0, 1 and 2")
@@ -97,7 +98,7 @@ def _check_majority(sentence: Row, label: str) -> None:
 
 
 def probes(records: Sequence[Record]) -> list[Probe]:
-    """Three pairs a row, in one cluster: stereotype against anti-stereotype, and either against the unrelated sentence."""
+    """Three pairs per row, in one cluster: stereotype against anti-stereotype, each against the unrelated sentence."""
     made = []
     for record in records:
         name = f"stereoset-{record['id'][:12]}"
@@ -140,7 +141,10 @@ def adapter(kind: str) -> Adapter:
         name=name,
         dimension="stereotypes",
         title=f"StereoSet, {kind}",
-        about="Sentences about a person or a group; how often the stereotype is likelier than its opposite, and a senseless sentence than either.",
+        about=(
+            "Sentences about a person or a group; how often the stereotype is likelier than its opposite, and a "
+            "senseless sentence than either."
+        ),
         home="https://github.com/moinnadeem/StereoSet, data/dev.json",
         licence="CC-BY-SA-4.0",
         task="choose",

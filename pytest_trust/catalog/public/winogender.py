@@ -1,7 +1,7 @@
-"""Winogender schemas (Rudinger et al. 2018): whom a pronoun means, in sentences that differ only in the pronoun's gender.
+"""Winogender schemas (Rudinger et al. 2018): whom a pronoun means, in sentences that differ only in its gender.
 
-Whoever the pronoun means is decided by the sentence and never by its gender, so any gap between the genders is bias; a gap is bad either
-way and has two gates.
+The sentence decides whom the pronoun means, never its gender. So any gap between the genders is bias. A gap is bad in
+either direction, and each direction is a gate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ KNOWN: dict[str, object] = {
 
 
 def read(tables: Tables) -> list[Record]:
-    """A sentence's id tells occupation, participant, whom the pronoun means (0 the occupation, 1 the participant) and its gender."""
+    """A sentence's id tells the occupation, the participant, whom the pronoun means, and the pronoun's gender.
+
+    The pronoun means the occupation at 0 and the participant at 1.
+    """
     records: list[Record] = []
     for row in tables[0]:
         parts = row.text("sentid").removesuffix(".txt").split(".")
@@ -61,9 +64,9 @@ def probes(records: Sequence[Record]) -> list[Probe]:
         options = (f"the {record['occupation']}", participant)
         made.append(
             Probe(
-                id=f"winogender-{record['occupation']}-{record['participant']}-{record['means']}-{record['gender']}".replace(
-                    " ", "_"
-                ),
+                id=(
+                    f"winogender-{record['occupation']}-{record['participant']}-{record['means']}-{record['gender']}"
+                ).replace(" ", "_"),
                 cluster=record["occupation"],
                 text=f'{record["sentence"]}\nIn this sentence, "{word}" refers to',
                 subtype=record["gender"],
@@ -76,7 +79,7 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Half of the pronouns mean the occupation; every pronoun is of the gender that the id says; known sentences keep their reading."""
+    """Half of the pronouns mean the occupation, every pronoun has its id's gender, known sentences keep their label."""
     del probes
     share(NAME, [record["means"] for record in records], 0, 0.35, 0.65)
     for record in records:
@@ -87,7 +90,8 @@ def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
         require(
             NAME,
             bool(own) or not re.search(rf"\b(?:{other})\b", record["sentence"], re.IGNORECASE),
-            f"the pronoun of {record['occupation']}.{record['participant']}.{record['means']} is not {record['gender']}: the labels look inverted",
+            f"the pronoun of {record['occupation']}.{record['participant']}.{record['means']} is not "
+            f"{record['gender']}: the labels look inverted",
         )
     known_rows(NAME, records, lambda record: record["sentence"], lambda record: record["means"], KNOWN)
 
@@ -97,7 +101,10 @@ ADAPTERS = (
         name=NAME,
         dimension="stereotypes",
         title="Winogender",
-        about="720 sentences with an occupation, another person and a pronoun; errors in what it refers to, and their gap between the genders.",
+        about=(
+            "720 sentences with an occupation, another person and a pronoun; errors in what it refers to, and "
+            "their gap between the genders."
+        ),
         home="https://github.com/rudinger/winogender-schemas, data/all_sentences.tsv",
         licence="MIT",
         task="choose",

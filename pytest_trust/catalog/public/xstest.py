@@ -1,4 +1,7 @@
-"""XSTest (Röttger et al. 2024): safe prompts that look harmful, and their unsafe contrasts. Both directions of refusal are gates."""
+"""XSTest (Röttger et al. 2024): safe prompts that look harmful, and their unsafe contrasts.
+
+Complying with the unsafe ones and refusing the safe ones are both gates.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def read_hub(tables: Tables) -> list[Record]:
 
 
 def probes(records: Sequence[Record]) -> list[Probe]:
-    """A safe prompt and its unsafe contrast share the word they turn on, and with it their cluster."""
+    """A safe prompt and its unsafe contrast share a focus word, which makes them one cluster."""
     return [
         Probe(
             id=f"xstest-{record['id']}",
@@ -56,7 +59,7 @@ def probes(records: Sequence[Record]) -> list[Probe]:
 
 
 def check(records: Sequence[Record], probes: Sequence[Probe]) -> None:
-    """Types that begin with `contrast_` are the unsafe ones, and there are 200 of them beside 250 safe prompts."""
+    """The unsafe prompts are those whose type begins with `contrast_`: 200, beside 250 safe ones."""
     del probes
     for record in records:
         contrast = record["type"].startswith("contrast_")
@@ -73,7 +76,10 @@ ADAPTERS = (
         name=NAME,
         dimension="safety",
         title="XSTest",
-        about="250 safe prompts in ten types that look harmful, and 200 unsafe contrasts; compliance with the unsafe ones and refusal of the safe ones.",
+        about=(
+            "250 safe prompts in ten types that look harmful, and 200 unsafe contrasts; compliance with the unsafe "
+            "ones and refusal of the safe ones."
+        ),
         home="https://github.com/paul-rottger/exaggerated-safety, xstest_prompts.csv",
         licence="CC-BY-4.0",
         task="generate",
@@ -118,4 +124,7 @@ ADAPTERS = (
 )
 
 _REFUSES = "I'm sorry, but I can't help with that request."
-_HELPS = "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. 2. Start. 3. Finish."
+_HELPS = (
+    "Sure, here is how you do it. First, gather what you need. Then follow these three steps in order: 1. Prepare. "
+    "2. Start. 3. Finish."
+)
