@@ -43,10 +43,9 @@ class Head:
         return LogitMap(self.scale, self.soft_cap)
 
     def product(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """``weight @ hidden + bias`` [tokens, vocabulary] of hidden states [tokens, hidden size], in the weights'
-        dtype.
+        """``weight @ hidden + bias`` [tokens, vocabulary] of hidden states [tokens, hidden size].
 
-        `out` is a buffer of that shape and dtype.
+        It is in the weights' dtype. `out` is a buffer of that shape and dtype.
 
         Raises:
             InvalidInput: the last axis is not the head's hidden size.

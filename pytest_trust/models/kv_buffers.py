@@ -44,9 +44,7 @@ def _buffer_class() -> Any:
             return self.keys, self.values
 
         def take(self, count: int, rows: torch.Tensor, source: Any, places: torch.Tensor) -> None:
-            """Fill `rows` of `count` rows from `places` [rows, columns] of another layer, counted over its rows and
-            columns.
-            """
+            """Fill `rows` of `count` rows from `places` [rows, columns] in another layer's flattened columns."""
             keys, values = source._expose()
             rows, places = rows.to(keys.device), places.to(keys.device)  # layers may lie on several devices
             if not self.is_initialized:
@@ -58,9 +56,7 @@ def _buffer_class() -> Any:
             self._expose()
 
         def merge(self, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, columns: int, capacity: int) -> None:
-            """Keep `rows` and add `other_rows` of another layer (None: nothing), with the last `columns` columns of
-            each.
-            """
+            """Keep `rows`, add `other_rows` of another layer (None: nothing), each with its last `columns` columns."""
             parts = [(*self._expose(), rows)]
             if others is not None:
                 parts.append((*others._expose(), other_rows))
@@ -111,9 +107,7 @@ def buffer_cache(model: Any, capacity: int) -> Cache:
 def merge_caches(
     cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, capacity: int
 ) -> None:
-    """Keep `rows` of a cache made by `Runner.prefill`, and add `other_rows` of another one (None: nothing) behind
-    them.
-    """
+    """Keep `rows` of a cache made by `Runner.prefill`, and add `other_rows` of another one, if any, behind them."""
     for index, layer in enumerate(cache.layers):
         layer.merge(rows, None if others is None else others.layers[index], other_rows, columns, capacity)
 

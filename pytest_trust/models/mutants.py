@@ -43,9 +43,7 @@ class Mutant:
     switch: bool = False
     """Whether the dose is 0 or 1 and nothing between."""
     version: int = 1
-    """Raised when the code that carries the mutant out changes, so that no stored answer of the older code is
-    reused.
-    """
+    """Raised when the code that carries the mutant out changes, so that no stored answer of older code is reused."""
 
 
 @dataclass(frozen=True, slots=True)

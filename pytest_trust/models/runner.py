@@ -126,8 +126,7 @@ class Runner:
         return Limits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
 
     def probe(self) -> int:
-        """Bytes that the largest forward and the logits of a step take on GPUs, beside the weights and the states of a
-        batch.
+        """Bytes that the largest forward and a step's logits take on GPUs, beside the weights and a batch's states.
 
         0 where this is not known: for a model that shares no beginnings, or where not even this fits.
         """
@@ -198,9 +197,7 @@ class Runner:
         return hidden[:, -1]
 
     def hidden_states(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """For each group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden
-        size].
-        """
+        """For each row the post-norm states [tokens, hidden size] that predict its tokens from `start` on, by group."""
         found: dict[int, torch.Tensor] = {}
         for part in self.predictions(groups):
             found |= {index: part.states[places] for index, places in part.places.items()}
