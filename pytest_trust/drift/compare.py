@@ -1,5 +1,4 @@
-"""Drift of two loaded models: teacher-forced on the same tokens, forwards without the head, exact
-full-vocabulary KL."""
+"""Drift of two loaded models: teacher-forced on the same tokens, with exact KL over the full vocabulary."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
 from pytest_trust.models.heads import Head, head_of
+from pytest_trust.models.hidden_states import check_head, response_hidden
 from pytest_trust.models.memory import halving
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.drift.kernels.divergence import TokenDivergences
-from pytest_trust.models.hidden_states import check_head, response_hidden
 
 
 def drift_of_batch(
@@ -40,39 +39,40 @@ def drift_of_batch(
     shared_vocabulary: int | None = None,
     budget_bytes: int | None = None,
 ) -> TokenDivergences:
-    """Divergences of two models at the response tokens of one padded batch; one forward of each model's body.
+    """Divergences of two models at the response tokens of one padded batch, from one forward of each model's body.
 
     Args:
         p: transformers causal language model in evaluation mode.
         q: the other model; may be on another device.
         input_ids: [batch, length], padded on either side.
         attention_mask: [batch, length], 1 or True at tokens.
-        response_mask: bool [batch, length], True at the tokens to measure. Each is measured at the position
-            before
-            it, which predicts it.
-        q_input_ids: the batch as q reads it, where its template differs; with `q_attention_mask` and
-            `q_response_mask`. The response tokens must be the same, in the same order.
-        p_head: p's head if it is at hand; else read from the model. `q_head` likewise.
+        response_mask: bool [batch, length], True at the tokens to measure. Each is measured at the position before it,
+            which predicts it.
+        q_input_ids: the batch as q reads it, where its template differs. It needs `q_attention_mask` and
+            `q_response_mask`, and the same response tokens in the same order.
+        q_attention_mask: as `attention_mask`, for `q_input_ids`.
+        q_response_mask: as `response_mask`, for `q_input_ids`.
+        p_head: p's head; default: read from the model.
+        q_head: q's head; default: read from the model.
         shared_vocabulary: number of leading ids that mean the same to both; default: the smaller head.
         budget_bytes: peak memory for logits, see `divergences_from_hidden`.
 
     Returns:
-        One entry a response token, rows of the batch one after the other (`split_responses` takes them
-        apart).
+        One entry a response token, the rows of the batch one after the other (`split_responses` takes them apart).
 
     Raises:
         InvalidInput: shapes differ, a response token at the start of its row, an id beyond a model's
             vocabulary, a model in training mode, different response tokens on the two sides.
     """
-    ours = theirs = (input_ids, attention_mask, response_mask)
+    p_batch = q_batch = (input_ids, attention_mask, response_mask)
     if q_input_ids is not None and q_attention_mask is not None and q_response_mask is not None:
-        theirs = (q_input_ids, q_attention_mask, q_response_mask)
+        q_batch = (q_input_ids, q_attention_mask, q_response_mask)
     elif any(given is not None for given in (q_input_ids, q_attention_mask, q_response_mask)):
         raise InvalidInput("one or two of q_input_ids, q_attention_mask, q_response_mask; give all three or none")
-    labels, other_labels = (ids[measured.bool()] for ids, _, measured in (ours, theirs))
-    if labels.shape != other_labels.shape or bool((labels.cpu() != other_labels.cpu()).any()):
+    labels, q_labels = (ids[measured.bool()] for ids, _, measured in (p_batch, q_batch))
+    if labels.shape != q_labels.shape or bool((labels.cpu() != q_labels.cpu()).any()):
         raise InvalidInput("the two sides' response tokens differ; expected the same tokens in the same order")
-    p_hidden, q_hidden = response_hidden(p, *ours), response_hidden(q, *theirs)
+    p_hidden, q_hidden = response_hidden(p, *p_batch), response_hidden(q, *q_batch)
     return divergences_from_hidden(
         p_hidden,
         p_head or head_of(p),
@@ -98,7 +98,7 @@ def split_responses(
     """The divergences of a batch as one `TokenDrift` a row: row i is a response to ``probes[i]``.
 
     Raises:
-        InvalidInput: the mask's tokens are not the divergences', or other numbers of rows and probes.
+        InvalidInput: the mask has another number of tokens than the divergences, or another number of rows than probes.
     """
     lengths = response_mask.bool().sum(-1).tolist()
     if sum(lengths) != len(divergences) or len(lengths) != len(probes):
@@ -138,11 +138,11 @@ def compare_models(
 ) -> Drift:
     """KL(a || b) of two models on plain texts, exact, per token.
 
-    Every token but the first of a text is measured given the ones before it (a beginning-of-text token, where
-    the tokenizer adds one, lets the first be measured too); special tokens that the tokenizer adds are not. A
-    text longer than the context is read in overlapping windows in which every token is measured once, with at
-    least ``window - stride`` tokens before it; ``Drift.windowed`` counts these texts. Where the same pieces have
-    other ids in the two vocabularies, they are matched by their strings; what only one model has is masked.
+    Every token of a text but the first is measured given the ones before it. Where the tokenizer adds a
+    beginning-of-text token, the first is measured too. Special tokens that the tokenizer adds are not measured. A text
+    longer than the context is read in overlapping windows, in which every token is measured once, with at least
+    ``window - stride`` tokens before it. ``Drift.windowed`` counts these texts. Where the same pieces have other ids in
+    the two vocabularies, they are matched by their strings. Tokens that only one model has are masked.
 
     Args:
         a: a model reference (``org/name``, a directory, ``demo:instruct``), a pair (model, tokenizer), or an
@@ -184,8 +184,10 @@ def drifts_of_texts(
     window: int | None = None,
     stride: int | None = None,
 ) -> tuple[list[TokenDrift], int]:
-    """What `compare_models` summarises: the drift of each text in its cluster `names`, and how many were read in windows. `a` and `b` are
-    (model, tokenizer), `sides` what they are called."""
+    """The drift of each text, which `compare_models` summarises, and the number of texts that were read in windows.
+
+    `a` and `b` are (model, tokenizer), `sides` their names. `names` has the cluster of each text.
+    """
     (model_a, tokenizer_a), (model_b, tokenizer_b) = a, b
     head_a, head_b = head_of(model_a), head_of(model_b)
     check_head(model_a, head_a)
@@ -236,10 +238,14 @@ def drifts_of_texts(
 def _encoded(
     text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: SharedTokens
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """a's token ids of a text and which of them are special tokens that the tokenizer added; b's must be the same tokens."""
+    """a's token ids of a text, and which of them are special tokens that the tokenizer added.
+
+    Raises:
+        InvalidInput: b's tokenizer cuts the text into other tokens, or only one model has a token of it.
+    """
     import torch
 
-    # verbose=False: a text beyond the context is cut into windows here, so the tokenizer's warning would mislead.
+    # verbose=False: the tokenizer's warning would mislead, since a text beyond the context is cut into windows here.
     one, other = (
         t(text, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
         for t in (tokenizer_a, tokenizer_b)
@@ -257,12 +263,13 @@ def _encoded(
         )
     raise InvalidInput(
         f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
-        "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
+        "compare the models' bits per byte or their chunks instead "
+        "(pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
     )
 
 
 def _located(odd: OddLogits, pieces: Sequence[Window], sides: tuple[str, str]) -> InvalidInput:
-    """The error that names model, text and token."""
+    """The same error, naming model, text and token."""
     row, place = odd.place([sum(piece.measured) for piece in pieces])
     piece = pieces[row]
     token = piece.start + [index for index, measured in enumerate(piece.measured) if measured][place]
