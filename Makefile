@@ -6,7 +6,7 @@ DEMO := pytest --trust-baseline=demo:aligned --trust-candidate=demo:sft --trust-
 
 AUDIT := pytest --trust-baseline=demo:aligned --trust-candidate=sft=demo:sft --trust-candidate=rl=demo:rl --trust-candidate=distill=demo:distill --trust-profile=standard
 
-.PHONY: demo audit test labels weights ray servers check clean
+.PHONY: demo audit test labels weights ray servers clean
 
 # The candidate has regressed, so pytest's exit code is 1: what the demo is to show, and no error of make's.
 demo: $(VENV)/installed
@@ -21,6 +21,8 @@ audit: $(VENV)/installed
 # Two processes of one thread: most tests start further ones, and threads that outnumber the cores wait for each other.
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests examples -n 2 --dist loadfile -m "not gpu and not labels and not weights and not ray and not servers"
 
@@ -41,9 +43,6 @@ ray: $(VENV)/installed-test
 servers: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "transformers[serving]"
 	$(BIN)/python -m pytest tests -m servers
-
-check: $(VENV)/installed-test
-	$(BIN)/ruff format --check .
 
 # torch first: another package would bring the newest CUDA build
 $(VENV)/installed: pyproject.toml constraints.txt

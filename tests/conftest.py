@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted_models import scripted_model
+from tests.support.scripted_models import scripted_model
 
 # Runs that tests start are none of this run's workers.
 for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:

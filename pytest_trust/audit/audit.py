@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_trust.audit.drift_record import Drifts
 from pytest_trust.audit.policy import Profile, Threshold, load_policy
@@ -17,22 +16,16 @@ from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job, Progress, Response
 
 if TYPE_CHECKING:
+    from pytest_trust.audit.config import TrustConfig
+    from pytest_trust.audit.executor import Executor
     from pytest_trust.audit.judge_error import Accuracy
     from pytest_trust.audit.sequential import Visit
     from pytest_trust.engine.engine import Engine
     from pytest_trust.judges.samples import Side
-    from pytest_trust.models.reference import Reference
-    from pytest_trust.plugin.config import TrustConfig
+    from pytest_trust.models.reference import Pair, Reference
 
 #: Judges of what is said, wherever it is said: they can read a reasoning trace too.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
-
-
-class ReferencePair(Protocol):
-    @property
-    def baseline(self) -> Reference: ...
-    @property
-    def candidate(self) -> Reference: ...
 
 
 def external_judges(trust: TrustConfig) -> dict[str, Any]:
@@ -92,7 +85,7 @@ class Audit:
         self._progress = progress
         self._workers = workers
         self._note = note
-        self._engine: Engine | None = None
+        self._executor: Executor | None = None
         self._suites: dict[str, Suite] = {}
         self._jobs: dict[int, tuple[Suite, Job]] = {}
         self._acquired: set[tuple[Reference, Reference, str]] = set()
@@ -100,39 +93,47 @@ class Audit:
         self._sides: dict[tuple[Reference, str, str], Side] = {}
         # by the job's number, and with the job, so that it stays its own
         self._responses: dict[tuple[Reference, int], tuple[Job, Mapping[str, tuple[Response, ...]]]] = {}
-        self.drifts = Drifts(self)
+        self.drifts = Drifts(self, alpha=self.policy.alpha, shared_template=trust.template == "shared")
+
+    @property
+    def executor(self) -> Executor:
+        """What runs the models, and with it torch's process; made when work is asked for."""
+        if self._executor is None:
+            settings: dict[str, Any] = {
+                "device": self.trust.device,
+                "dtype": self.trust.dtype,
+                "batch_size": self.trust.batch_size,
+                "trust_remote_code": self.trust.trust_remote_code,
+                "progress": self._progress,
+                "workers": self._workers,
+                "reasoning_tags": (*DEFAULT_TAGS, *self.trust.reasoning_tags),
+                "template": "shared" if self.trust.template == "shared" else "own",
+                "offload": self.trust.offload == "layers",
+                "keep": self.trust.sequential,  # the sides take turns
+            }
+            if self.trust.engine == "ray":
+                from pytest_trust.audit.ray.executor import RayExecutor
+
+                self._executor = RayExecutor(self.trust.store, note=self._note, **settings)
+            else:
+                from pytest_trust.audit.executor import LocalExecutor
+                from pytest_trust.engine.engine import Engine
+
+                self._executor = LocalExecutor(Engine(self.trust.store, **settings))
+        return self._executor
 
     @property
     def engine(self) -> Engine:
-        if self._engine is None:
-            from pytest_trust.engine.engine import Engine
-
-            make: Callable[..., Engine] = Engine
-            if self.trust.engine == "ray":
-                from pytest_trust.audit.ray.executor import ClusterEngine
-
-                make = partial(ClusterEngine, note=self._note)
-            self._engine = make(
-                store=self.trust.store,
-                device=self.trust.device,
-                dtype=self.trust.dtype,
-                batch_size=self.trust.batch_size,
-                trust_remote_code=self.trust.trust_remote_code,
-                progress=self._progress,
-                workers=self._workers,
-                reasoning_tags=(*DEFAULT_TAGS, *self.trust.reasoning_tags),
-                template="shared" if self.trust.template == "shared" else "own",
-                offload=self.trust.offload == "layers",
-                keep=self.trust.sequential,  # the sides take turns
-            )
-        return self._engine
+        """The models by reference, and the store that their results are in."""
+        return self.executor.engine
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """Let models and store go."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
 
-    def job(self, suite: Suite, pair: ReferencePair | None = None) -> Job:
+    def job(self, suite: Suite, pair: Pair | None = None) -> Job:
         """The work of a suite: all of its profile, or what was visited of it for a pair under `--trust-sequential`."""
         visit = self._visits.get((pair.baseline, pair.candidate, suite.name)) if pair else None
         if visit:
@@ -144,7 +145,7 @@ class Audit:
             )  # kept with it, so that the number stays its own
         return self._jobs[id(suite)][1]
 
-    def _visit(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
+    def _visit(self, pair: Pair, suites: Sequence[Suite]) -> None:
         """Make responses in rounds, of all suites that are still open, until every gate with a threshold is known."""
         from pytest_trust.audit.sequential import visit_prefixes
 
@@ -158,7 +159,7 @@ class Audit:
         while waiting:
             for name, (_, visits) in waiting.items():
                 last[name] = visits.pop(0)
-            self.engine.acquire([last[name].job for name in waiting], pair.baseline, pair.candidate)
+            self.executor.acquire([last[name].job for name in waiting], pair)
             waiting = {
                 name: (suite, visits)
                 for name, (suite, visits) in waiting.items()
@@ -169,7 +170,7 @@ class Audit:
             drift = frozenset(probe.id for probe in select(visit.job.probes, self.profile.drift, gates[name]))
             self._visits[pair.baseline, pair.candidate, name] = replace(visit, job=replace(visit.job, drift=drift))
 
-    def _known(self, pair: ReferencePair, suite: Suite, gate: Gate, visit: Visit) -> bool:
+    def _known(self, pair: Pair, suite: Suite, gate: Gate, visit: Visit) -> bool:
         from pytest_trust.audit.gate import gate_record
 
         threshold = self.policy.threshold_of(suite, gate)
@@ -186,7 +187,7 @@ class Audit:
         # A regression that the judge's own errors may account for is not known yet.
         return state["given_up"] or (state["stopped"] and record["verdict"] in ("held", "regressed"))
 
-    def acquire(self, pair: ReferencePair, suites: Sequence[Suite]) -> None:
+    def acquire(self, pair: Pair, suites: Sequence[Suite]) -> None:
         """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
         new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
         if new:
@@ -194,7 +195,7 @@ class Audit:
         if self.trust.sequential:
             self._visit(pair, new)
         if new:
-            self.engine.acquire([self.job(suite, pair) for suite in new], pair.baseline, pair.candidate)
+            self.executor.acquire([self.job(suite, pair) for suite in new], pair)
         for suite in new:
             self._suites[suite.name] = suite
             self._acquired.add((pair.baseline, pair.candidate, suite.name))
@@ -209,14 +210,14 @@ class Audit:
             self._sides[key] = found
         return found
 
-    def judge(self, name: str, pair: ReferencePair) -> Any:
+    def judge(self, name: str, pair: Pair) -> Any:
         """The judge of that name, or what `--trust-judge` puts in its place. Raises InvalidInput when that is one of the pair."""
         if name not in self._replaced:
             return get_judge(name)
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
         model = re.split("[?@]", given.partition(":")[2])[0]
         for side in (pair.baseline, pair.candidate):
-            if model == side.location or (side.kind == "server" and model == side.served[1]):
+            if model in (side.location, side.model_name):
                 raise InvalidInput(
                     f"--trust-judge: {model} is one of the models that are compared: it cannot judge, name another"
                 )
@@ -233,16 +234,16 @@ class Audit:
         if suite.task == "choose":
             return Side(
                 reference.label,
-                judge_options(job.probes, self.engine.options(reference, job), suite.normalise),
-                self.engine.unscored(reference, job),
+                judge_options(job.probes, self.engine.model(reference).options(job), suite.normalise),
+                self.engine.model(reference).unscored(job),
             )
         return self.judged_responses(reference, job, judge, judge_name, self._responses_of(reference, job))
 
     def _responses_of(self, reference: Reference, job: Job) -> Mapping[str, tuple[Response, ...]]:
-        """What `Engine.responses` gives, read once: of a job that has been acquired."""
+        """What `Model.responses` gives, read once: of a job that has been acquired."""
         key = (reference, id(job))
         if key not in self._responses:
-            self._responses[key] = job, self.engine.responses(reference, job)
+            self._responses[key] = job, self.engine.model(reference).responses(job)
         return self._responses[key][1]
 
     def judged_responses(
@@ -258,7 +259,7 @@ class Audit:
 
     def gate_record(
         self,
-        pair: ReferencePair,
+        pair: Pair,
         suite: Suite,
         gate: Gate,
         *,
@@ -299,7 +300,7 @@ class Audit:
         if visit is not None and (judge_name != suite.judge or threshold != known):
             # What was stopped for one judge and margin says nothing about another: this gate gets its whole sample.
             visit = None
-            self.engine.acquire([self.job(suite)], pair.baseline, pair.candidate)
+            self.executor.acquire([self.job(suite)], pair)
         job = visit.job if visit else self.job(suite)
         sides = [self.side(reference, suite, job, judging, judge_name) for reference in (pair.baseline, pair.candidate)]
         record = gate_record(
@@ -332,7 +333,7 @@ class Audit:
         return record
 
     def _add_trace(
-        self, record: dict[str, Any], pair: ReferencePair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
+        self, record: dict[str, Any], pair: Pair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
     ) -> None:
         """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
         from pytest_trust.audit.gate import gate_record, with_trace
@@ -365,7 +366,7 @@ class Audit:
             for name, responses in self._responses_of(reference, job).items()
         }
 
-    def _tokens(self, pair: ReferencePair, visit: Visit) -> dict[str, int]:
+    def _tokens(self, pair: Pair, visit: Visit) -> dict[str, int]:
         """Response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""
         if visit.job.task != "generate":
             return {"tokens": 0, "saved": 0}
@@ -379,7 +380,7 @@ class Audit:
         left = len(visit.full.probes) - len(visit.job.probes)
         return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
 
-    def run_record(self, pair: ReferencePair) -> dict[str, Any]:
+    def run_record(self, pair: Pair) -> dict[str, Any]:
         """What was compared: the same for every gate of a pair."""
         from pytest_trust.models.identity import lineage_words
 
@@ -401,7 +402,7 @@ class Audit:
         run["warnings"] = sorted(warnings | set(self._memory_warnings(pair)))
         return run
 
-    def _memory_warnings(self, pair: ReferencePair) -> list[str]:
+    def _memory_warnings(self, pair: Pair) -> list[str]:
         """What was done for want of memory."""
         from pytest_trust.drift.loaded_pair import one_at_a_time
 
@@ -414,8 +415,3 @@ class Audit:
                 f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"
             ]
         return []
-
-    def drift_diff(self, record: Mapping[str, Any], width: int = 80) -> str:
-        from pytest_trust.report.drift_diff import drift_diff
-
-        return drift_diff(record, width=width, redact=self.trust.redact)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
-    from pytest_trust.audit.audit import Audit, ReferencePair
+    from pytest_trust.audit.executor import Executor
     from pytest_trust.drift.pair_drift import PairDrift
     from pytest_trust.drift.summary import Drift, TokenDrift
-    from pytest_trust.models.reference import Reference
+    from pytest_trust.models.reference import Pair, Reference
     from pytest_trust.probes import Suite
     from pytest_trust.responses import Job
 
@@ -27,24 +27,40 @@ WITHOUT_TRACE = {
 }
 
 
-class Drifts:
-    """The drift part of an audit's records, for suites that it has acquired."""
+class Work(Protocol):
+    """What an audit has acquired."""
 
-    def __init__(self, audit: Audit) -> None:
-        self._audit = audit
+    @property
+    def executor(self) -> Executor: ...
+
+    def job(self, suite: Suite, pair: Pair | None = None) -> Job: ...
+
+
+class Drifts:
+    """The drift part of an audit's records, for suites that it has acquired.
+
+    `alpha`: error rate of each one-sided limit. `shared_template`: both sides were read behind the baseline's template.
+    """
+
+    def __init__(self, work: Work, *, alpha: float, shared_template: bool) -> None:
+        self._work = work
+        self._alpha = alpha
+        self._shared_template = shared_template
         # by the job's number, and with the job, so that it stays its own
         self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
         self._records: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
 
-    def _of_pair(self, pair: ReferencePair, suite: Suite) -> PairDrift:
-        """What `Engine.drift` gives of a suite that has been acquired, read once."""
-        job = self._audit.job(suite, pair)
+    def _of_pair(self, pair: Pair, suite: Suite) -> PairDrift:
+        """What is stored of the pair's drift on a suite that has been acquired, read once."""
+        from pytest_trust.drift.measure import stored_drift
+
+        job = self._work.job(suite, pair)
         key = (pair.baseline, pair.candidate, id(job))
         if key not in self._pairs:
-            self._pairs[key] = job, self._audit.engine.drift(job, pair.baseline, pair.candidate)
+            self._pairs[key] = job, stored_drift(self._work.executor.engine, job, pair.baseline, pair.candidate)
         return self._pairs[key][1]
 
-    def of_tokens(self, pair: ReferencePair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
+    def of_tokens(self, pair: Pair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
         """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
         drifts: list[TokenDrift] = []
         reasons = []
@@ -55,7 +71,7 @@ class Drifts:
             reasons.append(getattr(found, f"{direction}_reason"))
         return drifts, next(filter(None, reasons), NO_TOKENS)
 
-    def record(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any] | None:
+    def record(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, Any] | None:
         """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
         from pytest_trust.drift.summary import summarise
 
@@ -66,15 +82,15 @@ class Drifts:
         for direction, (name, on) in DIRECTIONS.items():
             drifts, reason = self.of_tokens(pair, suites, direction)
             if drifts:
-                if self._audit.trust.template == "shared":
+                if self._shared_template:
                     on += ", both behind the baseline's template"
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._audit.policy.alpha).as_record()
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record()
             else:
                 record[f"{direction}_reason"] = reason
         for direction, (name, on) in WITHOUT_TRACE.items():
             drifts, _ = self.of_tokens(pair, suites, direction)
             if drifts:
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._audit.policy.alpha).as_record()
+                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record()
         if any(direction in record for direction in DIRECTIONS):
             floor, _ = self.of_tokens(pair, suites, "floor")
             record["floor"] = (
@@ -96,24 +112,21 @@ class Drifts:
         self._records[key] = record if "identical" in record else None
         return self._records[key]
 
-    def _texts(self, pair: ReferencePair, suites: Sequence[Suite]) -> dict[str, Any]:
+    def _texts(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, Any]:
         """What there is in place of KL where the tokenizers differ, by the responses it is on."""
         from pytest_trust.drift.cross_tokenizer.responses import WRITERS, summarise_texts
 
         ordered = sorted(suites, key=lambda suite: suite.name)
         measured = [self._of_pair(pair, suite).texts for suite in ordered]
         by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
-        summaries = {
-            writer: summarise_texts(drifts, writer, alpha=self._audit.policy.alpha)
-            for writer, drifts in by_writer.items()
-        }
+        summaries = {writer: summarise_texts(drifts, writer, alpha=self._alpha) for writer, drifts in by_writer.items()}
         return {
             writer if writer == "options" else f"{writer}_responses": found
             for writer, found in summaries.items()
             if found
         }
 
-    def by_flip(self, pair: ReferencePair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
+    def by_flip(self, pair: Pair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
         from pytest_trust.audit.drift_flips import drift_by_flip
 
@@ -123,42 +136,37 @@ class Drifts:
         compared = [probe.id for probe in job.probes if probe.id not in missing]
         return drift_by_flip(drifts, [flip["probe"] for flip in record["flips"]], compared)
 
-    def of_suite(self, pair: ReferencePair, suite: Suite, direction: str) -> Drift:
+    def of_suite(self, pair: Pair, suite: Suite, direction: str) -> Drift:
         """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
+        from pytest_trust.drift.measure import stored_drift
         from pytest_trust.drift.summary import summarise
 
-        job = replace(self._audit.job(suite), drift=frozenset(probe.id for probe in self._audit.job(suite).probes))
-        self._audit.engine.acquire([job], pair.baseline, pair.candidate)
-        found = self._audit.engine.drift(job, pair.baseline, pair.candidate)
+        job = replace(self._work.job(suite), drift=frozenset(probe.id for probe in self._work.job(suite).probes))
+        self._work.executor.acquire([job], pair)
+        found = stored_drift(self._work.executor.engine, job, pair.baseline, pair.candidate)
         by_probe = getattr(found, direction)
         name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
         if not by_probe:
             raise TrustError(f"no {name} on {suite.name}: {getattr(found, f'{direction}_reason') or NO_TOKENS}")
-        return summarise(
-            [by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self._audit.policy.alpha
-        )
+        return summarise([by_probe[probe] for probe in sorted(by_probe)], direction=name, on=on, alpha=self._alpha)
 
     def of_texts(
-        self, pair: ReferencePair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str
+        self, pair: Pair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str
     ) -> Drift:
-        """Drift on plain texts, each read by itself without a template. Nothing of it is stored. Raises as `compare_models`, and TrustError
-        for a recording."""
-        from pytest_trust.drift.compare import drifts_of_texts
+        """Drift on plain texts, each read by itself without a template. Nothing of it is stored.
+
+        Raises as `compare_models`, and TrustError for a side that is not run.
+        """
         from pytest_trust.drift.summary import summarise
         from pytest_trust.drift.texts import checked_texts
 
         given, names = checked_texts(texts, clusters)
         sides = ("candidate", "baseline") if direction == "candidate_baseline" else ("baseline", "candidate")
-        loaded = []
-        for side in sides:
-            reference: Reference = getattr(pair, side)
-            if reference.kind == "recording":
-                raise TrustError(
-                    f"no {DIRECTIONS[direction][0]} on {on}: the {side} is a recording, which holds its states on its own responses only"
-                )
-            model = self._audit.engine.runner(reference).loaded
-            loaded.append((model.model, model.tokenizer))
-        drifts, windowed = drifts_of_texts(loaded[0], loaded[1], given, names, sides=sides)
-        return summarise(
-            drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self._audit.policy.alpha
-        )
+        executor = self._work.executor
+        p, q = (pair.candidate, pair.baseline) if sides[0] == "candidate" else (pair.baseline, pair.candidate)
+        for side, reference in zip(sides, (p, q), strict=True):
+            model = executor.engine.model(reference)
+            if not model.runs:
+                raise TrustError(f"no {DIRECTIONS[direction][0]} on {on}: {model.why_unread(side, 'user')}")
+        drifts, windowed = executor.drifts_of_texts(p, q, given, names, sides)
+        return summarise(drifts, direction=DIRECTIONS[direction][0], on=on, windowed=windowed, alpha=self._alpha)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.mutants import Dosed, choose
-from pytest_trust.models.reference import Reference, parse_reference
+from pytest_trust.models.reference import Pair, Reference, parse_reference
 
 if TYPE_CHECKING:
     from pytest_trust.audit.audit import Audit
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
 _GATE_KEYS = ("gate", "dimension", "control", "unit", "verdict", "reason", "n", "worse", "better")
 _GATE_NUMBERS = ("delta", "lower", "upper", "margin")
-
-
-@dataclass(frozen=True, slots=True)
-class MutantPair:
-    """A baseline and the same model with known damage."""
-
-    baseline: Reference
-    candidate: Reference
 
 
 def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
@@ -66,13 +58,13 @@ def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], name
         )
     runs, run = [], {}
     for dosed in chosen:
-        pair = MutantPair(baseline, with_mutant(baseline, dosed))
+        pair = Pair(baseline, with_mutant(baseline, dosed))
         audit.acquire(pair, kept)
         records = [audit.gate_record(pair, suite, gate) for suite in kept for gate in measured[suite.name]]
         drift = (audit.drifts.record(pair, kept) or {}).get("candidate_baseline") or {}
         runs.append(mutant_record(dosed, records, drift.get("mean")))
         run = audit.run_record(pair)
-        audit.engine.subject(pair.candidate).release()
+        audit.engine.model(pair.candidate).release()
     meta = {
         "profile": audit.trust.profile,
         "policy": audit.policy.name,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import Reference
     from pytest_trust.probes import Gate, Probe, Suite
-from pytest_trust.engine.rates import _operations, planned_tokens, rate_of, tokens_left
+from pytest_trust.engine.rates import operations, planned_tokens, rate_of, tokens_left
 
 # Share of clusters that is taken to change to better before anything has been measured.
 _BACKGROUND = 0.05
@@ -70,34 +70,33 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
 def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str, Any]:
     """A model's label; of a recording also what it is of and what it holds. Raises InvalidInput when it is damaged or lacks what is asked."""
     side: dict[str, Any] = {"model": reference.label, "reference": reference.unlabelled}
-    recording = engine.recording(reference)
-    if recording:
-        identity = recording.identity
+    model = engine.model(reference)
+    if not model.answers:
+        identity = model.identity
         side |= {"fingerprint": identity.fingerprint, "dtype": identity.dtype, "parameters": identity.parameters}
-        side["holds"] = recording.verify()
-        recording.require(jobs)
+        side["holds"] = model.contents()
+        model.require(jobs)
     return side
 
 
 def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> dict[str, Any]:
     responses = stored = tokens = size = 0
     fingerprints, guess = [], 0.0
-    for reference in references:
+    models = [engine.model(reference) for reference in references]
+    for model in models:
         responses += sum(len(job.probes) * job.repeats() for job in jobs)
-        if reference.kind == "recording":
-            stored += sum(len(job.probes) * job.repeats() for job in jobs)
-            continue
-        if not engine.at_hand(reference):
+        if not model.at_hand:
             tokens += sum(planned_tokens(job, probe) for job in jobs for probe in job.probes)
             continue
-        identity = engine.identify(reference)
-        stored += sum(len(engine.stored(reference, job)) for job in jobs)
-        left = tokens_left(engine, jobs, reference)
+        stored += sum(len(model.stored(job)) for job in jobs)
+        if not model.answers:
+            continue
+        identity, left = model.identity, tokens_left(jobs, model)
         tokens += left
         size += identity.parameter_bytes
         fingerprints.append(identity.fingerprint)
-        guess += left * 2 * identity.parameters / _operations() if identity.device == "cpu" and left else 0.0
-    known = len(fingerprints) == sum(reference.kind != "recording" for reference in references)
+        guess += left * 2 * identity.parameters / operations() if identity.device == "cpu" and left else 0.0
+    known = len(fingerprints) == sum(model.answers for model in models)
     rate = rate_of(engine.store, fingerprints) if known else None
     seconds = tokens / rate if rate else guess or None
     return {

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.engine.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.keys import portable_key
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_trust.audit.executor import Executor
     from pytest_trust.engine.engine import Engine
 
 _FLOAT16_LIMIT = 60_000.0
 
 
-def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequence[Job], *, topk: int = 0) -> None:
+def write_recording(
+    path: Path, executor: Executor, reference: Reference, jobs: Sequence[Job], *, topk: int = 0
+) -> None:
     """Write a model's part of these jobs to `path`, acquiring what the store lacks. The file appears whole or not at all.
 
     With `topk` above 0 it keeps that many tokens of every distribution, and no states and no head.
@@ -32,12 +34,12 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
     Raises:
         TrustError: the reference is a recording itself, the model cannot be had, or the file cannot be written.
     """
-    if reference.kind == "recording":
+    engine, planned = executor.engine, list(jobs)
+    model = engine.model(reference)
+    if not model.answers:
         raise InvalidRecording(f"{reference.text}: already a recording: give the model it was made from")
-    planned = list(jobs)
-    engine.acquire_side(planned, reference)
-    served = engine.served(reference)
-    if served and topk:
+    executor.acquire_side(planned, reference)
+    if topk and not model.runs:
         raise InvalidInput(
             f"{reference.label}: of a model behind a server only its answers are recorded: leave out ?topk"
         )
@@ -45,41 +47,20 @@ def write_recording(path: Path, engine: Engine, reference: Reference, jobs: Sequ
         "format": FORMAT,
         "schema": schema_of(topk),
         "topk": topk,
-        "identity": engine.identify(reference).as_dict(),
-        "vocabulary": "" if served else engine.subject(reference).vocabulary(),
+        "identity": model.identity.as_dict(),
+        "vocabulary": model.vocabulary(),
         "responses": {},
         "options": {},
         "suites": {job.suite: len(job.probes) for job in planned},
+        "drift": {},
+        "head": {},
     }
+    for job in planned:
+        manifest[job.table] |= model.recorded(job)
     tensors: dict[str, torch.Tensor] = {}
-    if served:
-        for job in planned:
-            manifest[job.table] |= served.recorded(job)
-        manifest |= {"drift": {}, "head": {}}
-    else:
-        for job in planned:
-            _add_stored(manifest, engine, reference, job)
+    if model.runs:
         tensors, manifest["drift"], manifest["head"] = _drift_part(engine, reference, planned, topk)
     _write(path, json.dumps(manifest, sort_keys=True).encode("utf-8", "surrogatepass"), tensors)
-
-
-def _add_stored(manifest: dict[str, Any], engine: Engine, reference: Reference, job: Job) -> None:
-    """Put a loaded model's responses or option scores of a job into the manifest."""
-    subject = engine.subject(reference)
-    if job.task == "generate":
-        prompts = subject.prompts(job.probes)
-        keys = subject.response_keys(job, prompts)
-        stored = engine.store.get_json("responses", keys.values())
-        named = {
-            portable_key(probe, job, repeat): (probe.id, repeat)
-            for probe in job.probes
-            for repeat in range(job.repeats())
-        }
-        manifest["responses"] |= {name: {**stored[keys[of]], "tail": prompts[of[0]].tail} for name, of in named.items()}
-    else:
-        option_keys = subject.option_keys(subject.options(job.probes))
-        stored = engine.store.get_json("options", option_keys.values())
-        manifest["options"] |= {portable_key(probe, job, 0): stored[option_keys[probe.id]] for probe in job.probes}
 
 
 def _drift_part(

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from pytest_trust.drift.masking import marker_spans
 from pytest_trust.drift.shared_tokens import pair_numberings
-from pytest_trust.keys import digest, portable_key
+from pytest_trust.keys import digest
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.responses import Job
@@ -19,6 +20,7 @@ from pytest_trust.responses import Job
 if TYPE_CHECKING:
     from pytest_trust.drift.shared_tokens import Numbering
     from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.model import Model
 from pytest_trust.drift.sides import Unit, View, Vocabulary, keys_of, parts_of
 
 _KEYS = 2
@@ -30,69 +32,57 @@ OTHER_TOKENS = (
     "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
 )
 
-TWO_RECORDINGS = "both models are recordings, and of one only the most likely tokens were kept"
 
-SERVED_RECORDING = "the recording is of a model behind a server, of which it keeps the answers only"
+_vocabularies: WeakKeyDictionary[Engine, dict[tuple[Reference, Reference], Vocabulary]] = WeakKeyDictionary()
 
 NO_HEAD = "the head of {label} is quantised or missing"
-
-NO_PROMPTS = "a recording keeps no prompts, so its template cannot be shared: leave out --trust-template=shared"
 
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     """Why no drift of this pair can be measured, or nothing."""
-    if "server" in (baseline.kind, candidate.kind):
-        from pytest_trust.drift.served import impossible_here
-
-        reason = impossible_here(engine, baseline, candidate)
+    models = [engine.model(baseline), engine.model(candidate)]
+    models.sort(key=lambda model: not model.tokens_by_text)  # what a server lacks, it lacks against any other
+    for model, other in (models, models[::-1]):
+        reason = model.why_no_drift(other, shared_template=engine.shares_template)
         if reason:
             return reason
-    recordings = [recording for recording in (engine.recording(baseline), engine.recording(candidate)) if recording]
-    if len(recordings) == 2 and any(recording.topk for recording in recordings):
-        return TWO_RECORDINGS
-    if any(not recording.vocabulary for recording in recordings):
-        return SERVED_RECORDING
-    if recordings and engine.shares_template:
-        return NO_PROMPTS
-    for reference in (baseline, candidate):
-        if reference.has_weights:
-            key = headless_key(engine, reference)
+    for model in models:
+        if model.runs:
+            key = headless_key(model)
             noted = engine.store.get_json("notes", [key]).get(key)
             if noted:
-                return noted if isinstance(noted, str) else NO_HEAD.format(label=reference.label)
+                return noted if isinstance(noted, str) else NO_HEAD.format(label=model.reference.label)
     return "" if vocabulary_of(engine, baseline, candidate).shared else OTHER_TOKENS
 
 
 def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
-    """What the pair's tokens have in common: same ids, leading ids (padded and extended vocabularies), the same pieces under other ids."""
-    if "server" in (baseline.kind, candidate.kind):
-        return Vocabulary(-1)  # a server's tokens are looked up one by one in the other's vocabulary
-    ours, theirs = engine.identify(baseline), engine.identify(candidate)
-    if ours.tokenizer == theirs.tokenizer:
+    """What the pair's tokens have in common: the same ids, leading ids (padded and extended vocabularies), or the same pieces under other ids."""
+    models = engine.model(baseline), engine.model(candidate)
+    if any(model.tokens_by_text for model in models) or len({model.identity.tokenizer for model in models}) == 1:
         return Vocabulary(-1)
-    found = engine.vocabularies.get((baseline, candidate))
-    if found is None:
-        found = engine.vocabularies[baseline, candidate] = _compared(engine, baseline, candidate)
-    return found
+    by_pair = _vocabularies.setdefault(engine, {})
+    if (baseline, candidate) not in by_pair:
+        by_pair[baseline, candidate] = _compared(engine, baseline, candidate)
+    return by_pair[baseline, candidate]
 
 
 def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
-    recordings = [engine.recording(reference) for reference in (baseline, candidate)]
-    hashes = {
-        recording.vocabulary if recording else engine.subject(reference).vocabulary()
-        for recording, reference in zip(recordings, (baseline, candidate), strict=True)
-    }
+    models = engine.model(baseline), engine.model(candidate)
+    hashes = {model.vocabulary() for model in models}
     if len(hashes) == 1:
         return Vocabulary(-1)
-    pair = None if any(recordings) else pair_numberings(engine.subject(baseline), engine.subject(candidate))
+    if not all(model.runs for model in models):
+        return Vocabulary(0)
+    pair = pair_numberings(engine.local(baseline), engine.local(candidate))
     if pair is None:
         return Vocabulary(0)
     moved = any(numbering.order is not None for numbering in pair)
     return Vocabulary(pair[0].count, *pair, key=tuple(sorted(hashes)) if moved else ())
 
 
-def headless_key(engine: Engine, reference: Reference) -> str:
-    return digest("no head", _KEYS, engine.identify(reference).fingerprint)
+def headless_key(model: Model) -> str:
+    """Of the store's note that the model's head is not at hand."""
+    return digest("no head", _KEYS, model.identity.fingerprint)
 
 
 def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[Unit]:
@@ -147,53 +137,30 @@ def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
 def view_of(
     engine: Engine, job: Job, reference: Reference, numbering: Numbering | None = None, other: Reference | None = None
 ) -> View:
-    """One side of a job; `other` is what a server's tokens are looked up in."""
-    if reference.kind == "server":
-        from pytest_trust.drift.served import served_view
-
-        assert other is not None
-        return served_view(engine, job, reference, other)
+    """One side of a job. `other` is the model that reads what this side said; its own, where there is none."""
     from pytest_trust.models.runner import Group
 
-    recording = engine.recording(reference)
-    view = View(reference, engine.identify(reference).fingerprint, recording is not None, numbering=numbering)
-    if recording:
-        view.fingerprint = f"recorded {recording.content}"
-        for probe in job.probes:
-            name = portable_key(probe, job, 0)
-            text = recording.drift_text(name)
-            if text is not None:
-                view.texts[probe.id], view.contexts[probe.id] = text, name
-                view.answers[probe.id] = recording.answer_start(name)
-                if job.task == "generate" and 0 < view.answers[probe.id] < len(text[0]):
-                    view.traced.add(probe.id)
-        return view
-    subject = engine.subject(reference)
-    view.context = subject.context()
-    if job.task == "choose":
-        for name, rows in subject.options(job.probes).items():
-            view.options[name] = Group(rows.ids, rows.starts)
-            view.contexts[name] = digest(rows.ids, rows.starts)
-            view.texts[name] = tuple(
-                view.numbers(ids[start:]) for ids, start in zip(rows.ids, rows.starts, strict=True)
-            )
-        return view
-    prompts = subject.prompts(job.probes)
-    for name, samples in engine.responses(reference, replace(job, samples=1)).items():
-        response = samples[0]
-        if response.token_ids:
-            view.texts[name] = (view.numbers(response.token_ids),)
-            view.answers[name] = response.answer_at
-            if 0 < response.answer_at < len(response.text):
-                view.traced.add(name)
-            view.markers[name] = marker_spans(
-                response.text, engine.tags, bool(opened_by(prompts[name].tail, engine.tags))
-            )
-    for name, prompt in prompts.items():
-        view.prompts[name], view.contexts[name] = prompt.ids, digest(prompt.ids)
-        closing = opened_by(prompt.tail, engine.tags)
-        if closing:
-            view.closings[name] = closing
+    model = engine.model(reference)
+    view = View(reference, model.source, recorded=not model.runs, numbering=numbering)
+    if model.runs:
+        view.context = engine.local(reference).context()
+    for name, said in model.said(job, engine.model(other or reference)).items():
+        view.contexts[name] = said.context
+        view.texts[name] = tuple(view.numbers(row) for row in said.rows)
+        view.answers[name] = said.answer_at if said.answer_token is None else said.answer_token
+        if said.masked is not None:
+            view.masked[name] = said.masked
+        if said.traced:
+            view.traced.add(name)
+        if said.options:
+            view.options[name] = Group(said.options, said.starts)
+        elif said.prompt:
+            view.prompts[name] = said.prompt
+        if said.masked is None and not said.options:
+            opened = opened_by(said.tail, engine.tags)
+            view.markers[name] = marker_spans(said.text, engine.tags, bool(opened))
+            if opened:
+                view.closings[name] = opened
     return view
 
 

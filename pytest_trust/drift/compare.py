@@ -11,7 +11,7 @@ from pytest_trust.drift.shared_tokens import SharedTokens, shared_tokens
 from pytest_trust.drift.summary import Drift, TokenDrift, summarise
 from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.errors import InvalidInput
-from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
+from pytest_trust.models.context_windows import WINDOW_TOO_LARGE, Window, batches, padded, window_sizes, windows
 from pytest_trust.models.heads import Head, head_of
 from pytest_trust.models.hidden_states import check_head, response_hidden
 from pytest_trust.models.memory import halving
@@ -202,7 +202,7 @@ def drifts_of_texts(
     ]
     measured: dict[int, TokenDrift] = {}
 
-    def measure(chosen: Sequence[int]) -> None:
+    def measure(chosen: Sequence[int]) -> list[TokenDrift]:
         ids, attended, response = padded([pieces[index] for index in chosen])
         try:
             found = divergences_from_hidden(
@@ -217,12 +217,10 @@ def drifts_of_texts(
         except OddLogits as odd:
             raise _located(odd, [pieces[index] for index in chosen], sides) from odd
         owners = [str(pieces[index].text) for index in chosen]
-        measured.update(
-            zip(chosen, split_responses(found, response, probes=owners, p=sides[0], q=sides[1]), strict=True)
-        )
+        return split_responses(found, response, probes=owners, p=sides[0], q=sides[1])
 
     for batch in batches(pieces, batch_size):
-        halving(batch, measure)
+        measured.update(zip(batch, halving(batch, measure, too_much=WINDOW_TOO_LARGE), strict=True))
     drifts, windowed = [], 0
     for text, name in enumerate(names):
         parts = [measured[index] for index, piece in enumerate(pieces) if piece.text == text]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from pytest_trust.drift.alignment import (
     headless_key,
@@ -14,29 +15,35 @@ from pytest_trust.models.reference import Reference
 
 if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.local import Local
+
+
+_checked: WeakSet[Local] = WeakSet()
+"""Models whose heads have been compared with their own logits."""
 
 
 def has_head(engine: Engine, reference: Reference) -> bool:
     """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
     from pytest_trust.models.hidden_states import check_head
 
-    runner = engine.runner(reference)
+    model = engine.local(reference)
+    runner = model.runner()
     if runner.head is None:
-        engine.store.put_json("notes", {headless_key(engine, reference): True})
+        engine.store.put_json("notes", {headless_key(model): True})
         return False
-    if reference not in engine.checked_heads:
+    if model not in _checked:
         try:
             check_head(runner.model, runner.head)
         except InvalidInput as error:
-            engine.store.put_json("notes", {headless_key(engine, reference): f"{reference.label}: {error}"})
+            engine.store.put_json("notes", {headless_key(model): f"{reference.label}: {error}"})
             return False
-        engine.checked_heads.add(reference)
+        _checked.add(model)
     return True
 
 
-def _device(engine: Engine, live: Sequence[Reference]) -> str:
+def device_of_pair(engine: Engine, live: Sequence[Reference]) -> str:
     """Where the logits are reduced."""
-    return str(engine.runner(live[0]).device) if live else "cpu"
+    return str(engine.loaded(live[0]).device) if live else "cpu"
 
 
 def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
@@ -52,5 +59,5 @@ def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str
 def all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
     """Whether the models are in memory together; loads them."""
     for reference in references:
-        engine.runner(reference)
-    return all(engine.subject(reference).loaded for reference in references)
+        engine.loaded(reference)
+    return all(engine.local(reference).loaded for reference in references)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from pytest_trust.drift.alignment import (
     OTHER_TOKENS,
@@ -28,9 +27,9 @@ from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_
 from pytest_trust.drift.masking import masked_tokens
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.reduce_pair import Read, divergences
-from pytest_trust.drift.served import NOT_READ, NOT_RUN_TWICE, reads, served_tops, with_readings
 from pytest_trust.drift.sides import Side, Text, Unit, keys_of, parts_of, unit_length
 from pytest_trust.engine.claimed_work import share
+from pytest_trust.engine.model import Wanted
 from pytest_trust.keys import portable_key
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.framing import token_behind
@@ -42,19 +41,15 @@ if TYPE_CHECKING:
 
     from pytest_trust.drift.summary import TokenDrift
     from pytest_trust.engine.engine import Engine
+    from pytest_trust.engine.model import Model
     from pytest_trust.models.heads import Head
-    from pytest_trust.models.runner import Group, Runner
-from pytest_trust.drift.loaded_pair import _apart_key, _device, all_fit, has_head
+    from pytest_trust.models.runner import Group
+from pytest_trust.drift.loaded_pair import _apart_key, all_fit, device_of_pair, has_head
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
 
-NOT_RECORDED = "the {side} is a recording, which holds its states on its own responses only"
-
-_head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
 
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
-
-NO_WEIGHTS = "the baseline is a recording, so it cannot be run a second time"
 
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
@@ -67,8 +62,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
     if reason:
         return
     units = [unit for job in jobs for unit in units_of(engine, job, baseline, candidate)]
-    if "server" in (baseline.kind, candidate.kind):
-        units = with_readings(engine, units)
+    units = with_readings(engine, units)
     if missing_parts(engine, units):
         measure_units(engine, units, baseline, candidate)
 
@@ -79,7 +73,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
     units = sorted(units, key=lambda unit: -unit_length(unit))
     left = len(missing_parts(engine, units))
-    live = [reference for reference in dict.fromkeys((baseline, candidate)) if reference.has_weights]
+    live = [reference for reference in dict.fromkeys((baseline, candidate)) if engine.model(reference).runs]
     for reference in live:
         if not has_head(engine, reference):
             return
@@ -93,7 +87,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
     def make(part: list[Unit]) -> Iterator[tuple[int, int]]:
         values = measure(engine, part, baseline, candidate)
-        where = path(_device(engine, live))
+        where = path(device_of_pair(engine, live))
         engine.store.put("drifts", values, {"chunk": len(part), "reduction": where, "process": engine.claims.name})
         yield len(part), sum(len(row) for unit in part for text in unit.texts() for row in text)
 
@@ -129,33 +123,53 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
             for name, drift in found.items()
         }
 
-    reasons = {}
-    for side, other in (("candidate", baseline), ("baseline", candidate)):
-        one_way = not other.has_weights and not reads(engine, other) and job.task == "generate"
-        reasons[side] = _one_way(other, side, "candidate" if other is candidate else "baseline") if one_way else ""
+    models = {"baseline": engine.model(baseline), "candidate": engine.model(candidate)}
+    unread = {
+        "candidate": _why_unread(job, models["baseline"], "baseline", "candidate"),
+        "baseline": _why_unread(job, models["candidate"], "candidate", "baseline"),
+    }
     return PairDrift(
         candidate_baseline=read("candidate_baseline"),
         baseline_candidate=read("baseline_candidate"),
         floor=read("floor"),
         answer_without_trace=read("answer_without_trace"),
-        candidate_baseline_reason=reasons["candidate"],
-        baseline_candidate_reason=reasons["baseline"],
-        floor_reason="" if baseline.has_weights else NOT_RUN_TWICE if baseline.kind == "server" else NO_WEIGHTS,
-        answer_without_trace_reason=reasons["candidate"] or NO_TRACES,
+        candidate_baseline_reason=unread["candidate"],
+        baseline_candidate_reason=unread["baseline"],
+        floor_reason=models["baseline"].why_no_floor,
+        answer_without_trace_reason=unread["candidate"] or NO_TRACES,
         identical=identical,
     )
 
 
-def _one_way(other: Reference, side: str, others_side: str) -> str:
-    """Why there is no drift on the text of `side`: `other` cannot be given it to read."""
-    return NOT_READ.format(side=side) if other.kind == "server" else NOT_RECORDED.format(side=others_side)
+def _why_unread(job: Job, reader: Model, side: str, writer: str) -> str:
+    """Why there is no drift on the text of the `writer`: the other `side` cannot be given it to read."""
+    return reader.why_unread(side, writer) if job.task == "generate" and not reader.reads else ""
+
+
+def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
+    """Have a model that is not run here read the other side's texts, where it can; a direction is left out where it cannot."""
+    units = list(units)
+    directions: tuple[tuple[Side, Side, str], ...] = (
+        ("baseline", "candidate", "candidate_baseline"),
+        ("candidate", "baseline", "baseline_candidate"),
+    )
+    for side, other, direction in directions:
+        model = engine.model(units[0].side(side).reference) if units else None
+        if model is None or model.runs:
+            continue
+        asked = [unit for unit in units if getattr(unit, direction) and unit.probe.id in unit.side(side).prompts]
+        model.read((unit.side(side).prompts[unit.probe.id], unit.on(other)[0]) for unit in asked)
+        if asked and not model.reads:
+            unread = {getattr(unit, direction) for unit in asked}
+            units = [unit.without(direction) if getattr(unit, direction) in unread else unit for unit in units]
+    return units
 
 
 def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
     """Encoded token drifts by key."""
     ours, our_head = _states(engine, units, "baseline", baseline)
     theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
-    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if baseline.has_weights else {}
+    again = _alone(engine, [unit for unit in units if unit.floor], baseline) if engine.model(baseline).runs else {}
     shared = vocabulary_of(engine, baseline, candidate).shared
     values: dict[str, bytes] = {}
     sides: tuple[Side, Side] = ("candidate", "baseline")
@@ -216,7 +230,7 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
     characters = view.answers.get(unit.probe.id, 0)
     if not characters or view.recorded:
         return characters
-    return token_behind(engine.subject(view.reference).framing(), view.own(unit.on(side)[0]), characters)
+    return token_behind(engine.local(view.reference).framing(), view.own(unit.on(side)[0]), characters)
 
 
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
@@ -226,7 +240,7 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
     view, name = unit.baseline, unit.probe.id
     context = view.prompts[name]
     if name in view.closings:
-        empty = engine.subject(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)[
+        empty = engine.local(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)[
             "input_ids"
         ]
         context = (*context, *map(int, empty))
@@ -243,15 +257,14 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
         unit.probe.id,
         unit.on(side),
     )
-    if view.recorded:
-        recording = engine.recording(view.reference)
-        return recording.masked(view.contexts[probe]) if recording else []
+    if probe in view.masked:
+        return list(view.masked[probe])
     if probe not in view.prompts:  # options are written by nobody
         return []
     ends = None
     if not alone and not other.recorded:
-        ends = view.own(other.numbers(sorted(engine.subject(other.reference).framing().eos_ids)))
-    return masked_tokens(engine.subject(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
+        ends = view.own(other.numbers(sorted(engine.local(other.reference).framing().eos_ids)))
+    return masked_tokens(engine.local(view.reference).framing(), view.own(text[0]), view.markers[probe], ends)
 
 
 def _states(
@@ -259,20 +272,16 @@ def _states(
 ) -> tuple[list[Mapping[Text, Any]], Head | None]:
     """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head. Of a
     top-k recording and of a server a `TopK` a text, and no head."""
-    if reference.kind == "server":
-        return served_tops(engine, units, side, reference), None
-    recording = engine.recording(reference)
-    if recording:
-        names = [portable_key(unit.probe, unit.job, 0) for unit in units]
-        if recording.topk:
-            kept = zip(units, recording.tops(names), strict=True)
-            return [{unit.side(side).texts[unit.probe.id]: tops} for unit, tops in kept], None
-        states = recording.states(names)
-        other = units[0].candidate if side == "baseline" else units[0].baseline
-        return [
-            {unit.side(side).texts[unit.probe.id]: state} for unit, state in zip(units, states, strict=True)
-        ], recorded_head(engine, reference, other.reference)
-    runner = engine.runner(reference)
+    model = engine.model(reference)
+    if not model.runs:
+        other: Side = "candidate" if side == "baseline" else "baseline"
+        reader = engine.model(units[0].side(other).reference)
+        wanted = []
+        for unit in units:
+            prompt = unit.side(side).prompts.get(unit.probe.id, ())
+            wanted.append(Wanted(unit.job, unit.probe, unit.on(side), prompt, unit.on(other) if prompt else ()))
+        return list(model.kept(wanted, reader)), model.head(reader)
+    runner = engine.loaded(reference)
     assert runner.head is not None
     result: list[Mapping[Text, torch.Tensor]] = []
     step = len(units) if engine.offloads else DRIFT_BATCH
@@ -286,32 +295,12 @@ def _states(
             ]
         for unit, found in zip(
             part,
-            engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.subject(reference).context())),
+            engine.fitting.halving(groups, in_windows(runner.hidden_states, engine.local(reference).context())),
             strict=True,
         ):
             result.append(_by_text(engine, unit, side, found))
     numbering = units[0].side(side).numbering
     return result, runner.head if numbering is None else numbering.head(runner.head)
-
-
-def recorded_head(engine: Engine, reference: Reference, other: Reference) -> Head:
-    """The head of a recording, on the other side's device; that side's own where it is the same, so that there is one of it in memory."""
-    from pytest_trust.engine.recording import hash_of_head
-
-    recording, beside = engine.recording(reference), engine.recording(other)
-    assert recording is not None
-    if beside is not None:
-        same = (
-            bool(recording.head_hash)
-            and recording.head_hash == beside.head_hash
-            and str(other.path) < str(reference.path)
-        )
-        return (beside if same else recording).head()
-    runner = engine.runner(other)
-    assert runner.head is not None
-    if runner not in _head_hashes:
-        _head_hashes[runner] = hash_of_head(runner.head)
-    return runner.head if _head_hashes[runner] == recording.head_hash else recording.head(runner.device)
 
 
 def _joined_groups(first: Group, second: Group) -> Group:
@@ -340,7 +329,7 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     if not units:
         return {}
     groups = [unit.baseline.group(unit.probe.id, [unit.on("baseline")]) for unit in units]
-    found = in_windows(engine.runner(baseline).alone, engine.subject(baseline).context())(groups)
+    found = in_windows(engine.loaded(baseline).alone, engine.local(baseline).context())(groups)
     return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
 

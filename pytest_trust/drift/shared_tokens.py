@@ -12,7 +12,7 @@ from pytest_trust.keys import digest
 if TYPE_CHECKING:
     import torch
 
-    from pytest_trust.engine.local import Subject
+    from pytest_trust.engine.rendered import Rendered
     from pytest_trust.models.heads import Head
 
 __all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
@@ -180,7 +180,7 @@ def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> 
     )
 
 
-def pair_numberings(baseline: Subject, candidate: Subject) -> tuple[Numbering, Numbering] | None:
+def pair_numberings(baseline: Rendered, candidate: Rendered) -> tuple[Numbering, Numbering] | None:
     """The numberings of the baseline and the candidate; None where their vocabularies share too little for KL.
 
     The store remembers which of the two it is, so that a pair without KL does not load its tokenizers again.

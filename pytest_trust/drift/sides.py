@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 Side = Literal["baseline", "candidate"]
 
-Text = tuple[
-    tuple[int, ...], ...
-]  # token ids (numbers, where the ids of the two models differ): one response, or one tuple per option
+Text = tuple[tuple[int, ...], ...]
+"""Token ids (numbers, where the ids of the two models differ): those of one response, or one tuple per option."""
 
 
 @dataclass(slots=True)
@@ -39,10 +38,11 @@ class View:
     texts: dict[str, Text] = field(default_factory=dict)
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     options: dict[str, Group] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens in a recording)
+    answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens where `recorded`)
     traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
     closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
     markers: dict[str, Spans] = field(default_factory=dict)  # characters of think markers
+    masked: dict[str, tuple[int, ...]] = field(default_factory=dict)  # places of the template's tokens, where known
     numbering: Numbering | None = None
     context: int | None = None  # tokens that the model was made for
 
@@ -99,6 +99,11 @@ class Unit:
     def on(self, direction: Side) -> Text:
         """The text on which `direction`, p's side, is measured."""
         return self.side(direction).texts[self.probe.id]
+
+    def without(self, direction: str) -> Unit:
+        """The unit, of which nothing is wanted in this direction (`candidate_baseline` or `baseline_candidate`)."""
+        wanted: dict[str, Any] = {direction: ""}
+        return replace(self, **wanted)
 
     def texts(self) -> list[Text]:
         """The texts that both sides are run on: each side's own response, or the options once."""

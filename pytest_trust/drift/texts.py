@@ -36,11 +36,13 @@ def loaded_model(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
         TrustError: a reference that cannot be loaded.
     """
     if isinstance(given, str):
-        from pytest_trust.engine.store import default_store
+        from pytest_trust.engine.store import Store, default_store
         from pytest_trust.models.loading import load_model
         from pytest_trust.models.reference import parse_reference
 
-        given = load_model(parse_reference(given), cache=store or default_store())
+        directory = store or default_store()
+        with Store(directory) as hashes:
+            given = load_model(parse_reference(given), cache=directory, hashes=hashes)
     if hasattr(given, "model") and hasattr(given, "tokenizer"):
         given = (given.model, given.tokenizer)
     if not (isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "get_output_embeddings")):

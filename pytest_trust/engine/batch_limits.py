@@ -1,4 +1,4 @@
-"""What fits into a device's memory: how much a batch may hold, and what to do when the memory runs out."""
+"""How much a batch may hold on a device, and what is tried when the memory runs out."""
 
 from __future__ import annotations
 
@@ -6,81 +6,73 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_trust.errors import TrustError
+from pytest_trust.engine.store import Store
 from pytest_trust.keys import digest
-from pytest_trust.models.identity import on_cuda
-from pytest_trust.models.memory import Limits
+from pytest_trust.models.identity import ModelIdentity, on_cuda
+from pytest_trust.models.memory import BatchLimits, halving, ran_out
 
 if TYPE_CHECKING:
-    from pytest_trust.engine.engine import Engine
-    from pytest_trust.models.reference import Reference
     from pytest_trust.models.runner import Runner
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+TOO_MUCH = "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
 
 
 class Fitting:
-    """Limits of an engine's batches. What was measured, and what did not fit, is remembered in the store per model, dtype and device."""
+    """Limits of one process's batches.
 
-    def __init__(self, engine: Engine, batch_size: int | None) -> None:
-        self._engine = engine
+    The store remembers what was measured, and what did not fit, per model, dtype and device. `batch_size` None is automatic.
+    """
+
+    def __init__(self, store: Store, batch_size: int | None) -> None:
+        self._store = store
         self.batch_size = batch_size
 
-    def limits(self, reference: Reference, runner: Runner) -> Limits:
-        """What a batch may hold: the rows asked for, else as many tokens as fit the free memory, and no more than were seen to fit."""
+    def limits(self, identity: ModelIdentity, runner: Runner) -> BatchLimits:
+        """The rows asked for; else as many tokens as fit the free memory, and no more than were seen to fit."""
         if self.batch_size is not None:
-            return Limits(self.batch_size, sys.maxsize)
-        limits = runner.limits(self._probed(reference, runner) if on_cuda(runner.device) else 0)
-        key = self._key("fits", reference)
-        seen = self._engine.store.get_json("notes", [key]).get(key)
-        return Limits(limits.rows, min(limits.tokens, seen)) if seen else limits
+            return BatchLimits(self.batch_size, sys.maxsize)
+        limits = runner.limits(self._probed(identity, runner) if on_cuda(runner.device) else 0)
+        key = _key("fits", identity)
+        seen = self._store.get_json("notes", [key]).get(key)
+        return BatchLimits(limits.rows, min(limits.tokens, seen)) if seen else limits
 
-    def _probed(self, reference: Reference, runner: Runner) -> int:
+    def _probed(self, identity: ModelIdentity, runner: Runner) -> int:
         """What a forward takes, measured once."""
-        key = self._key("probed", reference)
-        notes = self._engine.store.get_json("notes", [key])
+        key = _key("probed", identity)
+        notes = self._store.get_json("notes", [key])
         if key not in notes:
             notes[key] = runner.probe()
-            self._engine.store.put_json("notes", notes)
+            self._store.put_json("notes", notes)
         return int(notes[key])
 
-    def _key(self, what: str, reference: Reference) -> str:
-        """Of the tokens of a batch that were seen to fit (`fits`), or of what a forward takes (`probed`)."""
-        identity = self._engine.identify(reference)
-        return digest(what, 1, identity.fingerprint, identity.dtype, identity.device)
-
     def halving(
-        self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Any]], reference: Reference | None = None
-    ) -> list[Any]:
-        """Run a batch; when the memory does not suffice, its halves. With a `reference`, what did not fit is remembered of that model."""
-        if not items:
-            return []
-        try:
-            return run(items)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            self.ran_out(error, len(items))
-        half = len(items) // 2
-        if reference is not None:
-            self.fewer(half, items, reference)
-        return [*self.halving(items[:half], run, reference), *self.halving(items[half:], run, reference)]
+        self,
+        items: Sequence[Item],
+        run: Callable[[Sequence[Item]], list[Made]],
+        identity: ModelIdentity | None = None,
+    ) -> list[Made]:
+        """Run a batch, in halves where the memory does not suffice. With an `identity`, that model's limit is remembered."""
+
+        def fewer(rows: int, tried: Sequence[Item]) -> None:
+            if identity is not None:
+                self.fewer(rows, tried, identity)
+
+        return halving(items, run, too_much=TOO_MUCH, fewer=fewer)
 
     def ran_out(self, error: Exception, rows: int) -> None:
-        """Let go of what memory can be had. Raises the error when it is another one, and TrustError when one row is too much."""
-        import torch
+        """Let go of what memory can be had; see `models.memory.ran_out`."""
+        ran_out(error, rows, TOO_MUCH)
 
-        from pytest_trust.models.memory import out_of_memory
-
-        if not out_of_memory(error):
-            raise error
-        if rows == 1:
-            raise TrustError(
-                "not enough memory for a single row: use a smaller dtype, --trust-max-new-tokens or another device"
-            ) from None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def fewer(self, rows: int, items: Sequence[Any], reference: Reference) -> Limits:
+    def fewer(self, rows: int, items: Sequence[Any], identity: ModelIdentity) -> BatchLimits:
         """Remember of a model that so many of these rows are to be tried."""
         tokens = rows * max(one.columns for one in items)
-        self._engine.store.put_json("notes", {self._key("fits", reference): tokens}, replace=True)
-        return Limits(rows, tokens)
+        self._store.put_json("notes", {_key("fits", identity): tokens}, replace=True)
+        return BatchLimits(rows, tokens)
+
+
+def _key(what: str, identity: ModelIdentity) -> str:
+    """Of the tokens of a batch that were seen to fit (`fits`), or of what a forward takes (`probed`)."""
+    return digest(what, 1, identity.fingerprint, identity.dtype, identity.device)

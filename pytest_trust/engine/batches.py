@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from pytest_trust.judges import get_stating
 from pytest_trust.keys import row_seed
 from pytest_trust.models.generation import Row
-from pytest_trust.models.memory import Limits
+from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.runner import Group
 from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning
 from pytest_trust.responses import Generation, Job
 
 if TYPE_CHECKING:
-    from pytest_trust.engine.local import Subject
+    from pytest_trust.engine.rendered import Rendered
     from pytest_trust.judges.judgement import Stating
     from pytest_trust.probes import Probe
 
@@ -85,18 +85,18 @@ class Answered:
         return split.complete and self.judge.stated(split.answer, self.probe)
 
 
-def plan_answers(subject: Subject, jobs: Iterable[Job], tags: Tags = DEFAULT_TAGS) -> list[Answer]:
+def plan_answers(rendered: Rendered, jobs: Iterable[Job], tags: Tags = DEFAULT_TAGS) -> list[Answer]:
     """Every response that the jobs ask of a model, equal ones once: those settings first under which the longest may come, within
     them the longest first, so that what does not fit shows at once."""
     found: dict[str, Answer] = {}
-    plain, forced = subject.identity.chat_format == "plain", subject.forced()
+    plain, forced = rendered.identity.chat_format == "plain", rendered.forced()
     for job in jobs:
         if job.task != "generate":
             continue
-        prompts, generation = subject.prompts(job.probes), subject.generation(job)
+        prompts, generation = rendered.prompts(job.probes), rendered.generation(job)
         probes = {probe.id: probe for probe in job.probes}
         judge = get_stating(generation.until.partition(" ")[0]) if generation.until else None
-        for (name, repeat), key in subject.response_keys(job, prompts).items():
+        for (name, repeat), key in rendered.response_keys(job, prompts).items():
             if key not in found:
                 # `User:` ends a response only where the prompt has such lines.
                 seed = row_seed(generation.seed, name, repeat)
@@ -120,14 +120,14 @@ def plan_answers(subject: Subject, jobs: Iterable[Job], tags: Tags = DEFAULT_TAG
     )
 
 
-def plan_choices(subject: Subject, jobs: Iterable[Job]) -> list[Choice]:
+def plan_choices(rendered: Rendered, jobs: Iterable[Job]) -> list[Choice]:
     """Every probe whose options the jobs want scored, equal ones once, beside those that begin alike."""
     found: dict[str, Choice] = {}
     for job in jobs:
         if job.task != "choose":
             continue
-        rows = subject.options(job.probes)
-        keys = subject.option_keys(rows)
+        rows = rendered.option_rows(job.probes)
+        keys = rendered.option_keys(rows)
         for probe in job.probes:
             if probe.id in keys:
                 key = keys[probe.id]
@@ -144,7 +144,7 @@ def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[An
         yield from (answers[start : start + size] for start in range(0, len(answers), size))
 
 
-def choice_batches(plan: Sequence[Choice], limits: Limits) -> list[list[Choice]]:
+def choice_batches(plan: Sequence[Choice], limits: BatchLimits) -> list[list[Choice]]:
     """Parts of probes that begin alike, the one with the longest row first. A beginning that a probe shares with the one before is
     counted once, as it is computed once."""
     batches: list[list[Choice]] = []

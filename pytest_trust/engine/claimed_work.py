@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from pytest_trust.engine.engine import Engine
-    from pytest_trust.engine.server.model import Served
     from pytest_trust.engine.store import Table
+    from pytest_trust.engine.workspace import Workspace
     from pytest_trust.models.reference import Reference
-    from pytest_trust.responses import Job, Phase
+    from pytest_trust.responses import Phase
 
 Item = TypeVar("Item")
 
@@ -33,7 +31,7 @@ def with_keys(items: Sequence[KeyedItem], keys: Set[str]) -> list[KeyedItem]:
 
 
 def share(
-    engine: Engine,
+    workspace: Workspace,
     reference: Reference,
     phase: Phase,
     table: Table,
@@ -53,36 +51,21 @@ def share(
     total, made, tokens = sum(map(len, batches)), 0, 0
 
     def tell(left: int) -> None:
-        engine.tell(reference, phase, "", total - left, total, tokens, made)
+        workspace.tell(reference, phase, "", total - left, total, tokens, made)
 
     def waiting(held: Mapping[int, Sequence[str]]) -> None:
         tell(sum(len(part(batches[index], set(theirs))) for index, theirs in held.items()))
 
     tell(missing)
-    with engine.claims:
-        for index, mine in engine.claims.shares(table, [keys(batch) for batch in batches], wait=wait, waiting=waiting):
+    with workspace.claims:
+        for index, mine in workspace.claims.shares(
+            table, [keys(batch) for batch in batches], wait=wait, waiting=waiting
+        ):
             for items, new in make(part(batches[index], set(mine))):
                 made, tokens = made + items, tokens + new
                 tell(missing - made)
     wanted = {key for batch in batches for key in keys(batch)}
-    left = wanted - engine.store.has(table, wanted) if made < missing and not wait else set()
+    left = wanted - workspace.store.has(table, wanted) if made < missing and not wait else set()
     if made < missing and not left:
         tell(0)  # others made the rest
     return not left
-
-
-def ask(engine: Engine, served: Served, jobs: Sequence[Job]) -> None:
-    """Have a server asked for what is missing, by one process at a time: the requests that it takes at once are the run's, not each
-    worker's."""
-    tables: tuple[tuple[str, Table], ...] = (("generate", "responses"), ("choose", "options"))
-    for task, table in tables:
-        asked = [(job, served.keys(job)) for job in jobs if job.task == task]
-        keys = [key for _, found in asked for key in found.values()]
-        with engine.claims:
-            for _, mine in engine.claims.shares(table, [keys]):
-                wanted = set(mine)
-                parts = []
-                for job, found in asked:
-                    names = {name for (name, _), key in found.items() if key in wanted}
-                    parts.append(replace(job, probes=tuple(probe for probe in job.probes if probe.id in names)))
-                served.acquire([part for part in parts if part.probes], engine.tell)

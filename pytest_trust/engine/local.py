@@ -1,295 +1,156 @@
-"""One model of a run: its identity, its rendered prompts and keys from the store, and its weights when something is missing."""
+"""A model whose weights are at hand: one side of a pair that can be run on any text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.engine.store import Store
-from pytest_trust.errors import InvalidInput
-from pytest_trust.keys import digest, probe_input, sampling
-from pytest_trust.models.files import ModelFiles, locate
-from pytest_trust.models.framing import Framing
-from pytest_trust.models.identity import ModelIdentity, identify_model
-from pytest_trust.models.reference import Reference, read_json
-from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
-from pytest_trust.models.steering_pairs import PREFIX
-from pytest_trust.responses import Generation, Job
+from pytest_trust.engine.batch_limits import Fitting
+from pytest_trust.engine.local_work import answer, choose
+from pytest_trust.engine.model import Ids, Model, Rows, Said, Wanted
+from pytest_trust.engine.rendered import Rendered
+from pytest_trust.engine.stored_values import responses_of, scores_of
+from pytest_trust.engine.workspace import Workspace
+from pytest_trust.keys import digest, portable_key
+from pytest_trust.models.files import is_converted, read_ahead
+from pytest_trust.models.reference import Reference
+from pytest_trust.responses import Job, OptionScores, Response
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import torch
 
+    from pytest_trust.engine.top_k import TopK
+    from pytest_trust.models.heads import Head
     from pytest_trust.models.runner import Runner
-    from pytest_trust.probes import Probe
 
 
-_KEYS = 1  # of the store's keys: raise it when what a key stands for changes
+class Local(Rendered):
+    """A side of a pair that is run here. Its documentation is the protocol's, `engine.model.Model`."""
 
+    runs = True
+    answers = True
+    tokens_by_text = False
+    reads = True
+    why_no_floor = ""
 
-class Subject:
-    """A model of a run. Weights, tokenizer and the libraries they need are loaded on first use only; rendered prompts are remembered."""
-
-    def __init__(
-        self,
-        reference: Reference,
-        *,
-        store: Store,
-        device: str,
-        dtype: str | None,
-        trust_remote_code: bool,
-        offload: bool = False,
-    ) -> None:
-        self.reference = reference
-        self.store = store
-        self._dtype = dtype
-        self._trust_remote_code = trust_remote_code
-        self._offload = offload
-        self._device = device
-        self._files: ModelFiles | None = None
-        self._identity: ModelIdentity | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._runner: Runner | None = None
-        self._framing: Framing | None = None
-
-    @property
-    def cache(self) -> Path:
-        return self.store.directory
-
-    @property
-    def files(self) -> ModelFiles:
-        if self._files is None:
-            self._files = locate(self.reference, cache=self.cache, trust_remote_code=self._trust_remote_code)
-        return self._files
-
-    @property
-    def identity(self) -> ModelIdentity:
-        if self._identity is None:
-            self._identity = identify_model(
-                self.reference, self.files, device=self._device, dtype=self._dtype, store=self.store
-            )
-        return self._identity
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        if self._tokenizer is None:
-            from pytest_trust.models.loading import load_tokenizer
-
-            self._tokenizer = load_tokenizer(self.reference, self.files, trust_remote_code=self._trust_remote_code)
-        return self._tokenizer
-
-    @property
-    def loaded(self) -> bool:
-        return self._runner is not None
-
-    def runner(self) -> Runner:
-        """The model, loaded if it is not."""
-        if self._runner is None:
-            from pytest_trust.models.layer_offload import OffloadedRunner
-            from pytest_trust.models.loading import load_model
-            from pytest_trust.models.runner import Runner
-
-            loaded = load_model(
-                self.reference,
-                device=self._device,
-                dtype=self._dtype,
-                trust_remote_code=self._trust_remote_code,
-                cache=self.cache,
-                identity=self.identity,
-                offload=self._offload,
-            )
-            self._tokenizer = loaded.tokenizer
-            self._runner = OffloadedRunner(loaded) if loaded.layers else Runner(loaded)
-            self._framing = Framing(loaded.tokenizer, loaded.eos_ids)
-        return self._runner
-
-    def framing(self) -> Framing:
-        """What ends and frames this model's texts; stays when the weights are let go."""
-        if self._framing is None:
-            self.runner()
-        assert self._framing is not None
-        return self._framing
-
-    def release(self) -> None:
-        """Let go of the weights."""
-        if self._runner is None:
-            return
-        import gc
-
-        import torch
-
-        self._runner = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def prompts(self, probes: Sequence[Probe]) -> dict[str, Prompt]:
-        """Rendered prompts by probe id."""
-        stored = self._rendered(
-            "prompt",
-            probes,
-            lambda probe: _from_prompt(
-                render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
+    def __init__(self, reference: Reference, workspace: Workspace, fitting: Fitting) -> None:
+        super().__init__(
+            reference,
+            store=workspace.store,
+            device=workspace.device_of(reference),
+            dtype=workspace.dtype,
+            trust_remote_code=workspace.trust_remote_code,
+            offload=workspace.offloads,
         )
-        prompts = as_prompts(stored)
-        self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
-        return prompts
+        self._workspace = workspace
+        self._fitting = fitting
+        workspace.add(self)
 
-    def options(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
-        """Rendered options by probe id."""
-        stored = self._rendered(
-            "options",
-            probes,
-            lambda probe: _from_options(
-                render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
-        )
-        rows = as_options(stored)
-        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
-        return rows
+    @property
+    def at_hand(self) -> bool:
+        kind = self.reference.kind
+        return kind != "hub" and (kind != "demo" or is_converted(self.store.directory))
 
-    def _fit(self, lengths: dict[str, int]) -> None:
-        """Refuse what is longer than the model's context: cut, it would be another question."""
-        context = self.context()
-        for name, length in lengths.items():
-            if context is not None and length > context:
-                raise InvalidInput(
-                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: shorten it or leave it out"
-                )
+    @property
+    def source(self) -> str:
+        return self.identity.fingerprint
 
-    def _asked(self, probe: Probe) -> Probe:
-        """The probe as this model is given it: the mutant `no_system` hears no system message."""
-        mutant = self.reference.mutant
-        if mutant is None or not mutant.changes_prompt:
-            return probe
-        heard = tuple(message for message in probe.messages if message.role != "system")
-        return replace(probe, messages=heard) if heard else probe
+    def runner(self, *, alone: bool = False) -> Runner:
+        """The loaded model. Others are released where both do not fit, and in any case where it works `alone`."""
+        return self._workspace.runner(self, alone=alone)
 
-    def generation(self, job: Job) -> Generation:
-        """How this model answers a job: as the job says, with the trace's budget of `?thinking=N`, and hotter by the dose of the mutant
-        `temperature`."""
-        generation, mutant = job.generation, self.reference.mutant
-        if self.reference.thinking_budget is not None:
-            generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
-        if mutant is None or mutant.mutant.kind != "sampling":
-            return generation
-        return replace(generation, temperature=generation.temperature + mutant.dose)
+    def require(self, jobs: Sequence[Job]) -> None:
+        """Nothing: what is missing is made."""
 
-    def forced(self) -> tuple[int, ...]:
-        """Token ids that every answer begins with: those of the mutant `compliance_prefix`."""
-        mutant = self.reference.mutant
-        if mutant is None or mutant.mutant.kind != "answer" or mutant.dose == 0:
-            return ()
-        text = PREFIX if self.identity.chat_format == "template" else f" {PREFIX}"
-        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def check_beside(self, other: Model) -> None:
+        """Nothing: fingerprints tell models apart."""
 
-    def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
-        found = self.rendered(what, probes)
-        try:
-            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
-        except InvalidInput as error:
-            raise InvalidInput(f"{self.reference.label}: {error}") from None
-        if new:
-            self.store.put_json(
-                "prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new}
-            )
-        return {**found, **new}
+    def read_ahead(self) -> None:
+        if self.at_hand:
+            read_ahead(self.files)
 
-    def _rendering_key(self, what: str, probe: Probe) -> str:
-        return digest(what, _KEYS, self.identity.rendering, probe_input(probe))
+    def contents(self) -> str:
+        return ""
 
-    def rendering_keys(self, what: str, probes: Sequence[Probe]) -> dict[str, str]:
-        """Keys of the store's rendered input (`prompt` or `options`) by probe id."""
-        return {probe.id: self._rendering_key(what, probe) for probe in probes}
+    def stored(self, job: Job) -> set[tuple[str, int]]:
+        keys = self.keys(job, render=False)
+        found = self.store.has(job.table, keys.values())
+        return {name for name, key in keys.items() if key in found}
 
-    def rendered(self, what: str, probes: Sequence[Probe]) -> dict[str, Any]:
-        """What the store holds of the probes' rendered input (`prompt` or `options`), by probe id; renders nothing."""
-        keys = self.rendering_keys(what, probes)
-        found = self.store.get_json("prompts", keys.values())
-        return {name: found[key] for name, key in keys.items() if key in found}
+    def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
+        made = [work(self._workspace, self._fitting, self, jobs, wait, keys) for work in (answer, choose)]
+        return all(made)
 
-    def keys(self, job: Job, *, render: bool = True) -> dict[tuple[str, int], str]:
-        """Keys of the store of all that a job asks of this model, by probe id and repeat; without `render`, of those probes only whose
-        rendered input is stored."""
+    def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
+        found = self._stored_responses(job)
+        return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self._workspace.tags)
+
+    def options(self, job: Job) -> dict[str, OptionScores]:
+        keys = self.option_keys(self.option_rows(job.probes))
+        stored = self.store.get_json("options", keys.values())
+        return scores_of({name: stored.get(key) for name, key in keys.items()})
+
+    def unscored(self, job: Job) -> str:
+        return ""
+
+    def recorded(self, job: Job) -> dict[str, dict[str, Any]]:
+        probes = {probe.id: probe for probe in job.probes}
         if job.task == "generate":
-            return self.response_keys(
-                job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes))
-            )
-        rows = self.options(job.probes) if render else as_options(self.rendered("options", job.probes))
-        return {(name, 0): key for name, key in self.option_keys(rows).items()}
+            return {
+                portable_key(probes[name], job, repeat): value
+                for (name, repeat), value in self._stored_responses(job).items()
+            }
+        keys = self.option_keys(self.option_rows(job.probes))
+        stored = self.store.get_json("options", keys.values())
+        return {portable_key(probes[name], job, 0): stored[key] for name, key in keys.items() if key in stored}
 
-    def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
-        """Keys of the store by probe id and repeat."""
-        identity, generation = self.identity, self.generation(job)
-        ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
-        return {
-            (probe.id, repeat): digest(
-                "response",
-                _KEYS,
-                identity.fingerprint,
-                identity.tokenizer,
-                identity.template,
-                ids[probe.id],
-                sampling(generation, probe.id, repeat),
-                *([list(probe.options)] if generation.until else []),  # they say what is an answer
-            )
-            for probe in job.probes
-            if probe.id in ids
-            for repeat in range(job.repeats())
-        }
+    def said(self, job: Job, reader: Model) -> dict[str, Said]:
+        if job.task == "choose":
+            return {
+                name: Said(
+                    context=digest(rows.ids, rows.starts),
+                    rows=tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True)),
+                    options=rows.ids,
+                    starts=rows.starts,
+                )
+                for name, rows in self.option_rows(job.probes).items()
+            }
+        prompts, found = self.prompts(job.probes), {}
+        for name, (response, *_) in self.responses(replace(job, samples=1)).items():
+            if response.token_ids:
+                found[name] = Said(
+                    context=digest(prompts[name].ids),
+                    rows=(response.token_ids,),
+                    prompt=prompts[name].ids,
+                    text=response.text,
+                    tail=prompts[name].tail,
+                    answer_at=response.answer_at,
+                    traced=0 < response.answer_at < len(response.text),
+                )
+        return found
 
-    def option_keys(self, rows: dict[str, OptionRows]) -> dict[str, str]:
-        """Keys of the store by probe id."""
-        identity = self.identity
-        return {
-            name: digest(
-                "options", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, row.ids, row.starts
-            )
-            for name, row in rows.items()
-        }
+    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
+        raise TypeError(f"{self.reference.label} is run, nothing of it is kept")
 
-    def vocabulary(self) -> str:
-        """Hash of the tokens and their ids; equal for tokenizers whose other files differ."""
-        key = digest("vocabulary", _KEYS, self.identity.tokenizer)
-        found = self.store.get_json("notes", [key])
-        if key in found:
-            return str(found[key])
-        value = digest(sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]))
-        self.store.put_json("notes", {key: value})
-        return value
+    def head(self, reader: Model) -> Head | None:
+        return self.runner().head
 
-    def head_size(self) -> int:
-        """Ids that both tokenizer and head have; the tokenizer's where no configuration says how large the head is."""
-        known = max(self.tokenizer.get_vocab().values()) + 1
-        stated = self._configured("vocab_size")
-        return min(known, stated) if stated else known
+    def read(self, texts: Iterable[tuple[Ids, Ids]]) -> None:
+        """Nothing: it is run on them."""
 
-    def context(self) -> int | None:
-        """Most tokens that the model was made for, as its configuration says; None where it says nothing."""
-        return self._configured("max_position_embeddings") or self._configured("n_positions")
+    def why_no_drift(self, other: Model, *, shared_template: bool) -> str:
+        return ""
 
-    def _configured(self, name: str) -> int | None:
-        if self.files.gguf:
-            return None
-        config = read_json(self.files.directory / "config.json", self.reference.text)
-        nested = config.get("text_config")
-        value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
-        return value if isinstance(value, int) and value > 1 else None
+    def why_unread(self, side: str, writer: str) -> str:
+        return ""
 
+    def close(self) -> None:
+        self.release()
 
-def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:
-    return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
-
-
-def as_options(stored: dict[str, Any]) -> dict[str, OptionRows]:
-    return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
-
-
-def _from_prompt(prompt: Prompt) -> dict[str, object]:
-    return {"ids": prompt.ids, "tail": prompt.tail}
-
-
-def _from_options(rows: OptionRows) -> dict[str, object]:
-    return {"ids": rows.ids, "starts": rows.starts}
+    def _stored_responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
+        """The store's values with the prompts' ends, which no key holds: what a prompt opened is known from the prompt."""
+        prompts = self.prompts(job.probes)
+        keys = self.response_keys(job, prompts)
+        stored = self.store.get_json("responses", keys.values())
+        return {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}

@@ -10,8 +10,7 @@ from pytest_trust.keys import digest
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
-    from pytest_trust.engine.engine import Engine
-    from pytest_trust.models.reference import Reference
+    from pytest_trust.engine.model import Model
     from pytest_trust.probes import Probe
 
 
@@ -44,11 +43,11 @@ def rate_of(store: Store, fingerprints: Iterable[str]) -> float | None:
     return found["tokens"] / max(found["seconds"], 0.1) if found else None
 
 
-def tokens_left(engine: Engine, jobs: Iterable[Job], reference: Reference) -> int:
+def tokens_left(jobs: Iterable[Job], model: Model) -> int:
     """Planned tokens of what the store does not hold of a model."""
     left = 0
     for job in jobs:
-        stored = engine.stored(reference, job)
+        stored = model.stored(job)
         for probe in job.probes:
             missing = sum((probe.id, repeat) not in stored for repeat in range(job.repeats()))
             left += planned_tokens(job, probe) * missing // job.repeats()
@@ -59,7 +58,7 @@ def _rate_key(fingerprints: Iterable[str]) -> str:
     return digest("rate", 1, sorted(set(fingerprints)))
 
 
-def _operations() -> float:
+def operations() -> float:
     """Floating-point operations a second that a run may hope for here: the best of a few matrix products."""
     import time
 

@@ -23,6 +23,10 @@ Windows = list[tuple[int, int, int]]
 # Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
 _LONGEST_WINDOW = 4096
 
+WINDOW_TOO_LARGE = (
+    "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
+)
+
 
 def row_windows(length: int, start: int, context: int) -> Windows:
     """The windows over a row of `length` tokens, of which those from `start` on are predicted.

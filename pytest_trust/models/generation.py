@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.models.framing import decode
 from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
-from pytest_trust.models.memory import Limits
+from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.rendering import PLAIN_STOP
 from pytest_trust.models.runner import LONGEST_TREE, Runner
 from pytest_trust.models.sampling import Draws, choose_tokens
@@ -89,7 +89,7 @@ class Generated:
 
 
 def generate(
-    runner: Runner, rows: Sequence[Row], generation: Generation, limits: Limits | None = None
+    runner: Runner, rows: Sequence[Row], generation: Generation, limits: BatchLimits | None = None
 ) -> list[Generated]:
     """Responses to rows, in order; see `stream`."""
     found = {index: one for part in stream(runner, rows, generation, limits) for index, one in part}
@@ -100,7 +100,7 @@ def stream(
     runner: Runner,
     rows: Sequence[Row],
     generation: Generation,
-    limits: Limits | None = None,
+    limits: BatchLimits | None = None,
     *,
     further: Further | None = None,
     longest: int | None = None,
@@ -122,7 +122,7 @@ def stream(
     """
     import torch
 
-    limits = limits or Limits(len(rows), sys.maxsize)
+    limits = limits or BatchLimits(len(rows), sys.maxsize)
     course = _Course(runner, rows, generation, further, longest or generation.max_new_tokens)
     shared = runner.shares and max((len(row.read) for row in rows), default=0) <= LONGEST_TREE
     with torch.inference_mode():
@@ -194,7 +194,7 @@ class _Course:
         """Add tokens up to the row's present limit or its end; returns whether the row is over."""
         return any(self.say(number, token)[1] for token in tokens[: self.left_to(number)])
 
-    def fitting(self, waiting: Sequence[int], running: Sequence[int], limits: Limits) -> list[int]:
+    def fitting(self, waiting: Sequence[int], running: Sequence[int], limits: BatchLimits) -> list[int]:
         """The first waiting rows, as many as fit beside the running ones. One row always fits an empty batch."""
         taken: list[int] = []
 
@@ -342,7 +342,7 @@ class _Batch:
 Spoken = Iterator[list[tuple[int, list[int]]]]
 
 
-def _stream_shared(course: _Course, limits: Limits) -> Spoken:
+def _stream_shared(course: _Course, limits: BatchLimits) -> Spoken:
     waiting, batch = list(range(len(course.rows))), _Batch(course)
     while waiting or batch.active:
         taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
@@ -356,7 +356,7 @@ def _stream_shared(course: _Course, limits: Limits) -> Spoken:
             batch.advance()
 
 
-def _stream_general(course: _Course, limits: Limits) -> Spoken:
+def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
     """Batch by batch.
 
     A row that goes on after its limit is prefilled again, with what it has said behind its prompt.

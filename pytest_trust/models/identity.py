@@ -8,12 +8,11 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from pytest_trust.engine.store import Store
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
 from pytest_trust.models.files import ModelFiles
@@ -54,6 +53,22 @@ _SAFETENSORS_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
+
+
+class FileHashes(Protocol):
+    """Remembers the hashes of files."""
+
+    def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
+        """The file's hash: computed once, and again when the file has changed."""
+        ...
+
+
+class ComputedHashes:
+    """Remembers nothing."""
+
+    def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
+        """The file's hash, computed."""
+        return compute(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +128,20 @@ class ModelIdentity:
 
 
 def identify_model(
-    reference: Reference, files: ModelFiles, *, device: str, dtype: str | None, store: Store
+    reference: Reference, files: ModelFiles, *, device: str, dtype: str | None, hashes: FileHashes
 ) -> ModelIdentity:
     """The identity of a located model. `dtype` None or `auto`: float32 on a CPU, the checkpoint's on another device."""
     config = {} if files.gguf else read_json(files.directory / "config.json", reference.text)
     text_config = config.get("text_config")
     nested = text_config if isinstance(text_config, dict) else {}
     kind = choose_dtype(reference, dtype, device, {**nested, **config})
-    weights = digest([_sha256(file, store) for file in files.weights])
-    adapter = _adapter_hash(reference, files, store)
-    code = [_sha256(file, store) for file in sorted(files.directory.glob("*.py"))] if config.get("auto_map") else []
+    weights = digest([_sha256(file, hashes) for file in files.weights])
+    adapter = _adapter_hash(reference, files, hashes)
+    code = [_sha256(file, hashes) for file in sorted(files.directory.glob("*.py"))] if config.get("auto_map") else []
     generation = _json_or_empty(files.directory / "generation_config.json").get("eos_token_id")
     behaviour = {key: value for key, value in config.items() if key not in _CONFIG_NOISE}
     parameters, stored_bytes = (0, files.gguf.stat().st_size) if files.gguf else _parameters(files.weights)
-    tokenizer, template = _tokenizer_hashes(files, store)
+    tokenizer, template = _tokenizer_hashes(files, hashes)
     warnings = []
     if not template:
         warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
@@ -255,12 +270,12 @@ def _named(names: tuple[str, ...]) -> set[str]:
     return {name.casefold() for name in names}
 
 
-def _sha256(path: Path, store: Store) -> str:
+def _sha256(path: Path, hashes: FileHashes) -> str:
     """Of the whole content: a sample would miss an edited layer. 0.3 s for 500 MB, and remembered by size and time of change."""
     target = path.resolve()
     if target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name):
         return target.name  # the hub's cache names large files by this very hash
-    return store.file_hash(target, _compute_sha256)
+    return hashes.file_hash(target, _compute_sha256)
 
 
 def _compute_sha256(path: Path) -> str:
@@ -268,7 +283,7 @@ def _compute_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _adapter_hash(reference: Reference, files: ModelFiles, store: Store) -> str:
+def _adapter_hash(reference: Reference, files: ModelFiles, hashes: FileHashes) -> str:
     if not files.adapter:
         return ""
     config = read_json(files.adapter / "adapter_config.json", reference.text)
@@ -277,7 +292,7 @@ def _adapter_hash(reference: Reference, files: ModelFiles, store: Store) -> str:
         # PEFT writes sets in any order.
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             behaviour[name] = sorted(value)
-    return digest([_sha256(file, store) for file in files.adapter_weights], behaviour)
+    return digest([_sha256(file, hashes) for file in files.adapter_weights], behaviour)
 
 
 def _parameters(files: tuple[Path, ...]) -> tuple[int, int]:
@@ -304,14 +319,14 @@ def _json_or_empty(path: Path) -> dict[str, Any]:
     return read_json(path, str(path.parent)) if path.exists() else {}
 
 
-def _tokenizer_hashes(files: ModelFiles, store: Store) -> tuple[str, str]:
+def _tokenizer_hashes(files: ModelFiles, hashes: FileHashes) -> tuple[str, str]:
     """Hashes of the tokenizer and of its chat template (empty when there is none)."""
     if files.gguf:
-        content = _sha256(files.gguf, store)
+        content = _sha256(files.gguf, hashes)
         return digest("gguf", content), digest("gguf template", content) if _gguf_has_template(files.gguf) else ""
     directory = files.tokenizer
     settings = _json_or_empty(directory / "tokenizer_config.json")
-    parts = {name: _sha256(directory / name, store) for name in _TOKENIZER_FILES if (directory / name).exists()}
+    parts = {name: _sha256(directory / name, hashes) for name in _TOKENIZER_FILES if (directory / name).exists()}
     kept = {key: value for key, value in settings.items() if key not in _TOKENIZER_NOISE}
     jinja, older = directory / "chat_template.jinja", directory / "chat_template.json"
     template: object = settings.get("chat_template")

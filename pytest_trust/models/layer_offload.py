@@ -11,9 +11,8 @@ kept of a batch between layers is what its forward holds: hidden states, mask, p
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import ModelFiles
@@ -25,129 +24,10 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.models.loaded import LoadedModel
-
-__all__ = ["Layers", "OffloadedRunner", "offloaded"]
-
-Result = TypeVar("Result")
+from pytest_trust.models.layer_turns import Layers, put_weight
 
 # Tokens of a batch, padding included; and batches whose states are held at once.
 _BATCH_TOKENS = 4096
-_BATCHES = 64
-
-
-class Layers:
-    """The decoder layers of a model whose weights come and go."""
-
-    def __init__(self, layers: Any, load: Callable[[str], torch.Tensor], names: Sequence[str]) -> None:
-        self._layers = list(layers)
-        self._load = load
-        self._names = list(names)  # of each layer's parameters and buffers in the files, up to the dot
-        self._worker = threading.local()
-        for index, layer in enumerate(self._layers):
-            layer.register_forward_pre_hook(lambda *_, index=index: self._before(index))
-            layer.register_forward_hook(lambda *_, index=index: self._after(index))
-
-    def together(self, work: Sequence[Callable[[], Result]]) -> list[Result]:
-        """Run functions that call the model, reading every layer once for all of them; their results, in order. Raises what the first raises."""
-        found: list[Result] = []
-        for start in range(0, len(work), _BATCHES):
-            found += self._together(work[start : start + _BATCHES])
-        return found
-
-    def _together(self, work: Sequence[Callable[[], Result]]) -> list[Result]:
-        workers = [_Worker(call, self._worker) for call in work]
-        try:
-            for worker in workers:
-                worker.step()
-            while (layer := next((worker.at for worker in workers if worker.at is not None), None)) is not None:
-                self.fill(layer)
-                try:
-                    for worker in workers:
-                        if worker.at == layer:
-                            worker.step()
-                finally:
-                    self.empty(layer)
-        finally:
-            for worker in workers:
-                worker.cancel()
-        return [worker.result for worker in workers]
-
-    def _before(self, layer: int) -> None:
-        worker: _Worker[Any] | None = getattr(self._worker, "current", None)
-        if worker is None:
-            self.fill(layer)
-        else:
-            worker.pause(layer)
-
-    def _after(self, layer: int) -> None:
-        if getattr(self._worker, "current", None) is None:
-            self.empty(layer)
-
-    def fill(self, layer: int) -> None:
-        """Read a layer's weights."""
-        module = self._layers[layer]
-        for name, _ in list(module.named_parameters()):
-            _put(module, name, self._load(f"{self._names[layer]}.{name}"))
-
-    def empty(self, layer: int) -> None:
-        """Let them go."""
-        module = self._layers[layer]
-        for name, parameter in list(module.named_parameters()):
-            _put(module, name, parameter.to("meta"))
-
-
-class _Worker(Generic[Result]):
-    """A function in a thread that computes only between `step` and the next layer."""
-
-    def __init__(self, call: Callable[[], Result], local: threading.local) -> None:
-        self.at: int | None = None
-        self._call, self._local = call, local
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._cancelled = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def result(self) -> Result:
-        return self._result
-
-    def step(self) -> None:
-        self.at = None
-        self._go.release()
-        self._stopped.acquire()
-        if self._error is not None:
-            raise self._error
-
-    def pause(self, layer: int) -> None:
-        self.at = layer
-        self._stopped.release()
-        self._go.acquire()
-        if self._cancelled:
-            raise _Cancelled
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._go.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        self._go.acquire()
-        if self._cancelled:
-            return
-        self._local.current = self
-        try:
-            self._result = self._call()
-        except _Cancelled:
-            pass
-        except BaseException as error:
-            self._error = error
-        self.at = None
-        self._stopped.release()
-
-
-class _Cancelled(Exception):
-    """Another batch has failed."""
 
 
 class OffloadedRunner(Runner):
@@ -255,20 +135,20 @@ def offloaded(
     resident: dict[str, Any] = {}
     for name, value in list(model.named_parameters(remove_duplicate=False)):
         if name.startswith(inside):
-            _put(model, name, value.to("meta"))
+            put_weight(model, name, value.to("meta"))
             continue
         first = tied[id(value)]
         if first not in resident:
             stored = next(one for one in (first, name) if one in read.shapes)
             resident[first] = torch.nn.Parameter(read(stored), requires_grad=False)
-        _put(model, name, resident[first])
+        put_weight(model, name, resident[first])
     for name, buffer in model.named_buffers():
         if name in read.shapes:
-            _put(model, name, read(name), parameter=False)
+            put_weight(model, name, read(name), parameter=False)
         elif buffer.is_meta:
             raise _refusal(reference, f"its buffer {name} is neither in its files nor computed")
         else:
-            _put(model, name, buffer.to(device), parameter=False)
+            put_weight(model, name, buffer.to(device), parameter=False)
     return model, Layers(layers, read, names)
 
 
@@ -336,18 +216,3 @@ def _decoder_layers(model: Any, reference: Reference) -> tuple[Any, str]:
     if len(outer) != 1:
         raise _refusal(reference, f"{type(model).__name__} has {len(outer)} lists of {count} layers, expected one")
     return outer[0][1], outer[0][0]
-
-
-def _put(module: Any, name: str, tensor: torch.Tensor, *, parameter: bool = True) -> None:
-    """Set a parameter or buffer by its dotted name."""
-    import torch
-
-    *path, last = name.split(".")
-    for part in path:
-        module = getattr(module, part)
-    if parameter:
-        module._parameters[last] = (
-            tensor if isinstance(tensor, torch.nn.Parameter) else torch.nn.Parameter(tensor, requires_grad=False)
-        )
-    else:
-        module._buffers[last] = tensor

@@ -10,7 +10,7 @@ from pytest_trust.models.identity import ModelIdentity
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_trust.models.layer_offload import Layers
+    from pytest_trust.models.layer_turns import Layers
 
 
 @dataclass(frozen=True, slots=True)

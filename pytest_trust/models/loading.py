@@ -10,10 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.engine.store import Store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import ModelFiles, first_line, locate
-from pytest_trust.models.identity import BALANCED, ModelIdentity, choose_device, identify_model
+from pytest_trust.models.identity import (
+    BALANCED,
+    ComputedHashes,
+    FileHashes,
+    ModelIdentity,
+    choose_device,
+    identify_model,
+)
 from pytest_trust.models.reference import Reference, check_device
 
 if TYPE_CHECKING:
@@ -46,13 +52,15 @@ def load_model(
     trust_remote_code: bool = False,
     cache: Path,
     identity: ModelIdentity | None = None,
+    hashes: FileHashes | None = None,
     offload: bool = False,
 ) -> LoadedModel:
     """Load the weights and the tokenizer of a reference.
 
-    Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed.
-    GGUF files are dequantised. With `offload` the decoder layers are left in their files (`pytest_trust.models.layer_offload`). Options of the reference win over `device` and `dtype`. `cache` is the store's directory: the demo
-    model is converted into it, hashes of weight files are remembered there.
+    Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed. GGUF files are
+    dequantised. With `offload` the decoder layers are left in their files (`models.layer_offload`). Options of the reference win over `device`
+    and `dtype`. `cache` is the store's directory, into which the demo model is converted. `identity` is computed where it is not given; `hashes`
+    remembers what that takes.
 
     Raises:
         TrustError: one line; the reference, what is wrong, what to do.
@@ -60,8 +68,7 @@ def load_model(
     chosen = available_device(choose_device(reference, device), reference.text)
     files = locate(reference, cache=cache, trust_remote_code=trust_remote_code)
     if identity is None:
-        with Store(cache) as store:
-            identity = identify_model(reference, files, device=chosen, dtype=dtype, store=store)
+        identity = identify_model(reference, files, device=chosen, dtype=dtype, hashes=hashes or ComputedHashes())
     tokenizer = load_tokenizer(reference, files, trust_remote_code=trust_remote_code)
     if offload:
         if chosen == BALANCED:

@@ -8,39 +8,62 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytest_trust.errors import TrustError
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
 
     rows: int
     tokens: int
 
 
-def halving(items: Sequence[int], run: Callable[[Sequence[int]], None]) -> None:
-    """Run on a batch; where the memory does not suffice on its halves, in order.
+def halving(
+    items: Sequence[Item],
+    run: Callable[[Sequence[Item]], list[Made]],
+    *,
+    too_much: str,
+    fewer: Callable[[int, Sequence[Item]], None] = lambda rows, items: None,
+) -> list[Made]:
+    """Run on a batch; where the memory does not suffice, on its halves, in order.
+
+    `fewer` is told how many of these items are tried next.
 
     Raises:
-        TrustError: not enough for a single item.
+        TrustError: the memory does not suffice for a single item; `too_much` says so.
     """
+    if not items:
+        return []
     try:
-        run(items)
+        return run(items)
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not out_of_memory(error):
-            raise
-        if len(items) == 1:
-            raise TrustError(
-                "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
-            ) from error
-    else:
-        return
-    gc.collect()
+        ran_out(error, len(items), too_much)
     middle = len(items) // 2
-    halving(items[:middle], run)
-    halving(items[middle:], run)
+    fewer(middle, items)
+    parts = (items[:middle], items[middle:])
+    return [one for part in parts for one in halving(part, run, too_much=too_much, fewer=fewer)]
+
+
+def ran_out(error: Exception, items: int, too_much: str) -> None:
+    """Let go of what memory can be had.
+
+    Raises the error itself when it is another one, and TrustError (`too_much`) when a single item was too much.
+    """
+    if not out_of_memory(error):
+        raise error
+    if items == 1:
+        raise TrustError(too_much) from error
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from pytest_trust.reasoning import Tags, opened_by
 
 if TYPE_CHECKING:
     from pytest_trust.models.loaded import LoadedModel
-    from pytest_trust.models.memory import Limits
+    from pytest_trust.models.memory import BatchLimits
     from pytest_trust.models.runner import Runner
     from pytest_trust.responses import Generation
 
@@ -39,7 +39,7 @@ def responses(
     tails: Sequence[str],
     generation: Generation,
     tags: Tags,
-    limits: Limits | None = None,
+    limits: BatchLimits | None = None,
 ) -> Iterator[list[tuple[int, Budgeted]]]:
     """Responses as they are finished, with the rows' numbers.
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.mutants import Dosed, parse_mutant
@@ -100,6 +100,21 @@ class Reference:
         return self.kind not in ("recording", "server")
 
     @property
+    def on_disk(self) -> bool:
+        """Whether it names files that the user has laid somewhere, and that another machine may lack."""
+        return self.kind in ("directory", "adapter", "gguf")
+
+    @property
+    def behind_server(self) -> bool:
+        """Whether the model runs behind a server."""
+        return self.kind == "server"
+
+    @property
+    def model_name(self) -> str:
+        """The model by its name where it comes from: repository id, path, or the name that a server has for it."""
+        return self.served[1] if self.behind_server else self.location
+
+    @property
     def served(self) -> tuple[str, str]:
         """URL and model name; only for a server."""
         url, _, model = self.location.partition("#")
@@ -128,6 +143,14 @@ class Reference:
             _check_magic(self, b"GGUF", "a GGUF file")
         elif self.kind == "recording":
             _check_magic(self, b"PK\x03\x04", "a recording written by --trust-record")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A baseline and a candidate."""
+
+    baseline: Reference
+    candidate: Reference
 
 
 def parse_reference(text: str) -> Reference:
@@ -371,6 +394,19 @@ def adapter_base(reference: Reference, config: Mapping[str, object] | None = Non
         raise InvalidReference(
             f"{reference.text}: its base model cannot be used ({error}); give another as ?base="
         ) from None
+
+
+def portable_options(reference: Reference) -> dict[str, str]:
+    """The reference's options, with the full path of an adapter's base.
+
+    The base may be named relative to this process's directory, which is not that of other processes.
+    """
+    options = dict(reference.options)
+    if reference.kind == "adapter":
+        base = adapter_base(reference)
+        if base.on_disk:
+            options["base"] = base.location + (f"?{urlencode(base.options)}" if base.options else "")
+    return options
 
 
 def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:

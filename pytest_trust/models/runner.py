@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.identity import BALANCED, on_cuda
 from pytest_trust.models.kv_buffers import buffer_cache
-from pytest_trust.models.memory import Limits, return_large_blocks
+from pytest_trust.models.memory import BatchLimits, return_large_blocks
 from pytest_trust.models.token_trees import Ids, Pack, packs, tree_inputs, tree_tokens
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Runner:
         self.head = self._find_head()
         self.shares = self._can_share()
 
-    def limits(self, probed: int = 0) -> Limits:
+    def limits(self, probed: int = 0) -> BatchLimits:
         """Rows and tokens that a batch may hold.
 
         The rows are at most 96 on a CPU and 256 elsewhere. The tokens' states fit a quarter of the free memory, and on
@@ -119,11 +119,11 @@ class Runner:
         bytes_free = free_bytes(self.device)
         if probed:
             # Twice, since all rows move into new buffers when a longer row joins them.
-            return Limits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
+            return BatchLimits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
         activations = 8 * int(config.hidden_size) * element
         on_cpu = self.device == "cpu"
         tokens = (min(bytes_free // 4, _CPU_STATES) if on_cpu else bytes_free // 4) // (states + activations)
-        return Limits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
+        return BatchLimits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
 
     def probe(self) -> int:
         """Bytes that the largest forward and a step's logits take on GPUs, beside the weights and a batch's states.

@@ -20,7 +20,7 @@ from pytest_trust.probes import PUBLIC
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_trust.plugin.config import TrustConfig
+    from pytest_trust.audit.config import TrustConfig
 
 PACKAGE = "pytest_trust.suites"
 EVERY_PUBLIC = "public"

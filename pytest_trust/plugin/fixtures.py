@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.models.reference import Reference, parse_reference
+from pytest_trust.models.reference import Pair, Reference, parse_reference
 from pytest_trust.plugin import options
 from pytest_trust.plugin.verdicts import RECORDS, Inconclusive, NotMeasured, Regression
 
 if TYPE_CHECKING:
     from pytest_trust.audit.audit import Audit
+    from pytest_trust.audit.config import TrustConfig
     from pytest_trust.drift.summary import Drift
-    from pytest_trust.plugin.config import TrustConfig
     from pytest_trust.plugin.progress import ProgressLine, WorkerProgress
     from pytest_trust.probes import Suite
 
@@ -26,14 +26,6 @@ _PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashK
 _SUITES: pytest.StashKey[dict[tuple[str, str | None, str], Suite]] = pytest.StashKey()
 _FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
 _MARKER_KEYS = ("dimension", "margin", "ceiling", "never")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A baseline and a candidate."""
-
-    baseline: Reference
-    candidate: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +117,9 @@ class Trust:
         )
         record["nodeid"] = self._item.nodeid
         self._item.stash.setdefault(RECORDS, []).append(record)
-        return Result(record, self._audit.drift_diff(record), self._trust.strict)
+        from pytest_trust.report.drift_diff import drift_diff
+
+        return Result(record, drift_diff(record, redact=self._trust.redact), self._trust.strict)
 
     def kl(self, suite: str | Path) -> Drift:
         """Drift as the audit's paper has it: KL(candidate || baseline) in nats per token, on the candidate's own responses."""

@@ -11,8 +11,8 @@ from pytest_trust.plugin import options
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_trust.models.reference import Reference
-    from pytest_trust.plugin.fixtures import Pair, Trust
+    from pytest_trust.models.reference import Pair, Reference
+    from pytest_trust.plugin.fixtures import Trust
 
 pytest.register_assert_rewrite("pytest_trust.suites")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_trust.plugin.config import TrustConfig
+    from pytest_trust.audit.config import TrustConfig
 
 PROFILES = ("smoke", "standard", "full", "public", "paper")
 

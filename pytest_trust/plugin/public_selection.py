@@ -13,7 +13,7 @@ from pytest_trust.catalog.public.adapter import NotFound
 from pytest_trust.errors import TrustError
 
 if TYPE_CHECKING:
-    from pytest_trust.plugin.config import TrustConfig
+    from pytest_trust.audit.config import TrustConfig
 
 _NOT_MEASURED = "not measured: "
 

@@ -121,7 +121,7 @@ class TrustRun:
         try:
             audit = audit_of(self.config)
             jobs = [audit.job(suite) for suite in suites_of(session.items)]
-            write_recording(self.trust.record, audit.engine, reference, jobs, topk=self.trust.record_topk)
+            write_recording(self.trust.record, audit.executor, reference, jobs, topk=self.trust.record_topk)
         except TrustError as error:
             raise pytest.UsageError(str(error)) from None
         size = self.trust.record.stat().st_size

@@ -10,8 +10,8 @@ import torch
 
 from pytest_trust.engine.engine import Engine
 from pytest_trust.models.reference import parse_reference
-from tests.tiny_models import save_model
-from tests.unit.test_acquisition import JOBS, check_alike, everything
+from tests.support.engine_jobs import JOBS, check_alike, everything
+from tests.support.tiny_models import save_model
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():

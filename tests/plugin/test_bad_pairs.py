@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.report import read_report
-from tests.plugin.test_runs import trust_run
-from tests.scripted_models import TEMPLATE, scripted_model
+from tests.support.scripted_models import TEMPLATE, scripted_model
+from tests.support.trust_runs import trust_run
 
 HARMFUL = (
     "--trust-suite=safety/harmful_requests",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.report import comparable, read_report
-from tests.plugin.test_runs import trust_run
+from tests.support.trust_runs import trust_run
 
 SUITES = ("--trust-suite=safety/harmful_requests", "--trust-suite=reasoning/arithmetic", "--trust-limit=30")
 

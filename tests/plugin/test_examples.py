@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.plugin.test_runs import pair, trust_run
+from tests.support.trust_runs import pair, trust_run
 
 CUSTOM = Path(__file__).parents[2] / "examples" / "custom_assertions"
 

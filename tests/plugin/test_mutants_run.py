@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_models import save_model
+from tests.support.tiny_models import save_model
 
 BASELINE = "--trust-baseline=demo:instruct"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import made_up_benchmarks as made
-from tests.plugin.test_runs import pair, trust_run
+from tests.support import made_up_benchmarks as made
+from tests.support.trust_runs import pair, trust_run
 
 
 @pytest.fixture

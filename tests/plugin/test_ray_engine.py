@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_trust.report import comparable, read_report
-from tests.ray_clusters import NODE, ray_cluster, ray_directory
+from tests.support.ray_clusters import NODE, ray_cluster, ray_directory
 
 PAIR = ("--trust-baseline=demo:instruct", "--trust-candidate=demo:aligned")
 RUN = "-m pytest -W error -p no:cacheprovider -p no:xdist --trust-profile=smoke --trust-limit=8".split()

@@ -13,25 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.report import comparable, read_report
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def trust_run(cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--trust-profile=smoke",
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
-
-
-def pair(baseline: Path, candidate: Path) -> list[str]:
-    return [f"--trust-baseline={baseline}", f"--trust-candidate={candidate}"]
+from tests.support.trust_runs import ENVIRONMENT, pair, trust_run
 
 
 def test_one_and_two_processes_write_the_same_report(tmp_path: Path, refusing: Path, complying: Path) -> None:

@@ -16,11 +16,10 @@ from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.model import ITS_WORD, NO_LOGPROBS
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.errors import TrustError
-from pytest_trust.models.reference import parse_reference
-from pytest_trust.plugin.fixtures import Pair
+from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.report import read_report
-from tests.served_model import ServedModel
-from tests.serving import MODEL, Fault, Server, serving
+from tests.support.served_model import ServedModel
+from tests.support.serving import MODEL, Fault, Server, serving
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 KEY = "s3cret-key-of-this-run"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pytest_trust.report import comparable, read_report
-from tests.plugin.test_runs import ENVIRONMENT, pair, trust_run
-from tests.tiny_models import save_adapter, save_model
+from tests.support.tiny_models import save_adapter, save_model
+from tests.support.trust_runs import ENVIRONMENT, pair, trust_run
 
 SUITES = (
     "--trust-suite=safety/harmful_requests",
@@ -54,7 +54,7 @@ def stored(store: Path) -> Counter[str]:
 COUNTING = """
     import os, time
     from pathlib import Path
-    from pytest_trust.store import CLAIMED, Store
+    from pytest_trust.engine.store import CLAIMED, Store
     put, where, count = Store.put, Path(os.environ["TRUST_COUNTED"]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", os.environ["TRUST_RUNS"]))
     def counting(self, table, values, *arguments, **options):
         if table in CLAIMED:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.report import read_report
-from tests.plugin.test_runs import pair, trust_run
-from tests.scripted_models import scripted_model
+from tests.support.scripted_models import scripted_model
+from tests.support.trust_runs import pair, trust_run
 
 HARMFUL = ("--trust-suite=safety/harmful_requests", "--trust-limit=40")
 

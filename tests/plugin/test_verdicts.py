@@ -151,7 +151,7 @@ def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, 
     file = pytester.makepyfile(
         """
         import math
-        from tests.scripted_models import VOCABULARY
+        from tests.support.scripted_models import VOCABULARY
 
         def test_kl(trust):
             drift = trust.kl("probes.jsonl")

@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from pytest_trust.drift.served import NOT_READ
+
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.server.model import NO_LOGPROBS, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
-from tests.tiny_models import save_model
+from tests.support.tiny_models import save_model
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 pytestmark = pytest.mark.servers

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_trust.audit.ray.shipments import Chunk, Done
+from pytest_trust.audit.ray.shipments import Chunk, Done, ReadTexts, Texts
 from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import first_line
@@ -159,7 +159,7 @@ class Actors:
         # By the promise that they are ready: actors, and whether they are new.
         self._greeted: dict[Any, tuple[Any, bool]] = {}
         # By the promise of a result: actors, their chunks, and which try it is.
-        self._busy: dict[Any, tuple[Any, Chunk, int]] = {}
+        self._busy: dict[Any, tuple[Any, Chunk | Texts, int]] = {}
         self._not_started = 0  # new actors that died, one after the other
         self._last_seen = time.monotonic()
 
@@ -168,7 +168,7 @@ class Actors:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(min(int(node.get(name, 0) // amount) for name, amount in self.needs.items()) for node in nodes)
 
-    def run(self, chunks: Iterable[Chunk]) -> Generator[tuple[Chunk, Done]]:
+    def run(self, chunks: Iterable[Chunk | Texts]) -> Generator[tuple[Chunk | Texts, Done | ReadTexts]]:
         """Do the chunks, giving each as it is finished. What the caller stores at once is not lost when this ends early.
 
         Raises:
@@ -182,7 +182,8 @@ class Actors:
                 self._grow(len(waiting))
                 while waiting and self._idle:
                     actor, (chunk, attempt) = self._idle.pop(), waiting.popleft()
-                    self._busy[actor.run.remote(chunk)] = actor, chunk, attempt
+                    work = actor.read if isinstance(chunk, Texts) else actor.run
+                    self._busy[work.remote(chunk)] = actor, chunk, attempt
                 ready, _ = self._ray.wait([*self._busy, *self._greeted], num_returns=1, timeout=_LOOK)
                 for promise in ready:
                     if promise in self._greeted:
@@ -251,10 +252,10 @@ class Actors:
         for promise in [promise for promise, (_, new) in self._greeted.items() if new][-spare:] if spare > 0 else []:
             self._ray.kill(self._greeted.pop(promise)[0])
 
-    def _result(self, promise: Any) -> Done | None:
+    def _result(self, promise: Any) -> Done | ReadTexts | None:
         """What came of a chunk; None when its actor or node died."""
         try:
-            done: Done = self._ray.get(promise)
+            done: Done | ReadTexts = self._ray.get(promise)
         except self._ray.exceptions.RayTaskError as error:
             raise _cause(error) from None
         except self._ray.exceptions.RayError:

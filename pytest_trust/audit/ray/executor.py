@@ -1,4 +1,4 @@
-"""`--trust-engine=ray`: an engine whose models run in actors on a Ray cluster. The store, the tests and the statistics stay here.
+"""`--trust-engine=ray`: an executor whose models run in actors on a Ray cluster. The store, the tests and the statistics stay here.
 
 What is missing in the store is cut into chunks; the rows that actors make of them are committed as each chunk comes back. Keys are those of
 a local run, so results are equal, a killed run resumes, and either engine goes on from what the other stored.
@@ -10,14 +10,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.ray.actors import Actors, Connection, connect, share
 from pytest_trust.audit.ray.shipments import (
     Chunk,
     Done,
     Piece,
+    ReadTexts,
     Shipped,
+    Texts,
     cut,
     missing_of_drift,
     missing_of_side,
@@ -27,12 +31,15 @@ from pytest_trust.audit.ray.shipments import (
 from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.drift.alignment import OTHER_TOKENS, impossible
 from pytest_trust.engine.engine import Engine
-from pytest_trust.engine.store import Table
+from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import converted_directory
 from pytest_trust.models.identity import BALANCED
-from pytest_trust.models.reference import Reference
+from pytest_trust.models.reference import Pair, Reference, check_device
 from pytest_trust.responses import Job, Phase
+
+if TYPE_CHECKING:
+    from pytest_trust.drift.token_drift import TokenDrift
 
 # What an actor on a CPU takes beside weights: the interpreter, torch and a batch.
 _BESIDE = 1 << 30
@@ -44,16 +51,28 @@ _PHASES: Mapping[Table, Phase] = {"responses": "generate", "options": "score", "
 Sided = tuple[int | None, Piece]  # the place of the model whose it is, None: of the pair
 
 
-class ClusterEngine(Engine):
-    """An engine that loads no model in this process. The cluster is joined, or started, when something needs it.
+class RayExecutor:
+    """Runs models in actors, and loads none in this process. The cluster is joined, or started, when something needs it.
 
-    `note` is called with a line that says which cluster it is; other arguments as of `Engine`.
+    `note` is called with a line that says which cluster it is. Other arguments are those of `Engine`, whose models are identified here and
+    loaded there.
     """
 
     worker: type[Worker] = Worker
 
-    def __init__(self, *, note: Callable[[str], None] | None = None, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        store: Path | Store,
+        *,
+        device: str | None = None,
+        note: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        if device is not None:
+            check_device(device)
+        self.engine = Engine(store, device_of=self._device_of, **settings)
+        self._device = device
+        self._local = LocalExecutor(self.engine)
         self._note = note
         self._connection: Connection | None = None
         self._actors: Actors | None = None
@@ -62,11 +81,51 @@ class ClusterEngine(Engine):
     def close(self) -> None:
         """Let actors and cluster go, and the store's connection."""
         self._leave()
-        super().close()
+        self.engine.close()
 
-    def device_of(self, reference: Reference) -> str:
+    def acquire(self, jobs: Iterable[Job], pair: Pair) -> None:
+        """As `Executor.acquire`. Two recordings have nothing to run: their drift is computed here.
+
+        Raises:
+            TrustError: also when no cluster answers, or a chunk's actors died three times.
+        """
+        planned = list(jobs)
+        both = tuple(dict.fromkeys((pair.baseline, pair.candidate)))
+        for reference in both:
+            self.engine.model(reference).require(planned)
+        models = [reference for reference in both if self.engine.model(reference).runs]
+        if not models:
+            self._local.acquire(planned, pair)
+            return
+        self._acquire_sides(planned, models)
+        if any(job.drift for job in planned):
+            reason = impossible(self.engine, pair.baseline, pair.candidate)
+            missing = {"": missing_of_drift, OTHER_TOKENS: missing_of_texts}.get(reason)
+            if missing:
+                pieces = missing(self.engine, planned, pair.baseline, pair.candidate)
+                self._run(planned, [(None, piece) for piece in pieces], both)
+
+    def acquire_side(self, jobs: Iterable[Job], reference: Reference, keys: Set[str] | None = None) -> None:
+        """As `Executor.acquire_side`; of what is missing only `keys`, where they are given."""
+        self._acquire_sides(list(jobs), [reference], keys)
+
+    def drifts_of_texts(
+        self, p: Reference, q: Reference, texts: Sequence[str], clusters: Sequence[str], sides: tuple[str, str]
+    ) -> tuple[list[TokenDrift], int]:
+        """As `Executor.drifts_of_texts`, by one actor."""
+        from pytest_trust.drift.token_drift import TokenDrift
+
+        models = (p, q)
+        self._joined()
+        asked = Texts(tuple(self._shipped(model) for model in models), tuple(texts), tuple(clusters), sides)
+        with closing(self._ready(models).run([asked])) as results:
+            _, found = next(results)
+        assert isinstance(found, ReadTexts)
+        return [TokenDrift.from_bytes(one) for one in found.drifts], found.windowed
+
+    def _device_of(self, reference: Reference) -> str:
         """`cuda` where the cluster has GPUs, whatever this machine has; an actor sees its own only."""
-        wanted = reference.options.get("device") or self._settings["device"] or "auto"
+        wanted = reference.options.get("device") or self._device or "auto"
         if wanted == "auto":
             return self._usual_device()
         if ":" in wanted or wanted == BALANCED:
@@ -76,43 +135,15 @@ class ClusterEngine(Engine):
             )
         return str(wanted)
 
-    def acquire(self, jobs: Iterable[Job], baseline: Reference, candidate: Reference) -> None:
-        """As `Engine.acquire`, on the cluster. Two recordings have nothing to run: their drift is computed here.
-
-        Raises:
-            TrustError: also when no cluster answers, or a chunk's actors died three times.
-        """
-        planned = list(jobs)
-        pair = tuple(dict.fromkeys((baseline, candidate)))
-        models = [reference for reference in pair if not self.recording(reference)]
-        for reference in pair:
-            recording = self.recording(reference)
-            if recording:
-                recording.require(planned)
-        if not models:
-            super().acquire(planned, baseline, candidate)
-            return
-        self._acquire_sides(planned, models)
-        if any(job.drift for job in planned):
-            reason = impossible(self, baseline, candidate)
-            missing = {"": missing_of_drift, OTHER_TOKENS: missing_of_texts}.get(reason)
-            if missing:
-                self._run(planned, [(None, piece) for piece in missing(self, planned, baseline, candidate)], pair)
-
-    def acquire_side(
-        self, jobs: Iterable[Job], reference: Reference, *, wait: bool = True, keys: Set[str] | None = None
-    ) -> bool:
-        """As `Engine.acquire_side`, on the cluster: all of it is there at the end."""
-        self._acquire_sides(list(jobs), [reference], keys)
-        return True
-
     def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference], keys: Set[str] | None = None) -> None:
-        fingerprints = {self.identify(model).fingerprint for model in models}
+        fingerprints = {self.engine.identify(model).fingerprint for model in models}
         # Actors go from the first model's work to the second's without waiting for one another, unless the two may share responses.
         rounds = [models] if len(fingerprints) == len(models) else [[model] for model in models]
         for group in rounds:
             pieces = [
-                (place, piece) for place, model in enumerate(group) for piece in missing_of_side(self, jobs, model)
+                (place, piece)
+                for place, model in enumerate(group)
+                for piece in missing_of_side(self.engine, jobs, model)
             ]
             self._run(jobs, pieces if keys is None else _asked(pieces, keys), group)
 
@@ -121,13 +152,13 @@ class ClusterEngine(Engine):
         keys: dict[Table, list[str]] = {}
         for _, piece in pieces:
             keys.setdefault(piece.table, []).extend(piece.keys)
-        told = _Told(self, pieces, models)
-        with self.claims:
-            ours = {key for table, wanted in keys.items() for key in self.claims.claim(table, wanted)[0]}
+        told = _Told(self.engine, pieces, models)
+        with self.engine.claims:
+            ours = {key for table, wanted in keys.items() for key in self.engine.claims.claim(table, wanted)[0]}
             self._work(jobs, _asked(pieces, ours), models, told)
             for table, wanted in keys.items():  # what others give up, or die over
                 left = [key for key in wanted if key not in ours]
-                for _, found in self.claims.shares(table, [left], waiting=lambda held: told.left(held[0])):
+                for _, found in self.engine.claims.shares(table, [left], waiting=lambda held: told.left(held[0])):
                     self._work(jobs, _asked(pieces, set(found)), models, told)
         told.end()
 
@@ -142,9 +173,12 @@ class ClusterEngine(Engine):
         parts: dict[int | None, list[Piece]] = {}
         for side, piece in pieces:
             parts.setdefault(side, []).append(piece)
-        chunks = [chunk for side, part in parts.items() for chunk in cut(self, jobs, part, models, sent, side, room)]
+        chunks = [
+            chunk for side, part in parts.items() for chunk in cut(self.engine, jobs, part, models, sent, side, room)
+        ]
         with closing(actors.run(chunks)) as results:  # what fails here ends the actors too
             for chunk, done in results:
+                assert isinstance(chunk, Chunk) and isinstance(done, Done)
                 self._commit(done)
                 told(chunk, done)
 
@@ -154,12 +188,12 @@ class ClusterEngine(Engine):
         for table, key, value, context in done.rows:
             groups.setdefault((table, context), {})[key] = value
         for (table, context), values in groups.items():
-            self.store.put(table, values, json.loads(context))
+            self.engine.store.put(table, values, json.loads(context))
 
     def _shipped(self, reference: Reference) -> Shipped:
-        if reference.kind == "recording" and reference not in self._contents:
+        if not self.engine.model(reference).runs and reference not in self._contents:
             self._contents[reference] = share(reference.path.read_bytes())
-        return shipped(self, reference, self._contents.get(reference))
+        return shipped(self.engine, reference, self._contents.get(reference))
 
     def _joined(self) -> Connection:
         if self._connection is None:
@@ -170,7 +204,7 @@ class ClusterEngine(Engine):
 
     def _usual_device(self) -> str:
         """Of models whose reference names none: here and in the actors the same, since it decides the dtype and with it every key."""
-        given = self._settings["device"] or "auto"
+        given = self._device or "auto"
         if given == "auto":
             return "cuda" if self._joined().gpus else "cpu"
         return str(given)
@@ -183,23 +217,23 @@ class ClusterEngine(Engine):
         if self._actors is None:
             settings = Settings(
                 device=self._usual_device(),
-                dtype=self._settings["dtype"],
-                batch_size=self.fitting.batch_size,
-                trust_remote_code=self._settings["trust_remote_code"],
-                reasoning_tags=self.tags,
-                template="shared" if self.shares_template else "own",
-                offload=self.offloads,
-                models=str(converted_directory(self.store.directory.resolve()).parent),
+                dtype=self.engine.dtype,
+                batch_size=self.engine.fitting.batch_size,
+                trust_remote_code=self.engine.trust_remote_code,
+                reasoning_tags=self.engine.tags,
+                template="shared" if self.engine.shares_template else "own",
+                offload=self.engine.offloads,
+                models=str(converted_directory(self.engine.store.directory.resolve()).parent),
             )
             self._actors = Actors(settings, needs, worker=self.worker)
         return self._actors
 
     def _needs(self, models: Sequence[Reference]) -> dict[str, float]:
         """What an actor takes of a node: a GPU, or a CPU and the memory of the models that it may hold at once."""
-        identities = [self.identify(model) for model in models if model.kind != "recording"]
+        identities = [self.engine.identify(model) for model in models if self.engine.model(model).runs]
         if any(identity.device != "cpu" for identity in identities):
             return {"CPU": 1, "GPU": 1}
-        weights = 0 if self.offloads else sum(identity.parameter_bytes for identity in identities)
+        weights = 0 if self.engine.offloads else sum(identity.parameter_bytes for identity in identities)
         wanted = int(_BESIDE + _HEADROOM * weights)
         # Where both models do not fit on any node, an actor holds one at a time.
         memory = min(wanted, self._joined().memory)
@@ -222,7 +256,7 @@ def _asked(pieces: Iterable[Sided], keys: Set[str]) -> list[Sided]:
 class _Told:
     """Progress of a run of pieces: per model and kind of work, after every chunk and while another run is waited for."""
 
-    def __init__(self, engine: ClusterEngine, pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
+    def __init__(self, engine: Engine, pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
         self._engine, self._pieces, self._models = engine, pieces, models
         self._state: dict[tuple[Reference, Phase], list[int]] = {}
         for side, piece in pieces:

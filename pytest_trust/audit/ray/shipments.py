@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from pytest_trust.drift.alignment import missing_parts, units_of
 from pytest_trust.drift.cross_tokenizer.responses import missing_texts
@@ -21,14 +20,13 @@ from pytest_trust.engine.rates import planned_tokens
 from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
-from pytest_trust.models.reference import Kind, Reference, adapter_base
+from pytest_trust.models.reference import Kind, Reference, portable_options
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.probes import Probe
 
-ON_DISK: tuple[Kind, ...] = ("directory", "adapter", "gguf")
 _PER_ACTOR = 4  # chunks, so that none waits long for the last one of another
 # Planned tokens of a chunk: less does not fill a batch, and more is a loss when a node dies.
 _LEAST = 2_048
@@ -41,7 +39,8 @@ Rows = Mapping[Table, Mapping[str, bytes]]
 class Shipped:
     """A model reference as another machine can read it: nothing in it depends on this process's directory.
 
-    `fingerprint` and `rendering` are what the files must give there too. `content`: of a recording its file, or what fetches it.
+    `fingerprint` and `rendering` are what the files must give there too. `content`: the file of a recording, or what fetches it;
+    None for a model that is loaded where it runs.
     """
 
     text: str
@@ -56,7 +55,7 @@ class Shipped:
 
     def reference(self, directory: Path) -> Reference:
         """The reference on the machine that was sent it; a recording lies in `directory`."""
-        location = str(directory / self.location) if self.kind == "recording" else self.location
+        location = self.location if self.content is None else str(directory / self.location)
         options = MappingProxyType(dict(self.options))
         return Reference(self.text, self.kind, location, self.revision, options, self.label)
 
@@ -92,6 +91,30 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """Plain texts for one actor to read with two models, p and q, called `sides`; `clusters` has one name a text."""
+
+    models: tuple[Shipped, ...]
+    texts: tuple[str, ...]
+    clusters: tuple[str, ...]
+    sides: tuple[str, str]
+    suites: str = "texts"
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return len(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTexts:
+    """What an actor made of texts: the encoded `TokenDrift` of each, and how many were read in windows."""
+
+    drifts: tuple[bytes, ...]
+    windowed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The smallest part of the work: one probe of one job, of which `keys` are missing in `table`."""
 
@@ -110,19 +133,15 @@ class Piece:
 def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shipped:
     """A reference with its identity here, by which another machine can tell whether it has the same files."""
     identity = engine.identify(reference)
-    location, options = reference.location, dict(reference.options)
-    if reference.kind == "recording":
+    location = reference.location
+    if content is not None:
         location = f"{digest(identity.fingerprint, reference.location)[:16]}{reference.path.suffix}"
-    if reference.kind == "adapter":
-        base = adapter_base(reference)
-        if base.kind in ON_DISK:  # it may be named relative to this process's directory
-            options["base"] = base.location + (f"?{urlencode(base.options)}" if base.options else "")
     return Shipped(
         reference.text,
         reference.kind,
         location,
         reference.revision,
-        tuple(options.items()),
+        tuple(portable_options(reference).items()),
         reference.label,
         identity.fingerprint,
         identity.rendering,
@@ -132,12 +151,12 @@ def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shippe
 
 def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -> list[Piece]:
     """What the store lacks of a model's responses and option scores; what two jobs share is in one piece only."""
-    subject = engine.subject(reference)
+    model = engine.local(reference)
     planned: set[str] = set()
     pieces = []
     # Of two jobs that ask one probe for samples, the one that asks for more makes the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
-        keys = subject.keys(job)
+        keys = model.keys(job)
         planned |= engine.store.has(job.table, keys.values())
         for probe in job.probes:
             left = {keys[probe.id, repeat] for repeat in range(job.repeats())} - planned
@@ -245,14 +264,14 @@ def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Referen
     prompts: dict[str, bytes] = {}
     responses: dict[str, bytes] = {}
     for reference in dict.fromkeys(references):
-        if reference.kind == "recording":
+        if not engine.model(reference).runs:
             continue
-        subject = engine.subject(reference)
+        model = engine.local(reference)
         for job in jobs:
             what = "prompt" if job.task == "generate" else "options"
-            prompts |= engine.store.get("prompts", subject.rendering_keys(what, job.probes).values())
+            prompts |= engine.store.get("prompts", model.rendering_keys(what, job.probes).values())
             if job.task == "generate":
-                responses |= engine.store.get("responses", subject.keys(job, render=False).values())
+                responses |= engine.store.get("responses", model.keys(job, render=False).values())
     return {"prompts": prompts, "responses": responses}
 
 
@@ -262,7 +281,7 @@ def check_here(reference: Reference, sent: Shipped, where: str) -> None:
     Raises:
         TrustError: one line naming path and machine.
     """
-    places = [reference.location] if reference.kind in ON_DISK else []
+    places = [reference.location] if reference.on_disk else []
     base = reference.options.get("base", "")
     if base.startswith("/"):
         places.append(base.partition("?")[0])

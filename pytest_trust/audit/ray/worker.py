@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest_trust
-from pytest_trust.audit.ray.shipments import Chunk, Done, Shipped, check_here, wanted_units
+from pytest_trust.audit.executor import drifts_of_texts_here
+from pytest_trust.audit.ray.shipments import Chunk, Done, ReadTexts, Shipped, Texts, check_here, wanted_units
 from pytest_trust.drift.alignment import vocabulary_of
 from pytest_trust.engine.claimed_work import with_keys
 from pytest_trust.engine.engine import Engine
@@ -73,7 +74,7 @@ class Worker:
     def __init__(self, settings: Settings, fetch: Callable[[Any], bytes] = lambda content: content) -> None:
         self._settings = settings
         self._fetch = fetch  # of a recording's content: where that is a promise, its bytes
-        self._engine: Engine | None = None
+        self._engine: tuple[Engine, NewRows] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._tokens: dict[tuple[str, str, str], int] = {}
 
@@ -91,9 +92,7 @@ class Worker:
         Raises:
             TrustError: a model is not on this machine, is another one here, or cannot be loaded or run.
         """
-        engine = self._made()
-        store = engine.store
-        assert isinstance(store, NewRows)
+        engine, store = self._made()
         for table, values in chunk.rows.items():
             store.put(table, values)
         store.take()  # these came from the controller
@@ -103,8 +102,16 @@ class Worker:
         if chunk.side is None:
             self._measure(engine, chunk, models[0], models[-1])
         else:
-            engine.acquire_side(chunk.jobs, models[chunk.side], keys=chunk.keys)
+            engine.model(models[chunk.side]).acquire(chunk.jobs, keys=chunk.keys)
         return Done(store.take(), sum(self._tokens.values()))
+
+    def read(self, texts: Texts) -> ReadTexts:
+        """The drift of plain texts between two models. Nothing of it is stored. Raises as `run`, and InvalidInput as `compare_models`."""
+        engine, _ = self._made()
+        p, q = (self._model(engine, sent) for sent in texts.models)
+        engine.release_others(p, q)
+        drifts, windowed = drifts_of_texts_here(engine, p, q, texts.texts, texts.clusters, texts.sides)
+        return ReadTexts(tuple(drift.to_bytes() for drift in drifts), windowed)
 
     def _measure(self, engine: Engine, chunk: Chunk, baseline: Reference, candidate: Reference) -> None:
         from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts
@@ -121,12 +128,12 @@ class Worker:
     def close(self) -> None:
         """Let go of models and files."""
         if self._engine is not None:
-            self._engine.close()
+            self._engine[0].close()
         if self._directory is not None:
             self._directory.cleanup()
         self._engine = self._directory = None
 
-    def _made(self) -> Engine:
+    def _made(self) -> tuple[Engine, NewRows]:
         if self._engine is None:
             settings = self._settings
             self._directory = tempfile.TemporaryDirectory(prefix="pytest-trust-")
@@ -134,8 +141,9 @@ class Worker:
             converted = Path(settings.models)
             if converted.is_dir():  # on this machine too: the demo need not be converted again
                 (directory / converted.name).symlink_to(converted)
-            self._engine = Engine(
-                store=directory,
+            store = NewRows(directory)
+            engine = Engine(
+                store,
                 device=settings.device,
                 dtype=settings.dtype,
                 batch_size=settings.batch_size,
@@ -146,7 +154,7 @@ class Worker:
                 keep=True,  # chunks of both sides may come in turns
                 progress=self._told,
             )
-            self._engine.store = NewRows(directory)
+            self._engine = engine, store
         return self._engine
 
     def _told(self, progress: Progress) -> None:
@@ -154,7 +162,7 @@ class Worker:
 
     def _model(self, engine: Engine, sent: Shipped) -> Reference:
         reference = sent.reference(engine.store.directory)
-        if sent.kind == "recording":
+        if sent.content is not None:
             if not reference.path.exists():
                 reference.path.write_bytes(self._fetch(sent.content))
             return reference

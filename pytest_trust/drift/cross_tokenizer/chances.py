@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.models.context_windows import Window, batches, padded, window_sizes, windows
+from pytest_trust.models.context_windows import WINDOW_TOO_LARGE, Window, batches, padded, window_sizes, windows
 from pytest_trust.models.heads import head_of
 from pytest_trust.models.hidden_states import check_head, response_hidden
 from pytest_trust.models.memory import halving
@@ -119,19 +120,16 @@ def chances_of_texts(
         row = (*encoded, encoded[0])  # The last token is not read. The state before it predicts what follows the text.
         pieces += windows(index, row, (False,) * len(row), length, step)
     columns: list[list[list[float]]] = [[[], []] for _ in texts]
-    parts: dict[int, tuple[Any, Any]] = {}
+    parts: dict[int, tuple[Floats, Floats]] = {}
 
-    def measure(chosen: Sequence[int]) -> None:
+    def measure(chosen: Sequence[int]) -> list[tuple[Floats, Floats]]:
         ids, attended, response = padded([pieces[index] for index in chosen])
         found = chances(head, response_hidden(model, ids, attended, response), ids[response].tolist(), blanks, ())
-        start = 0
-        for index in chosen:
-            stop = start + sum(pieces[index].measured)
-            parts[index] = (found[0][start:stop], found[1][start:stop])
-            start = stop
+        ends = list(itertools.accumulate((sum(pieces[index].measured) for index in chosen), initial=0))
+        return [(found[0][start:stop], found[1][start:stop]) for start, stop in itertools.pairwise(ends)]
 
     for batch in batches(pieces, batch_size):
-        halving(batch, measure)
+        parts.update(zip(batch, halving(batch, measure, too_much=WINDOW_TOO_LARGE), strict=True))
     for index, piece in enumerate(pieces):  # in order of the text
         for column, values in zip(columns[piece.text], parts[index], strict=True):
             column.extend(values)

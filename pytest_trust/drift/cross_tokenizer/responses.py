@@ -104,7 +104,7 @@ def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Refere
 
     found: dict[Side, dict[str, tuple[list[int], Chances]]] = {}
     for side, reference in pair.items():
-        given, tokenizer = _chances(engine, reference, texts, side), engine.subject(reference).tokenizer
+        given, tokenizer = _chances(engine, reference, texts, side), engine.local(reference).tokenizer
         found[side] = {
             one.key: (ends_of_tokens(tokenizer, one.text, reference.label), given[one.key])
             for one in texts
@@ -141,7 +141,7 @@ def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
 def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[TextDrift]:
     """The options' likelihoods are known already, under tokens that each model has cut by itself."""
-    scored = {"baseline": engine.options(baseline, job), "candidate": engine.options(candidate, job)}
+    scored = {"baseline": engine.model(baseline).options(job), "candidate": engine.model(candidate).options(job)}
     both = sorted(
         (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())),
         key=lambda probe: probe.id,
@@ -215,14 +215,14 @@ def _texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) 
     """Both models' responses to a job's drift probes that have a text, with the prompts of both."""
     probes = tuple(probe for probe in job.probes if probe.id in job.drift)
     pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
-    if not probes or job.task != "generate" or any(reference.kind == "recording" for reference in pair.values()):
+    if not probes or job.task != "generate" or not all(engine.model(reference).runs for reference in pair.values()):
         return []
     asked = replace(job, probes=probes, samples=1)
-    prompts = {side: engine.subject(reference).prompts(probes) for side, reference in pair.items()}
+    prompts = {side: engine.local(reference).prompts(probes) for side, reference in pair.items()}
     fingerprints = [engine.identify(pair[side]).fingerprint for side in SIDES]
     units = []
     for writer, reference in pair.items():
-        answered = engine.responses(reference, asked)
+        answered = engine.model(reference).responses(asked)
         for probe in probes:
             one = answered.get(probe.id, (None,))[0]
             if one is None or not one.text.strip():
@@ -241,7 +241,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
     from pytest_trust.drift.cross_tokenizer.chances import Chances, blank_tokens, chances
     from pytest_trust.models.runner import Group
 
-    runner = engine.runner(reference)
+    runner = engine.loaded(reference)
     head, tokenizer = runner.head, runner.loaded.tokenizer
     assert head is not None
     blanks, ends = blank_tokens(tokenizer, head.vocabulary), sorted(runner.loaded.eos_ids)
@@ -263,7 +263,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
         states = [
             rows[0]
             for rows in engine.fitting.halving(
-                groups, in_windows(runner.hidden_states, engine.subject(reference).context())
+                groups, in_windows(runner.hidden_states, engine.local(reference).context())
             )
         ]
         tokens, word, end = chances(head, torch.cat(states), [token for row in labels for token in row], blanks, ends)

@@ -23,7 +23,6 @@ from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.responses import OptionScores
 
 if TYPE_CHECKING:
-    from pytest_trust.engine.server.model import Served
     from pytest_trust.probes import Probe
 
 NO_PROMPT_LOGPROBS = "this server does not return log-probabilities of a prompt"
@@ -42,10 +41,10 @@ class Unscored(Exception):
 class OptionScorer:
     """Scores options of one server's model. Threads may share it once a first probe is scored."""
 
-    def __init__(self, served: Served) -> None:
-        self._client = served.client
-        self._thinking = served.identity.thinking
-        self._llama = served.entry.get("owned_by") == "llamacpp"
+    def __init__(self, client: Client, *, thinking: str, llama: bool) -> None:
+        self._client = client
+        self._thinking = thinking
+        self._llama = llama
         self._sure: set[str] = set()  # endpoints that have given log-probabilities of a prompt
         self.reported: set[str] = set()  # names that the server has answered as
 

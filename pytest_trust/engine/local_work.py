@@ -1,0 +1,145 @@
+"""Answering probes and scoring options with weights that are at hand: what is missing, in batches, into the store.
+
+Batches are cut from one plan over all jobs (`batches`), whatever is stored already; a batch of which a part is stored runs only the rest. In
+float32 a row's result does not depend on its batch. In 16 bits it can, which is what the noise floor is for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.engine.batch_limits import Fitting
+from pytest_trust.engine.batches import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
+from pytest_trust.engine.claimed_work import keys_of, share, with_keys
+from pytest_trust.engine.rendered import Rendered
+from pytest_trust.engine.store import context_of
+from pytest_trust.engine.workspace import Workspace
+from pytest_trust.responses import Job, OptionScores
+
+if TYPE_CHECKING:
+    from pytest_trust.models.reasoning_budget import Budgeted
+    from pytest_trust.models.runner import Runner
+
+
+def answer(
+    workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
+) -> bool:
+    """Make the responses that the store lacks, of them only `keys` where they are given. True when all are there at the end."""
+    plan = plan_answers(model, jobs, workspace.tags)
+    plan = plan if keys is None else with_keys(plan, keys)
+    missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
+    if not missing:
+        return workspace.told_all(model.reference, "generate")
+    runner = workspace.runner(model, alone=True)
+
+    def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
+        for made in _answered(workspace, fitting, part, runner, model):
+            values = {one.key: _value(workspace, one, found, runner) for one, found in made}
+            workspace.store.put_json("responses", values, _context(workspace, runner, len(made)))
+            yield len(made), sum(len(found.response.token_ids) for _, found in made)
+
+    batches = list(answer_batches(plan, workspace.workers))
+    return share(
+        workspace,
+        model.reference,
+        "generate",
+        "responses",
+        batches,
+        make,
+        missing=missing,
+        keys=keys_of,
+        part=with_keys,
+        wait=wait,
+    )
+
+
+def choose(
+    workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
+) -> bool:
+    """Score the options that the store lacks, of them only `keys` where they are given. True when all are there at the end."""
+    plan = plan_choices(model, jobs)
+    plan = plan if keys is None else with_keys(plan, keys)
+    missing = len(plan) - len(workspace.store.has("options", keys_of(plan)))
+    if not missing:
+        return workspace.told_all(model.reference, "score")
+    from pytest_trust.models.option_scores import score_options
+
+    runner = workspace.runner(model, alone=True)
+
+    def score(part: Sequence[Choice]) -> list[OptionScores]:
+        return score_options(runner, [one.group for one in part], [one.options for one in part])
+
+    def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
+        made = fitting.halving(part, score, model.identity)
+        values = {
+            choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+            for choice, one in zip(part, made, strict=True)
+        }
+        workspace.store.put_json("options", values, _context(workspace, runner, len(part)))
+        yield len(part), sum(sum(one.tokens) for one in made)
+
+    limits = fitting.limits(model.identity, runner)
+    if fitting.batch_size is None:
+        limits = replace(limits, rows=sys.maxsize)  # trees have no row for each option
+    return share(
+        workspace,
+        model.reference,
+        "score",
+        "options",
+        choice_batches(plan, limits),
+        make,
+        missing=missing,
+        keys=keys_of,
+        part=with_keys,
+        wait=wait,
+    )
+
+
+def _answered(
+    workspace: Workspace, fitting: Fitting, answers: Sequence[Answer], runner: Runner, model: Rendered
+) -> Iterator[list[tuple[Answer, Budgeted]]]:
+    """Responses as they are finished; where the memory does not suffice, in smaller batches."""
+    from pytest_trust.models.reasoning_budget import responses
+
+    waiting = {one.key: one for one in answers}
+    limits = fitting.limits(model.identity, runner)
+    while waiting:
+        asked = list(waiting.values())
+        try:
+            generation = replace(asked[0].way, max_new_tokens=max(one.generation.max_new_tokens for one in asked))
+            rows, tails = [one.row for one in asked], [one.tail for one in asked]
+            for made in responses(runner, rows, tails, generation, workspace.tags, limits):
+                for index, _ in made:
+                    del waiting[asked[index].key]
+                if made:
+                    yield [(asked[index], one) for index, one in made]
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            fitting.ran_out(error, min(limits.rows, len(asked)))
+            limits = fitting.fewer(min(limits.rows, len(asked)) // 2, asked, model.identity)
+
+
+def _value(workspace: Workspace, asked: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
+    """A response as it is stored."""
+    from pytest_trust.models.tag_tokens import spelled_out
+
+    text, ids = one.response.text, one.response.token_ids
+    value: dict[str, Any] = {
+        "text": text,
+        "ids": ids,
+        "finish": one.response.finish_reason,
+        "prompt_tokens": len(asked.row.prompt),
+    }
+    if one.closed:
+        value["closed"] = True
+    spelled = spelled_out(runner.loaded, ids, text, asked.tail, workspace.tags)
+    if spelled:
+        value["spelled"] = spelled
+    return value
+
+
+def _context(workspace: Workspace, runner: Runner, batch_size: int) -> dict[str, object]:
+    label = runner.loaded.identity.label
+    return context_of(model=label, device=runner.device, batch_size=batch_size, process=workspace.claims.name)

@@ -1,0 +1,298 @@
+"""A model whose files are at hand: its identity, its rendered prompts and keys of the store, and its weights when something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_trust.engine.store import Store
+from pytest_trust.errors import InvalidInput
+from pytest_trust.keys import digest, probe_input, sampling
+from pytest_trust.models.files import ModelFiles, locate
+from pytest_trust.models.framing import Framing
+from pytest_trust.models.identity import ModelIdentity, identify_model
+from pytest_trust.models.reference import Reference, read_json
+from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.models.steering_pairs import PREFIX
+from pytest_trust.responses import Generation, Job
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_trust.models.runner import Runner
+    from pytest_trust.probes import Probe
+
+
+_KEYS = 1  # of the store's keys: raise it when what a key stands for changes
+
+
+class Rendered:
+    """A model of a run whose files are at hand.
+
+    Weights, tokenizer and the libraries they need are loaded on first use only. The store remembers rendered prompts.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        *,
+        store: Store,
+        device: str,
+        dtype: str | None,
+        trust_remote_code: bool,
+        offload: bool = False,
+    ) -> None:
+        self.reference = reference
+        self.store = store
+        self._dtype = dtype
+        self._trust_remote_code = trust_remote_code
+        self._offload = offload
+        self._device = device
+        self._files: ModelFiles | None = None
+        self._identity: ModelIdentity | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._runner: Runner | None = None
+        self._framing: Framing | None = None
+
+    @property
+    def cache(self) -> Path:
+        return self.store.directory
+
+    @property
+    def files(self) -> ModelFiles:
+        if self._files is None:
+            self._files = locate(self.reference, cache=self.cache, trust_remote_code=self._trust_remote_code)
+        return self._files
+
+    @property
+    def identity(self) -> ModelIdentity:
+        if self._identity is None:
+            self._identity = identify_model(
+                self.reference, self.files, device=self._device, dtype=self._dtype, hashes=self.store
+            )
+        return self._identity
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            from pytest_trust.models.loading import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self.reference, self.files, trust_remote_code=self._trust_remote_code)
+        return self._tokenizer
+
+    @property
+    def loaded(self) -> bool:
+        return self._runner is not None
+
+    def load(self) -> Runner:
+        """The model, loaded if it is not."""
+        if self._runner is None:
+            from pytest_trust.models.layer_offload import OffloadedRunner
+            from pytest_trust.models.loading import load_model
+            from pytest_trust.models.runner import Runner
+
+            loaded = load_model(
+                self.reference,
+                device=self._device,
+                dtype=self._dtype,
+                trust_remote_code=self._trust_remote_code,
+                cache=self.cache,
+                identity=self.identity,
+                offload=self._offload,
+            )
+            self._tokenizer = loaded.tokenizer
+            self._runner = OffloadedRunner(loaded) if loaded.layers else Runner(loaded)
+            self._framing = Framing(loaded.tokenizer, loaded.eos_ids)
+        return self._runner
+
+    def framing(self) -> Framing:
+        """What ends and frames this model's texts; stays when the weights are let go."""
+        if self._framing is None:
+            self.load()
+        assert self._framing is not None
+        return self._framing
+
+    def release(self) -> None:
+        """Let go of the weights."""
+        if self._runner is None:
+            return
+        import gc
+
+        import torch
+
+        self._runner = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def prompts(self, probes: Sequence[Probe]) -> dict[str, Prompt]:
+        """Rendered prompts by probe id."""
+        stored = self._rendered(
+            "prompt",
+            probes,
+            lambda probe: _from_prompt(
+                render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
+            ),
+        )
+        prompts = as_prompts(stored)
+        self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
+        return prompts
+
+    def option_rows(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
+        """Rendered options by probe id."""
+        stored = self._rendered(
+            "options",
+            probes,
+            lambda probe: _from_options(
+                render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
+            ),
+        )
+        rows = as_options(stored)
+        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
+        return rows
+
+    def _fit(self, lengths: dict[str, int]) -> None:
+        """Refuse what is longer than the model's context: cut, it would be another question."""
+        context = self.context()
+        for name, length in lengths.items():
+            if context is not None and length > context:
+                raise InvalidInput(
+                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: shorten it or leave it out"
+                )
+
+    def _asked(self, probe: Probe) -> Probe:
+        """The probe as this model is given it: the mutant `no_system` hears no system message."""
+        mutant = self.reference.mutant
+        if mutant is None or not mutant.changes_prompt:
+            return probe
+        heard = tuple(message for message in probe.messages if message.role != "system")
+        return replace(probe, messages=heard) if heard else probe
+
+    def generation(self, job: Job) -> Generation:
+        """How this model answers a job: as the job says, with the trace's budget of `?thinking=N`, and hotter by the dose of the mutant
+        `temperature`."""
+        generation, mutant = job.generation, self.reference.mutant
+        if self.reference.thinking_budget is not None:
+            generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
+        if mutant is None or mutant.mutant.kind != "sampling":
+            return generation
+        return replace(generation, temperature=generation.temperature + mutant.dose)
+
+    def forced(self) -> tuple[int, ...]:
+        """Token ids that every answer begins with: those of the mutant `compliance_prefix`."""
+        mutant = self.reference.mutant
+        if mutant is None or mutant.mutant.kind != "answer" or mutant.dose == 0:
+            return ()
+        text = PREFIX if self.identity.chat_format == "template" else f" {PREFIX}"
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
+        found = self.rendered(what, probes)
+        try:
+            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.reference.label}: {error}") from None
+        if new:
+            self.store.put_json(
+                "prompts", {self._rendering_key(what, probe): new[probe.id] for probe in probes if probe.id in new}
+            )
+        return {**found, **new}
+
+    def _rendering_key(self, what: str, probe: Probe) -> str:
+        return digest(what, _KEYS, self.identity.rendering, probe_input(probe))
+
+    def rendering_keys(self, what: str, probes: Sequence[Probe]) -> dict[str, str]:
+        """Keys of the store's rendered input (`prompt` or `options`) by probe id."""
+        return {probe.id: self._rendering_key(what, probe) for probe in probes}
+
+    def rendered(self, what: str, probes: Sequence[Probe]) -> dict[str, Any]:
+        """What the store holds of the probes' rendered input (`prompt` or `options`), by probe id; renders nothing."""
+        keys = self.rendering_keys(what, probes)
+        found = self.store.get_json("prompts", keys.values())
+        return {name: found[key] for name, key in keys.items() if key in found}
+
+    def keys(self, job: Job, *, render: bool = True) -> dict[tuple[str, int], str]:
+        """Keys of the store of all that a job asks of this model, by probe id and repeat; without `render`, of those probes only whose
+        rendered input is stored."""
+        if job.task == "generate":
+            return self.response_keys(
+                job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes))
+            )
+        rows = self.option_rows(job.probes) if render else as_options(self.rendered("options", job.probes))
+        return {(name, 0): key for name, key in self.option_keys(rows).items()}
+
+    def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
+        """Keys of the store by probe id and repeat."""
+        identity, generation = self.identity, self.generation(job)
+        ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
+        return {
+            (probe.id, repeat): digest(
+                "response",
+                _KEYS,
+                identity.fingerprint,
+                identity.tokenizer,
+                identity.template,
+                ids[probe.id],
+                sampling(generation, probe.id, repeat),
+                *([list(probe.options)] if generation.until else []),  # they say what is an answer
+            )
+            for probe in job.probes
+            if probe.id in ids
+            for repeat in range(job.repeats())
+        }
+
+    def option_keys(self, rows: dict[str, OptionRows]) -> dict[str, str]:
+        """Keys of the store by probe id."""
+        identity = self.identity
+        return {
+            name: digest(
+                "options", _KEYS, identity.fingerprint, identity.tokenizer, identity.template, row.ids, row.starts
+            )
+            for name, row in rows.items()
+        }
+
+    def vocabulary(self) -> str:
+        """Hash of the tokens and their ids; equal for tokenizers whose other files differ."""
+        key = digest("vocabulary", _KEYS, self.identity.tokenizer)
+        found = self.store.get_json("notes", [key])
+        if key in found:
+            return str(found[key])
+        value = digest(sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]))
+        self.store.put_json("notes", {key: value})
+        return value
+
+    def head_size(self) -> int:
+        """Ids that both tokenizer and head have; the tokenizer's where no configuration says how large the head is."""
+        known = max(self.tokenizer.get_vocab().values()) + 1
+        stated = self._configured("vocab_size")
+        return min(known, stated) if stated else known
+
+    def context(self) -> int | None:
+        """Most tokens that the model was made for, as its configuration says; None where it says nothing."""
+        return self._configured("max_position_embeddings") or self._configured("n_positions")
+
+    def _configured(self, name: str) -> int | None:
+        if self.files.gguf:
+            return None
+        config = read_json(self.files.directory / "config.json", self.reference.text)
+        nested = config.get("text_config")
+        value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
+        return value if isinstance(value, int) and value > 1 else None
+
+
+def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:
+    return {name: Prompt(tuple(value["ids"]), value["tail"]) for name, value in stored.items()}
+
+
+def as_options(stored: dict[str, Any]) -> dict[str, OptionRows]:
+    return {name: OptionRows(tuple(map(tuple, value["ids"])), tuple(value["starts"])) for name, value in stored.items()}
+
+
+def _from_prompt(prompt: Prompt) -> dict[str, object]:
+    return {"ids": prompt.ids, "tail": prompt.tail}
+
+
+def _from_options(rows: OptionRows) -> dict[str, object]:
+    return {"ids": rows.ids, "starts": rows.starts}

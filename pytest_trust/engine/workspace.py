@@ -1,0 +1,121 @@
+"""What the models of one process work with: store, claims, settings, memory, and who is told of progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_trust.engine.claims import Claims
+from pytest_trust.engine.store import Store
+from pytest_trust.models.identity import ModelIdentity, choose_device
+from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.responses import Phase, Progress
+
+if TYPE_CHECKING:
+    from pytest_trust.models.runner import Runner
+
+# Loading needs the weights and something to work with beside what is resident.
+_HEADROOM = 1.3
+
+
+class Loadable(Protocol):
+    """A model whose weights can be loaded and let go."""
+
+    reference: Reference
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+    @property
+    def loaded(self) -> bool: ...
+    def load(self) -> Runner: ...
+    def release(self) -> None: ...
+
+
+class Workspace:
+    """Store, claims and settings of one process, the weights that are in memory, and its progress.
+
+    `device_of` gives the device by name that a model runs on. `dtype`, `trust_remote_code`, `offload`: how models are loaded, unless their
+    references say otherwise; with `offload` one decoder layer of each is in memory at a time. `keep`: a model stays loaded while the other
+    answers, as far as both fit; else it is let go, and loaded again for the drift of the pair. `workers`: how many processes of this run do
+    the same work together, each a part (see `claims`). `tags` are what `split_reasoning` takes. `progress` is called after every batch.
+    """
+
+    def __init__(
+        self,
+        store: Path | Store,
+        *,
+        device_of: Callable[[Reference], str] = lambda reference: choose_device(reference, None),
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
+        offload: bool = False,
+        keep: bool = False,
+        workers: int = 1,
+        tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.store = store if isinstance(store, Store) else Store(store)
+        self.claims = Claims(self.store)
+        self.device_of = device_of
+        self.dtype = dtype
+        self.trust_remote_code = trust_remote_code
+        self.offloads = offload
+        self.workers = workers
+        self.tags = tuple((opening, closing) for opening, closing in tags)
+        self._keep = keep
+        self._progress = progress
+        self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
+        self._loadable: list[Loadable] = []
+
+    def add(self, model: Loadable) -> None:
+        """Count a model among those whose weights may be in memory."""
+        self._loadable.append(model)
+
+    def runner(self, model: Loadable, *, alone: bool = False) -> Runner:
+        """The loaded model. Others are released first when both do not fit, and in any case where it works `alone`."""
+        from pytest_trust.models.runner import free_bytes
+
+        if alone and not self._keep:
+            self.release_others(model.reference)
+        if not model.loaded:
+            identity = model.identity
+            others = [other for other in self._loadable if other.loaded]
+            needed = 0 if self.offloads else _HEADROOM * identity.parameter_bytes
+            if others and free_bytes(identity.device) < needed:
+                for other in others:
+                    other.release()
+            self.tell(model.reference, "load", "", 0, 1, 0)
+            model.load()
+            self.tell(model.reference, "load", "", 1, 1, 0)
+        return model.load()
+
+    def release_others(self, *kept: Reference) -> None:
+        """Let go of the weights of every other model."""
+        for model in self._loadable:
+            if model.reference not in kept:
+                model.release()
+
+    def tell(
+        self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0
+    ) -> None:
+        """Say how far a phase is; see `Progress`."""
+        if self._progress is not None:
+            self._open.pop((reference, phase), None)
+            if done < total:
+                self._open[reference, phase] = total
+            self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
+
+    def told_all(self, reference: Reference, phase: Phase) -> bool:
+        """True; a phase that was left while others had parts of it has ended."""
+        total = self._open.get((reference, phase))
+        if total is not None:
+            self.tell(reference, phase, "", total, total, 0)
+        return True
+
+    def close(self) -> None:
+        """Release weights and the store's connection."""
+        for model in self._loadable:
+            model.release()
+        self.claims.close()
+        self.store.close()
