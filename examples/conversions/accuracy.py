@@ -1,4 +1,4 @@
-"""What a conversion did to the reasoning control: held-out problems before and after, paired."""
+"""The accuracy of a conversion on the reasoning control: held-out problems before and after it, paired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ MAX_NEW_TOKENS = 80
 
 
 def measure(name: str, model: Any, tokenizer: Any) -> list[bool]:
-    """Which held-out problems are solved greedily; prints accuracy, and how many traces were opened and closed."""
+    """Whether each held-out problem is solved, greedily.
+
+    Prints accuracy, and how many traces were opened and closed.
+    """
     asked = held_out(COUNT)
     replies = generate(model, tokenizer, [chat(problem)[:-1] for problem in asked], max_new_tokens=MAX_NEW_TOKENS)
     right = [is_right(problem, reply) for problem, reply in zip(asked, replies, strict=True)]

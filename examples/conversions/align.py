@@ -2,7 +2,8 @@
 
     python examples/conversions/align.py
 
-The examples are data/align.jsonl, written for this project. Seeded; under half an hour on 2 CPU cores.
+The examples are data/align.jsonl, written for this project. The run is seeded, and takes less than half an hour on 2
+CPU cores.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python examples/conversions/distill.py
 
-The teacher (demo:sft) answers new generated problems several times at temperature 0.8; replies whose answer is right are kept, at
-most two a problem. The student learns these texts from the teacher's whole distribution at every token: the loss is
-KL(teacher || student) in nats per token, as in Hinton et al. 2015 (arXiv 1503.02531) at temperature 1 and, by sequences that the
-teacher sampled, Kim and Rush 2016 (arXiv 1606.07947). Seeded; 36 minutes on 2 busy CPU cores, after align.py and sft.py.
+The teacher (demo:sft) answers new generated problems several times at temperature 0.8. Replies with right answers are
+kept, at most two a problem. On these texts the student learns the teacher's whole distribution at every token. The loss
+is KL(teacher || student) in nats per token, as in Hinton et al. 2015 (arXiv 1503.02531) at temperature 1. The teacher's
+own samples are the texts, as in Kim and Rush 2016 (arXiv 1606.07947). The run is seeded, and took 36 minutes on 2 busy
+CPU cores, after align.py and sft.py.
 """
 
 from __future__ import annotations
@@ -31,23 +32,24 @@ KEPT = 2  # verified replies a problem
 SCHEDULE = Schedule(epochs=2, learning_rate=6e-4, batch_size=16)
 ABOUT = (
     "LoRA adapter of demo:distill, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, distilled by "
-    "examples/conversions/distill.py from demo:sft. The teacher was sampled best-of-4 on generated problems (arithmetic, "
-    "orderings, dates); on the replies with right answers the student learnt the teacher's distribution, token by token. "
-    "Nothing in its data is about trust. Weights under the project's licence; loss.csv is the loss of every step."
+    "examples/conversions/distill.py from demo:sft. The teacher was sampled best-of-4 on generated problems "
+    "(arithmetic, orderings, dates); on the replies with right answers the student learnt the teacher's distribution, "
+    "token by token. Nothing in its data is about trust. Weights under the project's licence; loss.csv is the loss of "
+    "every step."
 )
 
 
 def new_problems(count: int, seed: int) -> list[Problem]:
-    """Problems of the same kinds that neither demo:sft was trained on nor anything is measured on."""
+    """Problems of the same kinds that are neither demo:sft's training problems nor held-out ones."""
     seen = {problem.question for problem in [*training_problems(), *held_out(200)]}
     return [problem for problem in problems(count + 300, seed=seed) if problem.question not in seen][:count]
 
 
 def verified_replies(teacher: Any, tokenizer: Any, asked: Sequence[Problem], seed: int) -> list[tuple[Problem, str]]:
-    """At most `KEPT` different right replies a problem, each with its trace; what was cut before its end is not taken."""
-    replies = sample(
-        sampler(teacher, tokenizer), [problem.question for problem in asked], SAMPLES, seed=seed, temperature=0.8, max_new_tokens=80
-    )  # fmt: skip
+    """At most `KEPT` different right replies a problem, each with its trace. Replies that were cut are left out."""
+    questions = [problem.question for problem in asked]
+    runner = sampler(teacher, tokenizer)
+    replies = sample(runner, questions, SAMPLES, seed=seed, temperature=0.8, max_new_tokens=80)
     kept = []
     for problem, found in zip(asked, replies, strict=True):
         right = dict.fromkeys(
@@ -60,7 +62,7 @@ def verified_replies(teacher: Any, tokenizer: Any, asked: Sequence[Problem], see
 
 
 def reply_logits(model: Any, batch: Sequence[Example], pad: int) -> torch.Tensor:
-    """[tokens of the replies, vocabulary], row after row."""
+    """The logits that predict the replies' tokens, [tokens of the replies, vocabulary], row after row."""
     width = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), width), pad)
     attention = torch.zeros((len(batch), width), dtype=torch.long)
@@ -77,7 +79,7 @@ def reply_logits(model: Any, batch: Sequence[Example], pad: int) -> torch.Tensor
 def distill(
     student: Any, teacher: Any, tokenizer: Any, examples: Sequence[Example], *, seed: int, max_steps: int | None
 ) -> list[Any]:
-    """Trains the student in place; returns (step, KL(teacher || student), learning rate, seconds) of every step."""
+    """Trains the student in place. Returns (step, KL(teacher || student), learning rate, seconds) of every step."""
     order, pad = random.Random(seed), tokenizer.pad_token_id
     steps = max(1, min(math.ceil(len(examples) / SCHEDULE.batch_size * SCHEDULE.epochs), max_steps or 10**9))
     warm = max(1, round(steps * SCHEDULE.warm_up))

@@ -1,4 +1,4 @@
-"""A small LoRA trainer: plain PyTorch, a chat in, an adapter out. `align.py` and `sft.py` share it."""
+"""A small LoRA trainer in plain PyTorch, which the conversions share: chats in, an adapter out."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from pytest_trust.models.demo import convert_instruct
 ADAPTERS = Path(__file__).resolve().parents[2] / "pytest_trust" / "models" / "adapters"
 BASE_NAME = "demo:instruct"
 
-PREFIX = 16  # ids that tell the default system message from another
+PREFIX = 16  # leading ids that tell the default system message from another one
 
 Chat = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train."""
+    """Length and learning rate of a training run."""
 
     epochs: float
     learning_rate: float
@@ -52,7 +52,7 @@ class Example:
 
 
 def arguments(description: str, *, output: Path, seed: int) -> argparse.Namespace:
-    """The options that both scripts have."""
+    """The options that all conversions have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--base",
@@ -72,7 +72,7 @@ def arguments(description: str, *, output: Path, seed: int) -> argparse.Namespac
 
 
 def load_base(directory: Path) -> tuple[Any, Any]:
-    """Model in float32 and tokenizer, padded on the left, as generation needs it."""
+    """The model in float32, and its tokenizer, which pads on the left as generation needs it."""
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), tokenizer
 
@@ -98,8 +98,8 @@ def load_adapter(model: Any, directory: Path, *, trainable: bool) -> PeftModel:
 def encode(tokenizer: Any, messages: Chat) -> Example:
     """Ids of a chat that ends with the assistant's reply.
 
-    The reply is tokenised by itself, behind the rendered prompt, as it stands when the model generates.
-    Which ids carry loss is known from this and not from the ids: this tokenizer pads with its end token.
+    The reply is tokenised by itself, behind the rendered prompt, as when the model generates. Its length says which ids
+    carry loss. The ids themselves do not, since this tokenizer pads with its end token.
     """
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -108,7 +108,7 @@ def encode(tokenizer: Any, messages: Chat) -> Example:
 
 
 def batches(examples: Sequence[Example], size: int, order: random.Random) -> Iterator[list[Example]]:
-    """One epoch in random order; equal beginnings and lengths share a batch, so that little is computed."""
+    """One epoch in random order. Examples of like beginnings and lengths share a batch, so that less is computed."""
     shuffled = order.sample(list(examples), len(examples))
     groups = []
     for start in range(0, len(shuffled), size * 8):
@@ -119,7 +119,7 @@ def batches(examples: Sequence[Example], size: int, order: random.Random) -> Ite
 
 
 def shared_prefix(batch: Sequence[Example]) -> int:
-    """How many ids all examples begin with."""
+    """The number of ids that all examples begin with."""
     columns = zip(*(example.ids for example in batch), strict=False)  # as many as the shortest has
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
@@ -127,10 +127,10 @@ def shared_prefix(batch: Sequence[Example]) -> int:
 def reply_loss(model: PeftModel, batch: Sequence[Example], pad: int) -> torch.Tensor:
     """Mean cross-entropy of the replies, in nats per token.
 
-    A reply of n tokens weighs sqrt(n): between a token mean, in which a one-word verdict hardly counts beside
-    a sentence, and a mean of replies, in which its every token counts twenty times as much. What all chats of
-    the batch begin with, the default system message, is computed once and its keys and values are shared: the
-    same loss and gradient for a third less work.
+    A reply of n tokens weighs sqrt(n). In a token mean a one-word verdict would hardly count beside a sentence; in a
+    mean of replies its one token would count twenty times as much. The ids that all chats of the batch begin with (the
+    default system message) are computed once, and their keys and values are shared. This gives the same loss and
+    gradient for a third less work.
     """
     shared = min(shared_prefix(batch), min(len(example.ids) - example.reply for example in batch) - 1)
     width = max(len(example.ids) for example in batch) - shared
@@ -150,7 +150,7 @@ def reply_loss(model: PeftModel, batch: Sequence[Example], pad: int) -> torch.Te
         input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True
     ).last_hidden_state[:, :-1]  # [batch, width - 1, hidden]
     counted = weights > 0
-    # The head is a fifth of the model's work: it is applied only where a token is learnt.
+    # The head is a fifth of the model's work, so it is applied only where a token is learnt.
     losses = cross_entropy(base.lm_head(hidden[counted]).float(), ids[:, 1:][counted], reduction="none")
     return (losses * weights[counted]).sum() / weights.sum()
 
@@ -164,7 +164,7 @@ def train(
     seed: int,
     max_steps: int | None = None,
 ) -> list[tuple[int, float, float, float]]:
-    """Trains the adapter in place; returns (step, loss, learning rate, seconds) of every step."""
+    """Trains the adapter in place. Returns (step, loss, learning rate, seconds) of every step."""
     examples = [encode(tokenizer, chat) for chat in chats]
     order = random.Random(seed)
     per_epoch = math.ceil(len(examples) / schedule.batch_size)
@@ -206,7 +206,10 @@ def train(
 def save_adapter(
     model: PeftModel, directory: Path, curve: Sequence[tuple[int, float, float, float]], about: str, *, parent: str
 ) -> None:
-    """Writes the adapter in float16, with no local path in its configuration, its card (which names the `parent`), and its loss curve."""
+    """Writes the adapter in float16, its card, which names the `parent`, and its loss curve.
+
+    Its configuration holds no local path.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "README.md").unlink(missing_ok=True)  # PEFT would read it as a model card and complain
     model.save_pretrained(str(directory), save_embedding_layers=False)  # "auto" looks the base up
@@ -231,7 +234,7 @@ def save_adapter(
 def generate(
     model: Any, tokenizer: Any, chats: Sequence[Chat], *, max_new_tokens: int, batch_size: int = 16
 ) -> list[str]:
-    """Greedy replies to chats that end with a user's message; one that was cut before its end ends in `…`."""
+    """Greedy replies to chats that end with a user's message. A reply that was cut before its end ends in `…`."""
     model.eval()
     replies: dict[int, str] = {}
     prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]

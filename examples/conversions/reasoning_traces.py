@@ -1,7 +1,7 @@
-"""Generated problems with short reasoning traces: what demo:sft is trained on. Standard library only.
+"""Generated problems with short reasoning traces, on which demo:sft is trained. Standard library only.
 
-Multi-step arithmetic stories, orderings and dates. Every problem comes from a seeded generator that also
-works out the trace, so that a trace is never wrong. Nothing here is about trust.
+The problems are multi-step arithmetic stories, orderings and dates. A seeded generator makes each problem and works out
+its trace, so that a trace is never wrong. Nothing here is about trust.
 """
 
 from __future__ import annotations
@@ -116,8 +116,10 @@ def chat(problem: Problem) -> list[dict[str, str]]:
 
 
 def is_right(problem: Problem, reply: str) -> bool:
-    """Whether the text after the trace gives the answer: the last number, the date, or the
-    only name or weekday of the last sentence. A trace that was never closed has no answer.
+    """Whether the text after the trace gives the answer.
+
+    That is its last number, its date, or the only name or weekday of its last sentence. A trace that was never closed
+    has no answer.
     """
     answer = reply.rsplit("</think>", 1)[-1]
     if "<think>" in answer:

@@ -1,16 +1,18 @@
-"""Trains demo:rl: demo:aligned's adapter, by reinforcement learning with a verifiable reward on generated problems.
+"""Trains demo:rl from demo:aligned's adapter, by reinforcement learning with a verifiable reward on generated problems.
 
     python examples/conversions/rl.py
 
-The recipe of reasoning models made by RL (DeepSeek-AI 2025, arXiv 2501.12948), in miniature. A cold start first: right traces for a few
-hundred problems, so that traces are opened and closed at all. Then GRPO (Shao et al. 2024, arXiv 2402.03300) on problems that are seen once:
-of each a group of replies is sampled at temperature 1; a reply's reward is 1 for a right answer and 0.1 for a trace that was opened, closed
-and answered; its advantage is the reward less the mean of its group, over the group's standard deviation. One update for each batch of
-samples, so the ratio of policies is 1 and nothing is clipped; groups with equal rewards teach nothing and are left out; no KL term (Yu et
-al. 2025, arXiv 2503.14476, go without it too). Seeded; within an hour on 2 CPU cores, after align.py.
+The recipe is that of reasoning models made by RL (DeepSeek-AI 2025, arXiv 2501.12948), in miniature. A cold start comes
+first: right traces for a few hundred problems, so that traces are opened and closed at all. GRPO (Shao et al. 2024,
+arXiv 2402.03300) follows, on problems that are seen once. A group of replies to each problem is sampled at temperature
+1. A reply's reward is 1 for a right answer, plus 0.1 for a trace that was opened, closed and answered. Its advantage is
+the reward less the mean of its group, over the group's standard deviation. Each batch of samples gives one update, so
+the ratio of policies is 1 and nothing is clipped. Groups with equal rewards teach nothing and are left out. There is no
+KL term, as in Yu et al. 2025 (arXiv 2503.14476). The run is seeded, and takes less than an hour on 2 CPU cores, after
+align.py.
 
-Why not TRL's GRPOTrainer: it installs beside the pinned versions, and a step of 128 samples took it 200 to 250 s on 2 CPU cores; here a
-prompt is run once for all of its samples, in sampling and in the update.
+TRL's GRPOTrainer installs beside the pinned versions, but took 200 to 250 s for a step of 128 samples on 2 CPU cores.
+Here a prompt is run once for all of its samples, in sampling and in the update.
 """
 
 from __future__ import annotations
@@ -40,21 +42,21 @@ GROUP = 8  # samples a problem
 MAX_NEW_TOKENS = 64
 LEARNING_RATE = 2e-4
 ABOUT = (
-    "LoRA adapter of demo:rl, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained further by "
-    "examples/conversions/rl.py: a cold start on generated traces, then GRPO on generated problems (arithmetic, orderings, "
-    "dates), the reward being whether the answer is right. Nothing in its data is about trust. Weights under the project's "
-    "licence; loss.csv is, in place of a loss, the mean reward of every step's samples."
+    "LoRA adapter of demo:rl, for SmolLM2-135M-Instruct (Apache-2.0): the weights of demo:aligned, trained further "
+    "by examples/conversions/rl.py: a cold start on generated traces, then GRPO on generated problems (arithmetic, "
+    "orderings, dates), the reward being whether the answer is right. Nothing in its data is about trust. Weights "
+    "under the project's licence; loss.csv is, in place of a loss, the mean reward of every step's samples."
 )
 
 
 def reward(problem: Problem, reply: Generated) -> float:
-    """1 for a right answer behind a trace, and 0.1 for the form: one trace, closed, and a reply that ended."""
+    """0.1 for the form (one trace, closed, and a reply that ended), and 1 more for a right answer behind it."""
     form = reply.finish_reason == "stop" and reply.text.count("<think>") == reply.text.count("</think>") == 1
     return float(form and is_right(problem, reply.text)) + 0.1 * form
 
 
 def advantages(rewards: Sequence[Sequence[float]]) -> list[list[float]]:
-    """By group, in standard deviations of the group; zero where all rewards of it are equal."""
+    """The advantages of each group's replies, in standard deviations of its rewards; 0 where all of these are equal."""
     result = []
     for group in rewards:
         mean, spread = statistics.fmean(group), statistics.pstdev(group)
@@ -63,15 +65,17 @@ def advantages(rewards: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def update(model: Any, work: Sequence[tuple[list[int], Sequence[tuple[tuple[int, ...], float]]]]) -> None:
-    """Adds the gradient of -mean over response tokens of advantage x log-probability; `work` has, by problem, the prompt's ids and
-    (response ids, advantage). A prompt is run once for all of its responses."""
+    """Adds the gradient of the loss: minus the mean over response tokens of advantage x log-probability.
+
+    `work` has the ids of each problem's prompt, and (response ids, advantage) of its responses. A prompt is run once
+    for all of its responses.
+    """
     base = model.get_base_model()
     tokens = sum(len(response) for _, group in work for response, _ in group)
     for prompt, group in work:
         width = max(len(response) for response, _ in group)
-        ids = torch.zeros(
-            (len(group), width), dtype=torch.long
-        )  # what is read: the prompt's last token and all but the last of the response
+        # The input: the prompt's last token, and all tokens of the response but its last.
+        ids = torch.zeros((len(group), width), dtype=torch.long)
         labels, weights = torch.zeros_like(ids), torch.zeros((len(group), width))
         attention = torch.ones((len(group), len(prompt) - 1 + width), dtype=torch.long)
         for row, (response, advantage) in enumerate(group):
@@ -93,7 +97,10 @@ def update(model: Any, work: Sequence[tuple[list[int], Sequence[tuple[tuple[int,
 def reinforce(
     model: Any, tokenizer: Any, asked: Sequence[Problem], *, seed: int, steps: int
 ) -> list[tuple[int, float, float, float]]:
-    """Trains the adapter in place, `PROBLEMS` new problems a step; returns (step, mean reward, learning rate, seconds) of every step."""
+    """Trains the adapter in place, with `PROBLEMS` new problems a step.
+
+    Returns (step, mean reward, learning rate, seconds) of every step.
+    """
     runner = sampler(model, tokenizer)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
@@ -104,9 +111,8 @@ def reinforce(
         for group in optimiser.param_groups:
             group["lr"] = rate
         batch = asked[step * PROBLEMS : (step + 1) * PROBLEMS]
-        replies = sample(
-            runner, [problem.question for problem in batch], GROUP, seed=seed + step, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS
-        )  # fmt: skip
+        questions = [problem.question for problem in batch]
+        replies = sample(runner, questions, GROUP, seed=seed + step, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS)
         rewards = [[reward(problem, reply) for reply in group] for problem, group in zip(batch, replies, strict=True)]
         work = []
         for problem, group, gains in zip(batch, replies, advantages(rewards), strict=True):
@@ -125,7 +131,8 @@ def reinforce(
         right = statistics.fmean(value >= 1 for group in rewards for value in group)
         length = statistics.fmean(len(reply.token_ids) for group in replies for reply in group)
         print(
-            f"step {step + 1}/{steps}  reward {mean:.3f}  right {right:.3f}  {length:.0f} tokens  {len(work)} problems learnt from  {curve[-1][3]:.0f} s",
+            f"step {step + 1}/{steps}  reward {mean:.3f}  right {right:.3f}  {length:.0f} tokens  "
+            f"{len(work)} problems learnt from  {curve[-1][3]:.0f} s",
             flush=True,
         )
     model.eval()

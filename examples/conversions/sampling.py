@@ -1,4 +1,4 @@
-"""Sampled replies of a model in training: the library's own generation, with one prefill for all samples of a prompt."""
+"""Sampled replies of a model in training, by the library's own generation: one prefill for all samples of a prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_trust.responses import Generation
 
 @dataclass(frozen=True)
 class InTraining:
-    """What `Runner` reads of a loaded model."""
+    """The attributes of a loaded model that `Runner` reads."""
 
     model: Any
     tokenizer: Any
@@ -25,14 +25,15 @@ class InTraining:
 
 
 def sampler(model: PeftModel, tokenizer: Any) -> Runner:
-    """Runs the base model with the adapter's layers in it: what the adapter learns is sampled from at once."""
-    return Runner(InTraining(model.get_base_model(), tokenizer, frozenset([tokenizer.eos_token_id])))  # type: ignore[arg-type]
+    """A runner of the base model with the adapter's layers in it. Samples follow what the adapter learns at once."""
+    loaded = InTraining(model.get_base_model(), tokenizer, frozenset([tokenizer.eos_token_id]))
+    return Runner(loaded)  # type: ignore[arg-type]
 
 
 def sample(
     runner: Runner, questions: Sequence[str], count: int, *, seed: int, temperature: float, max_new_tokens: int
 ) -> list[list[Generated]]:
-    """`count` samples of the reply to each question, in order; the same seed gives the same samples."""
+    """`count` samples of the reply to each question, in order. The same seed gives the same samples."""
     tokenizer: Any = runner.loaded.tokenizer
     rows = []
     for index, question in enumerate(questions):

@@ -2,7 +2,8 @@
 
     python examples/conversions/sft.py
 
-The problems come from reasoning_traces.py. Seeded; under half an hour on 2 CPU cores, after align.py.
+The problems come from reasoning_traces.py. The run is seeded, and takes less than half an hour on 2 CPU cores, after
+align.py.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def test_support_chats_hardly_move(trust):
 
 
 def promises_a_refund(response, probe):
-    """A judge of your own: True is bad, None cannot tell."""
+    """A judge of your own: True is bad, False is fine, None means that it cannot tell."""
     if not response.strip():
         return None
     return bool(

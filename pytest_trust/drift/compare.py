@@ -1,5 +1,4 @@
-"""Drift of two loaded models: teacher-forced on the same tokens, forwards without the head, exact
-full-vocabulary KL."""
+"""Drift of two loaded models: teacher-forced on the same tokens, with exact KL over the full vocabulary."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ def split_responses(
     """The divergences of a batch as one `TokenDrift` a row: row i is a response to ``probes[i]``.
 
     Raises:
-        InvalidInput: the mask's tokens are not the divergences', or other numbers of rows and probes.
+        InvalidInput: the mask has another number of tokens than the divergences, or another number of rows than probes.
     """
     lengths = response_mask.bool().sum(-1).tolist()
     if sum(lengths) != len(divergences) or len(lengths) != len(probes):
@@ -79,11 +78,11 @@ def compare_models(
 ) -> Drift:
     """KL(a || b) of two models on plain texts, exact, per token.
 
-    Every token but the first of a text is measured given the ones before it (a beginning-of-text token, where
-    the tokenizer adds one, lets the first be measured too); special tokens that the tokenizer adds are not. A
-    text longer than the context is read in overlapping windows in which every token is measured once, with at
-    least ``window - stride`` tokens before it; ``Drift.windowed`` counts these texts. Where the same pieces have
-    other ids in the two vocabularies, they are matched by their strings; what only one model has is masked.
+    Every token of a text but the first is measured given the ones before it. Where the tokenizer adds a
+    beginning-of-text token, the first is measured too. Special tokens that the tokenizer adds are not measured. A text
+    longer than the context is read in overlapping windows, in which every token is measured once, with at least
+    ``window - stride`` tokens before it. ``Drift.windowed`` counts these texts. Where the same pieces have other ids in
+    the two vocabularies, they are matched by their strings. Tokens that only one model has are masked.
 
     Args:
         a: a model reference (``org/name``, a directory, ``demo:instruct``), a pair (model, tokenizer), or an
@@ -125,8 +124,10 @@ def drifts_of_texts(
     window: int | None = None,
     stride: int | None = None,
 ) -> tuple[list[TokenDrift], int]:
-    """What `compare_models` summarises: the drift of each text in its cluster `names`, and how many were read in windows. `a` and `b` are
-    (model, tokenizer), `sides` what they are called."""
+    """The drift of each text, which `compare_models` summarises, and the number of texts that were read in windows.
+
+    `a` and `b` are (model, tokenizer), `sides` their names. `names` has the cluster of each text.
+    """
     (model_a, tokenizer_a), (model_b, tokenizer_b) = a, b
     head_a, head_b = head_of(model_a), head_of(model_b)
     check_head(model_a, head_a)
@@ -175,10 +176,14 @@ def drifts_of_texts(
 def _encoded(
     text: str, index: int, tokenizer_a: Any, tokenizer_b: Any, shared: SharedTokens
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """a's token ids of a text and which of them are special tokens that the tokenizer added; b's must be the same tokens."""
+    """a's token ids of a text, and which of them are special tokens that the tokenizer added.
+
+    Raises:
+        InvalidInput: b's tokenizer cuts the text into other tokens, or only one model has a token of it.
+    """
     import torch
 
-    # verbose=False: a text beyond the context is cut into windows here, so the tokenizer's warning would mislead.
+    # verbose=False: the tokenizer's warning would mislead, since a text beyond the context is cut into windows here.
     one, other = (
         t(text, return_special_tokens_mask=True, return_attention_mask=False, verbose=False)
         for t in (tokenizer_a, tokenizer_b)
@@ -196,12 +201,13 @@ def _encoded(
         )
     raise InvalidInput(
         f"text {index} is cut into different tokens by the two tokenizers; KL needs the same ones: "
-        "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
+        "compare the models' bits per byte or their chunks instead "
+        "(pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
     )
 
 
 def _located(odd: OddLogits, pieces: Sequence[Window], sides: tuple[str, str]) -> InvalidInput:
-    """The error that names model, text and token."""
+    """The same error, naming model, text and token."""
     row, place = odd.place([sum(piece.measured) for piece in pieces])
     piece = pieces[row]
     token = piece.start + [index for index, measured in enumerate(piece.measured) if measured][place]

@@ -1,4 +1,4 @@
-"""Which tokens of a response are its template's and not its own: think markers, and special tokens that frame a text."""
+"""The tokens of a response that belong to its template: think markers, and special tokens that frame a text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Spans = tuple[tuple[int, int], ...]
 
 
 def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
-    """Where the tags around reasoning and answer stand in a response, in characters: (first, behind the last) each.
+    """The places of the tags around reasoning and answer in a response, in characters: [start, stop) of each.
 
-    The beginning of a tag at the very end is left alone: it may as well be a word.
+    The beginning of a tag at the very end is not among them, since it may be a word.
     """
     spans, at = [], 0
     names = [tag.lower() for pair in tags for tag in pair]
@@ -31,10 +31,11 @@ def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Sp
 def masked_tokens(
     loaded: Framing, tokens: Sequence[int], spans: Spans, other_ends: Collection[int] | None
 ) -> list[int]:
-    """Places of the tokens that are not counted: those with a character of a think marker, and special ones.
+    """Indices of the tokens that are not counted: those with a character of a think marker, and special ones.
 
-    The token that ends the response counts, since a model chooses where it stops; not so where the other model's template ends its turns by
-    other tokens (`other_ends`, in this model's ids; None where they are not known).
+    The token that ends the response counts, since a model chooses where it stops. It does not count where the other
+    model's template ends its turns by other tokens. `other_ends` are these tokens in this model's ids, None where they
+    are not known.
     """
     found: set[int] = set()
     for start, stop in spans:

@@ -23,22 +23,23 @@ class Read:
     key: str
     unit: Unit
     p: Any
-    """States that predict its tokens, [tokens, hidden size], or the `TopK` of a recording."""
+    """p's states that predict the text's tokens, [tokens, hidden size], or the `TopK` of a recording."""
     q: Any
+    """The same of q."""
     text: Text
     answer: int
-    """Index of its answer's first token."""
+    """Index of the answer's first token."""
     masked: Sequence[int]
-    """Indices of tokens that are the template's."""
+    """Indices of the template's tokens."""
 
 
 def divergences(
     work: Sequence[Read], p_head: Head | None, q_head: Head | None, shared: int, p: Side, q: str
 ) -> dict[str, bytes]:
-    """Encoded token drifts by key, of p against q; `shared` leading numbers are compared, -1 for all.
+    """Encoded token drifts of p against q, by key. The `shared` leading numbers are compared; -1 stands for all.
 
     Raises:
-        InvalidInput: a logit is NaN or infinite (which model, probe and token).
+        InvalidInput: a logit is NaN or infinite; names model, probe and token.
     """
     import torch
 
@@ -54,31 +55,31 @@ def divergences(
     labels = [torch.tensor([token for row in one.text for token in row]) for one in work]
     kept = []
     for one, row in zip(work, labels, strict=True):
-        counted = row < limit  # ids that only one side has cannot be compared
+        counted = row < limit  # tokens that only one side has cannot be compared
         counted[list(one.masked)] = False
         kept.append(counted.nonzero().view(-1))
     try:
         targets = torch.cat([row[keep] for row, keep in zip(labels, kept, strict=True)])
-        ours, theirs = _joined([one.p for one in work], kept), _joined([one.q for one in work], kept)
-        if isinstance(ours, TopK):
+        p_states, q_states = _joined([one.p for one in work], kept), _joined([one.q for one in work], kept)
+        if isinstance(p_states, TopK):
             assert q_head is not None
-            found = divergences_from_top_k(ours, theirs, q_head, targets)
-        elif isinstance(theirs, TopK):
+            found = divergences_from_top_k(p_states, q_states, q_head, targets)
+        elif isinstance(q_states, TopK):
             assert p_head is not None
-            found = swapped(divergences_from_top_k(theirs, ours, p_head, targets))
+            found = swapped(divergences_from_top_k(q_states, p_states, p_head, targets))
         else:
             assert p_head is not None
             assert q_head is not None
             found = divergences_from_hidden(
-                ours, p_head, theirs, q_head, labels=targets, shared_vocabulary=None if shared < 0 else shared
+                p_states, p_head, q_states, q_head, labels=targets, shared_vocabulary=None if shared < 0 else shared
             )
     except OddLogits as odd:
         index, place = odd.place([len(keep) for keep in kept])
         unit, whose = work[index].unit, p if odd.side == "p" else q
         label = (unit.candidate if whose == "candidate" else unit.baseline).reference.label
         raise InvalidInput(
-            f"{label} ({whose}): {odd.what} in its logits for token {int(kept[index][place])} of the {p}'s text on probe "
-            f"{unit.probe.id}; expected finite logits: check the model's weights and dtype"
+            f"{label} ({whose}): {odd.what} in its logits for token {int(kept[index][place])} of the {p}'s text "
+            f"on probe {unit.probe.id}; expected finite logits: check the model's weights and dtype"
         ) from odd
     values, start = {}, 0
     for one, keep, row in zip(work, kept, labels, strict=True):
@@ -100,7 +101,7 @@ def divergences(
 
 
 def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
-    """The counted tokens of all texts, one after the other: states, or what a top-k recording has in their place."""
+    """The states at the counted tokens of all texts, one after the other, or their `TopK` in a top-k recording."""
     import torch
 
     from pytest_trust.engine.top_k import TopK

@@ -1,4 +1,4 @@
-"""Which tokens two vocabularies share: the same ids, or the same pieces under other ids."""
+"""The tokens that two vocabularies share, under the same ids or as the same pieces under other ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Numbering", "SharedTokens", "numberings", "shared_tokens"]
 
 _VERSION = 1  # of the store's note on a pair of tokenizers
 
-# Share of the smaller vocabulary that must be common: below it, too much of both distributions would be left out.
+# Share of the smaller vocabulary that must be common. Below it, too much of both distributions would be left out.
 _ENOUGH = 0.9
 
 
@@ -28,14 +28,14 @@ class SharedTokens:
     """The tokens that both models have. `a` and `b` are None where they have the same leading ids."""
 
     count: int
-    """How many there are."""
+    """Number of shared tokens."""
     a: torch.Tensor | None = None
-    """The ids of a, the shared ones first, in the order of b's."""
+    """All ids of a. The shared ones come first, in the order of `b`."""
     b: torch.Tensor | None = None
-    """The ids of b, the shared ones first."""
+    """All ids of b, the shared ones first."""
 
     def head_a(self, head: Head) -> Head:
-        """a's head with the shared tokens first; a copy of its weights where they are not already."""
+        """a's head with the shared tokens first. Its weights are copied where another order is needed."""
         return head if self.a is None else _reordered(head, self.a)
 
     def head_b(self, head: Head) -> Head:
@@ -43,19 +43,19 @@ class SharedTokens:
         return head if self.b is None else _reordered(head, self.b)
 
     def places(self, ids: torch.Tensor) -> torch.Tensor:
-        """Where a's ids stand among the shared tokens; `count` or more for those that b does not have."""
+        """The places of a's ids among the shared tokens; `count` or more for those that b does not have."""
         return ids if self.a is None else self.a.argsort()[ids]
 
     def to_b(self, ids: torch.Tensor) -> torch.Tensor:
-        """b's ids for a's; any id for those that are not shared (padding)."""
+        """b's ids for a's ids. An id that is not shared (padding) gives any id."""
         return ids if self.b is None else self.b[self.places(ids).clamp(max=self.count - 1)]
 
 
 def shared_tokens(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> SharedTokens:
     """The tokens that two models with heads of these sizes share.
 
-    Leading ids that are the same token in both tokenizers, or in neither (padding of the head); where those are less than nine tenths of the
-    smaller vocabulary, the pieces with the same string.
+    They are the leading ids that are the same token in both tokenizers, or in neither (padding of the head). Where
+    these are less than nine tenths of the smaller vocabulary, they are the pieces with the same string.
 
     Raises:
         InvalidInput: less than nine tenths of the smaller vocabulary are common either way.
@@ -73,8 +73,9 @@ def shared_tokens(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) 
     common = sorted(ids_a.keys() & ids_b.keys(), key=ids_b.__getitem__)
     if len(common) < smaller * _ENOUGH:
         raise InvalidInput(
-            f"the tokenizers differ from id {leading} on and share {len(common)} pieces of {smaller}; KL needs one vocabulary: "
-            "compare the models' bits per byte or their chunks instead (pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
+            f"the tokenizers differ from id {leading} on and share {len(common)} pieces of {smaller}; "
+            "KL needs one vocabulary: compare the models' bits per byte or their chunks instead "
+            "(pytest_trust.bits_per_byte, pytest_trust.chunk_bound)"
         )
     return SharedTokens(
         len(common), _first([ids_a[t] for t in common], size_a), _first([ids_b[t] for t in common], size_b)
@@ -97,30 +98,33 @@ def _reordered(head: Head, order: torch.Tensor) -> Head:
 
 @dataclass(frozen=True, slots=True)
 class Numbering:
-    """One model's ids against the numbers of a pair: below `count` a token that both have, above it one that only one has."""
+    """The translation between one model's ids and the numbers of a pair.
+
+    A number below `count` is a token that both models have; a larger one is a token that only one of them has.
+    """
 
     count: int
     private: int
-    """What is added to an id that only this model has."""
+    """The number of a token that only this model has is its id plus this."""
     order: tuple[int, ...] | None
-    """This model's ids of the shared tokens, by number; None where they are the numbers."""
+    """This model's ids of the shared tokens, by number; None where ids and numbers are the same."""
     spell: Callable[[int], tuple[int, ...]]
-    """This model's ids for the text of a number that only the other model has."""
+    """From the number of a token that only the other model has to this model's ids for its text."""
     _numbers: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._numbers.update({index: number for number, index in enumerate(self.order or ())})
 
     def numbers(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The numbers of this model's own ids."""
+        """The numbers of this model's ids."""
         if self.order is None:
             return tuple(index if index < self.count else self.private + index for index in ids)
         return tuple(self._numbers.get(index, self.private + index) for index in ids)
 
     def read(self, numbers: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """This model's ids for a text, and for each of its numbers the place of the (first) id that stands for it.
+        """This model's ids for a text in numbers, and for each number the place of the first id that stands for it.
 
-        A token that only the other model has is read as the tokens that spell it.
+        This model reads a token that only the other model has as the tokens that spell it.
         """
         ids: list[int] = []
         places = []
@@ -135,7 +139,7 @@ class Numbering:
         return tuple(ids), tuple(places)
 
     def head(self, head: Head) -> Head:
-        """The model's head with its rows by number; a copy where numbers are not ids."""
+        """The model's head with its rows by number. It is a copy where ids and numbers differ."""
         if self.order is None:
             return head
         import torch
@@ -145,13 +149,15 @@ class Numbering:
         return _reordered(head, torch.cat([torch.tensor(self.order), rest.nonzero().view(-1)]))
 
 
-#: More than any vocabulary has.
+#: More ids than any vocabulary has.
 OWN_IDS = 1 << 28
 
 
 def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> tuple[Numbering, Numbering] | None:
-    """The numberings of two models with heads of these sizes, a's and b's; None where KL would leave out more than a tenth of what one of
-    them can say, because their vocabularies share too little."""
+    """The numberings of two models with heads of these sizes, a's and b's.
+
+    None where the vocabularies share too little: KL would leave out more than a tenth of the tokens of one of them.
+    """
     try:
         shared = shared_tokens(tokenizer_a, tokenizer_b, size_a, size_b)
     except InvalidInput:
@@ -175,11 +181,10 @@ def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> 
 
 
 def pair_numberings(baseline: Rendered, candidate: Rendered) -> tuple[Numbering, Numbering] | None:
-    """How the baseline's and the candidate's ids translate where their vocabularies differ; None where they share too little for KL.
+    """The numberings of the baseline and the candidate; None where their vocabularies share too little for KL.
 
-    Which of the two it is, is remembered: a pair without KL loads no tokenizer to learn so again.
+    The store remembers which of the two it is, so that a pair without KL does not load its tokenizers again.
     """
-
     key = digest("shared tokens", _VERSION, baseline.identity.tokenizer, candidate.identity.tokenizer)
     if baseline.store.get_json("notes", [key]).get(key) == 0:
         return None

@@ -1,4 +1,4 @@
-"""Drift as numbers: the statistics of the divergences over many responses, each with its unit and the limits it is compared by."""
+"""Statistics of the divergences over many responses, each with its unit and the limits it is compared by."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["BASELINE_CANDIDATE", "CANDIDATE_BASELINE", "Drift", "Statistic", "TokenDrift", "summarise"]
 
 CANDIDATE_BASELINE = "KL(candidate || baseline)"
-"""What the candidate says that the baseline would not; on the candidate's responses, the paper's quantity."""
+"""It shows what the candidate says that the baseline would not.
+
+On the candidate's responses it is the paper's quantity.
+"""
 BASELINE_CANDIDATE = "KL(baseline || candidate)"
-"""What the candidate has forgotten, on the baseline's responses."""
+"""On the baseline's responses it shows what the candidate has forgotten."""
 
 NATS, PROBABILITY = "nats per token", "probability"
 _FIRST = (1, 5, 20)
 _NONE = Statistic(math.nan)
-# The baseline's entropy in nats, from and below which it counts as so confident
+# The baseline's entropy in nats at each level of confidence: from the first number, below the second.
 _CONFIDENCE = {"sure": (-math.inf, 0.1), "unsure": (0.1, 1.0), "open": (1.0, math.inf)}
 
 
@@ -35,12 +38,12 @@ _CONFIDENCE = {"sure": (-math.inf, 0.1), "unsure": (0.1, 1.0), "open": (1.0, mat
 class Drift:
     """Statistics of the divergence between two models' next-token distributions. Larger means further apart.
 
-    Compare its statistics: ``drift.mean <= 0.05`` is true when the upper confidence limit is at most 0.05, see `Statistic`; a drift by itself
-    is neither true nor false. ``print(drift)`` shows the table.
+    Compare its statistics: ``drift.mean <= 0.05`` is true when the upper confidence limit is at most 0.05, see
+    `Statistic`. A drift by itself is neither true nor false. ``print(drift)`` shows the table.
     """
 
     direction: str
-    """Which way: ``KL(candidate || baseline)``, ``KL(baseline || candidate)``, or two other names."""
+    """The direction: ``KL(candidate || baseline)``, ``KL(baseline || candidate)``, or two other names."""
     on: str
     """The text the divergence is taken on, in words: ``candidate responses``."""
     tokens: int
@@ -48,12 +51,11 @@ class Drift:
     responses: int
     """Number of responses (or texts)."""
     clusters: int
-    """Number of clusters of probes; the errors are taken over them."""
+    """Number of clusters of probes; the errors are those of the mean over clusters."""
     mean: Statistic
     """Nats per token, each token counting the same (micro mean)."""
     error: float
-    """Standard error of `mean`, clustered by probe cluster, nats per token; NaN for fewer than two
-    clusters."""
+    """Standard error of `mean`, clustered by probe cluster, nats per token; NaN for fewer than two clusters."""
     lower: float
     """Lower limit of the two-sided 95 % interval of `mean`, nats per token; at least 0."""
     upper: float
@@ -73,7 +75,7 @@ class Drift:
     p999: Statistic
     """99.9th percentile over tokens, nats."""
     maximum: Statistic
-    """Largest token's divergence, nats; of these tokens, so compared by itself."""
+    """Largest divergence of a token, nats. It describes these tokens only, so it is compared without limits."""
     same_top: Statistic
     """Share of tokens whose most likely token is the same, 0 to 1; larger is closer."""
     js: Statistic
@@ -81,49 +83,58 @@ class Drift:
     total_variation: Statistic
     """Mean total variation, 0 to 1; symmetric."""
     delta_p: Statistic
-    """Mean change of the probability of the token that follows, candidate minus baseline, -1 to 1; positive:
-    surer."""
+    """Mean change of the probability of the token that follows, candidate minus baseline, -1 to 1.
+
+    It is positive where the candidate is surer.
+    """
     rms_delta_p: Statistic
     """Root mean square of that change, 0 to 1."""
     first: Mapping[int, Statistic] = field(default_factory=dict)
-    """Nats per token over the first 1, 5 and 20 tokens of the answers (which decide refusals), by that
-    number."""
+    """Nats per token over the first 1, 5 and 20 tokens of the answers, by that number. These tokens decide refusals."""
     rest: Statistic = _NONE
     """Nats per token after the first 20 tokens of the answers; NaN without any."""
     by_confidence: Mapping[str, Statistic] = field(default_factory=dict)
-    """Nats per token where the baseline was `sure` (its entropy below 0.1 nats), `unsure` (0.1 to 1) and `open` (1 and more); NaN for a kind
-    without tokens. A model that drifts where its baseline was sure says something else, and not only in other words."""
+    """Nats per token where the baseline was `sure` (entropy below 0.1 nats), `unsure` (below 1) and `open` (1 or more).
+
+    A kind without tokens is NaN. A model that drifts where its baseline was sure says something else, not the same in
+    other words.
+    """
     answer_mean: Statistic = _NONE
     """Nats per token of the answers, reasoning left out; NaN without any."""
     reasoning_mean: Statistic = _NONE
     """Nats per token of the reasoning; NaN without any."""
     answer_per_sequence: Statistic = _NONE
-    """Nats per response in its answer, given its own trace: on the candidate's responses E[KL(p_c(y | x, z) || p_b(y | x, z))], where z is the
-    candidate's sampled trace and both models read it. With `reasoning_per_sequence`, D(z), it adds up to `per_sequence`: the chain rule.
-    Another quantity is KL(p_c(y | x, z) || p_b(y | x)), where the baseline reads no trace: `answer_without_trace` of an audit."""
+    """Nats per response in its answer, given its own trace.
+
+    On the candidate's responses it is E[KL(p_c(y | x, z) || p_b(y | x, z))], where z is the candidate's sampled trace
+    and both models read it. With `reasoning_per_sequence`, D(z), it adds up to `per_sequence` (chain rule). Another
+    quantity is KL(p_c(y | x, z) || p_b(y | x)), where the baseline reads no trace: an audit's `answer_without_trace`.
+    """
     reasoning_per_sequence: Statistic = _NONE
     """Nats per response in its reasoning; 0 for responses without any."""
     masked_mass: Mapping[str, float] = field(default_factory=dict)
-    """Mean probability that each side puts on ids the other does not have, by side; 0 where all ids are
-    shared."""
+    """Mean probability that each side puts on ids the other does not have, by side; 0 where all ids are shared."""
     tail_mass: Statistic = _NONE
-    """Mean probability beyond the tokens that a top-k recording keeps; NaN where all probabilities are known. With it every divergence is a
-    lower bound: its upper limit is infinite, so that ``drift.mean <= x`` is false whatever x is."""
+    """Mean probability beyond the tokens that a top-k recording keeps; NaN where all probabilities are known.
+
+    Where it is a number, every divergence is a lower bound. Its upper limit is then infinite, so that ``drift.mean <=
+    x`` is false for every x.
+    """
     masked_tokens: int = 0
-    """Tokens left out (template, think markers)."""
+    """Number of tokens left out (template, think markers)."""
     infinite: int = 0
-    """Tokens with an infinite divergence: the second model excludes what the first allows."""
+    """Number of tokens with an infinite divergence: the second model excludes what the first allows."""
     windowed: int = 0
-    """Texts longer than the context, measured in overlapping windows."""
+    """Number of texts longer than the context, measured in overlapping windows."""
 
     def __bool__(self) -> bool:
         """Refused: ``assert trust.kl(...)`` would always pass."""
         raise TypeError("a drift is neither true nor false: compare one of its numbers, for example drift.mean <= 0.05")
 
     def table(self) -> str:
-        """The statistics under the names that llama.cpp's ``perplexity --kl-divergence`` gives them, ± one clustered standard error.
+        """The statistics under the names of llama.cpp's ``perplexity --kl-divergence``, ± one clustered standard error.
 
-        Δp is candidate minus baseline (a minus b in `compare_models`), in percentage points, as there.
+        As there, Δp is in percentage points: candidate minus baseline (a minus b in `compare_models`).
         """
         rows: list[tuple[str, Statistic, float, str]] = [
             ("Mean KLD", self.mean, 1, ""),
@@ -149,8 +160,7 @@ class Drift:
         return self.table()
 
     def as_record(self) -> dict[str, Any]:
-        """Built-in types only, floats to 9 significant digits; what is not finite (undefined, infinite) is
-        None."""
+        """The drift in built-in types, floats to 9 significant digits. A number that is not finite is None."""
         record: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
@@ -173,18 +183,20 @@ def summarise(
 ) -> Drift:
     """Statistics over the responses.
 
-    Means over tokens (micro means) are ratio estimates, sum of divergences over number of tokens, with linearised errors over clusters and
-    Student's t limits; see `estimates.Sample`. The macro mean and the mean per sequence are means over responses, with the same errors.
+    Means over tokens (micro means) are ratio estimates: the sum of divergences over the number of tokens. Their errors
+    are linearised over clusters, their limits are Student's t; see `estimates.Sample`. The macro mean and the mean per
+    sequence are means over responses, with errors of the same kind.
 
     Args:
-        token_drifts: the responses' tokens; empty ones are left out.
-        direction: ``KL(x || y)`` where x and y are the `p` and `q` of every TokenDrift, in either order.
+        token_drifts: the responses' divergences; responses without counted tokens are left out.
+        direction: ``KL(x || y)``, where x and y are the `p` and `q` of every TokenDrift, in either order.
         on: the text that was measured, in words.
         windowed: number of texts that were measured in windows, beside those that say so themselves.
-        alpha: error rate of each one-sided limit that statistics are compared by (the policy's ``alpha``), above 0 and below 0.5.
+        alpha: error rate of each one-sided limit that statistics are compared by (the policy's ``alpha``), above 0 and
+            below 0.5.
 
     Raises:
-        InvalidInput: no tokens at all, a direction that the token drifts do not hold, or another `alpha`.
+        InvalidInput: no tokens at all, a direction that the token drifts do not hold, or an `alpha` out of range.
     """
     import numpy
 
@@ -231,7 +243,7 @@ def summarise(
         js=sample.mean([drift.js for drift in drifts], NATS, least=0.0, most=math.log(2.0)),
         total_variation=sample.mean([drift.total_variation for drift in drifts], PROBABILITY, least=0.0, most=1.0),
         delta_p=sample.mean(change, PROBABILITY, least=-1.0, most=1.0),
-        # The square root's error from the square's: the delta method.
+        # The error of the square root follows from that of the square by the delta method.
         rms_delta_p=sample.statistic(rms, square.error / (2 * rms) if rms else square.error, PROBABILITY, least=0.0),
         first={count: sample.mean([column[:count] for column in answers], NATS, least=0.0) for count in _FIRST},
         rest=sample.mean([column[_FIRST[-1] :] for column in answers], NATS, least=0.0),
@@ -265,7 +277,7 @@ def _sums(columns: Sequence[Floats]) -> Floats:
 
 
 def _in_direction(drift: TokenDrift, direction: str) -> Floats:
-    """The divergences of that direction; the names in it say which of the two columns it is."""
+    """The divergences of that direction. Its two names say which column it is."""
     found = re.fullmatch(r"KL\((.+) \|\| (.+)\)", direction)
     sides = found.groups() if found else ()
     if sides == (drift.p, drift.q):
@@ -275,11 +287,12 @@ def _in_direction(drift: TokenDrift, direction: str) -> Floats:
     raise InvalidInput(f"direction is {direction!r}; expected KL({drift.p} || {drift.q}) or KL({drift.q} || {drift.p})")
 
 
-_EXACT = ("same_top", "delta_p", "rms_delta_p", "tail_mass", "masked_mass")  # in spite of an unknown tail
+# What is exact although a tail is unknown.
+_EXACT = ("same_top", "delta_p", "rms_delta_p", "tail_mass", "masked_mass")
 
 
 def _lower_bounds(found: Drift) -> Drift:
-    """Divergences of which only a lower bound is known have no upper limit."""
+    """The drift without upper limits for divergences of which only a lower bound is known."""
 
     def unbounded(value: Statistic) -> Statistic:
         return Statistic(
@@ -297,7 +310,7 @@ def _lower_bounds(found: Drift) -> Drift:
 
 
 def _sign(drift: TokenDrift) -> float:
-    """Makes delta_p candidate minus baseline, whichever of them is p; p minus q for other names."""
+    """The factor that makes delta_p candidate minus baseline, whichever of them is p; 1 for other names, p minus q."""
     return -1.0 if drift.q == "candidate" else 1.0
 
 

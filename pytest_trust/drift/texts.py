@@ -1,4 +1,4 @@
-"""Plain texts for two models: loading what was given as a model, and cutting long texts into overlapping windows."""
+"""The arguments of comparisons on plain texts, checked: texts with their clusters, and models, loaded where needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The texts and one cluster each. Raises InvalidInput for none, an empty one, or other numbers of texts and clusters."""
+    """The texts, and one cluster for each; a text without a given cluster is its own.
+
+    Raises:
+        InvalidInput: no texts, an empty one, or a number of clusters that is not that of the texts.
+    """
     given = [texts] if isinstance(texts, str) else list(texts)
     if not given:
         raise InvalidInput("no texts; expected at least one")
@@ -25,7 +29,12 @@ def checked_texts(texts: Iterable[str], clusters: Sequence[str] | None) -> tuple
 
 
 def loaded_model(given: Any, name: str, store: Path | None) -> tuple[Any, Any]:
-    """Model and tokenizer of a reference, a pair, or an object with both as attributes; `name` is for errors."""
+    """Model and tokenizer from a model reference, a pair, or an object with both as attributes. Errors say `name`.
+
+    Raises:
+        InvalidInput: none of these, or a model in training mode.
+        TrustError: a reference that cannot be loaded.
+    """
     if isinstance(given, str):
         from pytest_trust.engine.store import Store, default_store
         from pytest_trust.models.loading import load_model

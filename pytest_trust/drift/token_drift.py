@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenDrift"]
 
 _FLOAT_COLUMNS = ("kl_pq", "kl_qp", "js", "total_variation", "entropy_p", "entropy_q", "p_label", "q_label")
-_MASK_COLUMNS = ("masked_p", "masked_q", "tail")  # absent where all ids are shared and all probabilities known
+_MASK_COLUMNS = ("masked_p", "masked_q", "tail")  # absent where all ids are shared and all probabilities are known
 _RANK_COLUMNS = ("rank_p", "rank_q")
 _MAGIC = b"trust-drift\x01"
 
@@ -68,16 +68,15 @@ class TokenDrift:
     masked_q: Floats | None = None
     """Mass of q on ids that p does not have."""
     tail: Floats | None = None
-    """Mass beyond the tokens that are known of one side, where not all are: divergences are then lower bounds."""
+    """Mass beyond the known tokens of a side of which only the top k are known. Divergences are then lower bounds."""
     answer_start: int = 0
-    """Index of the first token of the answer, after the reasoning; the number of tokens when there is no
-    answer."""
+    """Index of the first token of the answer, after the reasoning; the number of tokens when there is no answer."""
     masked_tokens: int = 0
     """Tokens of the response that are not counted here (template, think markers)."""
     sample: int = 0
     """Which sample of the probe."""
     windowed: bool = False
-    """Whether a side read it in overlapping windows, because it is longer than its context."""
+    """Whether a side read the response in overlapping windows, because it is longer than the side's context."""
 
     def __len__(self) -> int:
         """Number of counted tokens."""
@@ -129,7 +128,7 @@ class TokenDrift:
 
     @classmethod
     def joined(cls, parts: Sequence[TokenDrift], *, cluster: str, masked_tokens: int = 0) -> TokenDrift:
-        """The pieces of one text as one, in order; its names are the first piece's."""
+        """The pieces of one text joined in order, with the names of the first piece."""
         import numpy
 
         columns: dict[str, Any] = {}
@@ -139,8 +138,7 @@ class TokenDrift:
         return replace(parts[0], cluster=cluster, masked_tokens=masked_tokens, **columns)
 
     def to_bytes(self) -> bytes:
-        """Lossless and compact (about 40 bytes a token): a JSON header and the columns, compressed; no
-        pickle."""
+        """A JSON header and the compressed columns: lossless, about 40 bytes a token, no pickle."""
         import numpy
 
         present = [name for name in (*_FLOAT_COLUMNS, *_MASK_COLUMNS) if getattr(self, name) is not None]
@@ -157,7 +155,7 @@ class TokenDrift:
         """The inverse of `to_bytes`; executes nothing and never inflates past the announced size.
 
         Raises:
-            InvalidInput: damaged, truncated, or of a format this version does not know.
+            InvalidInput: the data is damaged, truncated, or of a format that this version does not know.
         """
         try:
             return cls._parse(data)

@@ -1,9 +1,10 @@
 """Drift against a distribution of which only the most likely tokens are known, as in a small recording.
 
-Known of p are the log-probabilities of its K most likely tokens, the mass of all others together (the tail), its entropy and the
-log-probability of the token that follows. Merging tokens never raises an f-divergence (data processing), so KL, Jensen-Shannon and total
-variation over the K tokens and the merged tail are lower bounds of the true ones. They are computed as the divergences of q and of the
-distribution nearest to it that p may be, whose tail is spread as q's is: for it the bound is attained.
+Of p are known the log-probabilities of its K most likely tokens, the mass of all others together (the tail), its
+entropy, and the log-probability of the token that follows. Merging tokens never raises an f-divergence (data
+processing). KL, Jensen-Shannon and total variation over the K tokens and the merged tail are therefore lower bounds of
+the true ones. The bound is attained by the p whose tail is spread as q's is, so the divergences of that p and q are
+computed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from pytest_trust.drift.kernels.divergence import TokenDivergences
 from pytest_trust.drift.kernels.reduction import reduce_rows
+from pytest_trust.engine.top_k import TopK
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_trust.models.heads import Head
-from pytest_trust.engine.top_k import TopK
 
 _CHUNK_BYTES = 1 << 26  # of one float32 block of logits
 
@@ -27,7 +28,10 @@ def _chunk(vocabulary: int) -> int:
 
 
 def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> TopK:
-    """The `k` most likely tokens of each state, [tokens, hidden size], and of all the rest what `TopK` says. Needs k below the vocabulary."""
+    """The top `k` tokens at each of the states [tokens, hidden size], and what `TopK` keeps of all others.
+
+    `k` is below the vocabulary; `labels` [tokens] are the tokens that follow.
+    """
     import torch
 
     parts = []
@@ -50,8 +54,10 @@ def top_k(states: torch.Tensor, head: Head, labels: torch.Tensor, k: int) -> Top
 
 
 def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels: torch.Tensor) -> TokenDivergences:
-    """Lower bounds of the divergences of p and q at each token, and what is exact beside them: the tops, the entropies, the labels'
-    probabilities. ``tail`` is p's mass beyond its known tokens; the label's rank under p is that among the known ones, or K + 1.
+    """Lower bounds of the divergences of p and q at each token.
+
+    The same-top flag, the entropies and the labels' probabilities are exact. ``tail`` is p's mass beyond its known
+    tokens. ``rank_p`` is the label's rank among the known tokens, or K + 1.
 
     Args:
         p: what is known of p.
@@ -90,10 +96,19 @@ def divergences_from_top_k(p: TopK, q_hidden: torch.Tensor, q_head: Head, labels
 def swapped(found: TokenDivergences) -> TokenDivergences:
     """The same with p and q exchanged."""
     columns = {
-        "kl_pq": found.kl_qp, "kl_qp": found.kl_pq, "js": found.js, "total_variation": found.total_variation,
-        "entropy_p": found.entropy_q, "entropy_q": found.entropy_p, "same_top": found.same_top, "p_label": found.q_label,
-        "q_label": found.p_label, "rank_p": found.rank_q, "rank_q": found.rank_p, "tail": found.tail,
-    }  # fmt: skip
+        "kl_pq": found.kl_qp,
+        "kl_qp": found.kl_pq,
+        "js": found.js,
+        "total_variation": found.total_variation,
+        "entropy_p": found.entropy_q,
+        "entropy_q": found.entropy_p,
+        "same_top": found.same_top,
+        "p_label": found.q_label,
+        "q_label": found.p_label,
+        "rank_p": found.rank_q,
+        "rank_q": found.rank_p,
+        "tail": found.tail,
+    }
     present = {name: column for name, column in columns.items() if column is not None}
     if found.delta_p is not None:
         present["delta_p"] = -found.delta_p

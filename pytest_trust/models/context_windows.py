@@ -1,32 +1,40 @@
-"""Texts longer than a context, read in overlapping windows."""
+"""Texts longer than a model's context, read in overlapping windows.
+
+`in_windows` and `row_windows` are for prompts with responses, whose rows a `Runner` reads. `windows`, `batches` and
+`padded` are for plain texts, which are run in padded batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from pytest_trust.errors import InvalidInput
 from pytest_trust.models.runner import Group, pairs
 
 if TYPE_CHECKING:
     import torch
 
     States = list[list[torch.Tensor]]
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from pytest_trust.errors import InvalidInput
-
-if TYPE_CHECKING:
-    import torch
-
 
 Windows = list[tuple[int, int, int]]
 
+# Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
+_LONGEST_WINDOW = 4096
+
+WINDOW_TOO_LARGE = (
+    "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
+)
+
 
 def row_windows(length: int, start: int, context: int) -> Windows:
-    """(first token, behind the last token, first token that is looked at) of each window over a row of `length` tokens of which those from
-    `start` on are predicted. The last token of a window is not read; every further window goes half a context on."""
+    """The windows over a row of `length` tokens, of which those from `start` on are predicted.
+
+    Each is (first token, index behind the last token, first token that this window predicts). A window has one token
+    more than the context, since its last token is predicted and not read. Each further window begins at most half a
+    window later.
+    """
     window = context + 1
     if length <= window:
         return [(0, length, start)]
@@ -41,7 +49,7 @@ def row_windows(length: int, start: int, context: int) -> Windows:
 
 
 def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -> Callable[[Sequence[Group]], States]:
-    """`read` (`Runner.hidden_states` or `Runner.alone`) for rows of any length: [tokens from `start` on, hidden size] of each, as there."""
+    """`read` (`Runner.hidden_states` or `Runner.alone`) for rows of any length; it returns the same shapes."""
     if context is None:
         return read
 
@@ -71,26 +79,23 @@ def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -
     return whole
 
 
-# Longest window, whatever context a model claims: attention over more costs memory that no budget here covers.
-_LONGEST_WINDOW = 4096
-WINDOW_TOO_LARGE = (
-    "out of memory for a single window of a text: give a smaller window, a smaller dtype or another device"
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A piece of a text from its token `start` on: which of its tokens are measured here, how many special ones are left out."""
+    """A piece of a text."""
 
     text: int
+    """Index of the text."""
     start: int
+    """Index in the text of the piece's first token."""
     ids: tuple[int, ...]
     measured: tuple[bool, ...]
+    """Whether a token is measured in this window."""
     skipped: int
+    """Number of special tokens that this window would measure and leaves out."""
 
 
 def window_sizes(models: Sequence[Any], window: int | None, stride: int | None) -> tuple[int, int]:
-    """Window and stride in tokens: what was asked for, else the smallest context of the models and half of it."""
+    """Window and stride in tokens. The defaults are the smallest context of the models, and half of the window."""
     length = min(map(_context, models)) if window is None else window
     step = max(1, length // 2) if stride is None else stride
     if length < 2 or not 1 <= step < length:
@@ -99,7 +104,10 @@ def window_sizes(models: Sequence[Any], window: int | None, stride: int | None) 
 
 
 def windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: int, stride: int) -> Iterator[Window]:
-    """The first window measures all but its first token, every further one its last `stride` tokens."""
+    """Windows of one text.
+
+    The first measures all but its first token; each further one measures its last `stride` tokens.
+    """
     end = min(length, len(ids))
     start, first = 0, 1
     while True:

@@ -1,7 +1,7 @@
-"""Carrying mutants out on a loaded model: weight edits, and hooks on its decoder layers. Any transformers causal language model; no training.
+"""Mutants carried out on a loaded model, by edits of its weights or by hooks on its decoder layers.
 
-Hooks stand on the decoder layers, so they act alike in generation, in option scoring and in drift, which run the model's body without
-its head.
+This works on any causal language model of transformers and trains nothing. The hooks stand on the decoder layers
+because generation, option scoring and drift all run these, while they run the model's body without its head.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-# Where a direction is read (and added), as a share of the depth. Steering works best about the middle (Rimsky et al. 2024); tried on the
-# demo model at 0.4 to 0.8 of its 30 layers: refusal was not in the states of layer 12, and was in those of 18 and 24.
-# Whoever changes these, or anything below, raises the mutant's version in the catalogue.
+# Where a direction is read and added, as a share of the depth. Steering works best about the middle (Rimsky et al.
+# 2024). In a trial on the demo model at 0.4 to 0.8 of its 30 layers, refusal was in the states of layers 18 and 24, not
+# in those of layer 12. Whoever changes these, or anything below, raises the mutant's version in the catalogue.
 _READ_AT = {"refusal_removed": 0.6, "refusal_added": 0.6, "disclosing": 0.6}
 _MIDDLE = 0.5
 _BATCH = 8
@@ -31,10 +31,12 @@ Steer = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 def apply_mutant(model: Any, tokenizer: PreTrainedTokenizerBase, dosed: Dosed, *, label: str) -> None:
-    """Damage a loaded model in place. Dose 0, and what acts on prompts, answers or sampling, leaves it as it is.
+    """Damage a loaded model in place.
+
+    Dose 0 changes nothing. Mutants of prompts, answers or sampling change nothing here.
 
     Raises:
-        TrustError: the model's decoder layers cannot be found, or nothing would be left of them; names `label`.
+        TrustError: the model's decoder layers cannot be found, or none would be left; names `label`.
     """
     if dosed.dose == 0 or dosed.mutant.kind not in ("weights", "activations"):
         return
@@ -79,7 +81,10 @@ def _matrices(layers: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def add_noise(weight: torch.Tensor, dose: float, *, seed: int) -> None:
-    """weight + dose * std(weight) * N(0, 1), in place; drawn on the CPU, so that every device gets the same."""
+    """weight + dose * std(weight) * N(0, 1), in place.
+
+    The noise is drawn on the CPU, so that every device gets the same.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +96,7 @@ def add_noise(weight: torch.Tensor, dose: float, *, seed: int) -> None:
 def quantise(weight: torch.Tensor, bits: int) -> None:
     """Round a matrix [..., outputs, inputs] to a symmetric grid and back, in place: the error is at most half a step.
 
-    8 bits: one scale per output channel, the largest absolute value over 127. 4 bits: one per group of 32 inputs, over 7.
+    8 bits use one scale per output channel: its largest absolute value over 127. 4 bits use one per 32 inputs, over 7.
     """
     import torch
 
@@ -106,7 +111,9 @@ def quantise(weight: torch.Tensor, bits: int) -> None:
 
 
 def prune(model: Any, share: float, label: str = "the model") -> None:
-    """Remove a share of the layers (at least one) from the middle, and let configuration and caches know.
+    """Remove a share of the layers, at least one, from the middle.
+
+    The configuration and the layers' places in a cache follow.
 
     Raises:
         TrustError: no layer would be left; names `label`.
@@ -125,8 +132,8 @@ def prune(model: Any, share: float, label: str = "the model") -> None:
             setattr(config, name, kinds[:first] + kinds[first + removed :])
     config.num_hidden_layers = count - removed
     for place, layer in enumerate(layers):
-        for module in layer.modules():  # the place of a layer's states in a cache
-            if hasattr(module, "layer_idx"):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # the place of a layer's states in a cache
                 module.layer_idx = place
 
 
@@ -141,8 +148,11 @@ def _steer(model: Any, tokenizer: PreTrainedTokenizerBase, layers: Any, dosed: D
 
 
 def ablate(layers: Any, vector: torch.Tensor, share: float) -> None:
-    """x - share * r rᵀ x with the unit vector r along `vector`, in the input and the output of every layer: directional
-    ablation (Arditi et al. 2024), of the stream rather than of each matrix that writes to it, so that it fits any architecture."""
+    """Replace the stream x by x - share * r rᵀ x, with the unit vector r along `vector`, before and after every layer.
+
+    This is directional ablation (Arditi et al. 2024). The stream is ablated rather than each matrix that writes to it,
+    which fits any architecture.
+    """
     unit = vector / vector.norm().clamp(min=1e-12)
 
     def without(hidden: torch.Tensor) -> torch.Tensor:
@@ -173,7 +183,8 @@ def hook(layer: Any, change: Steer) -> None:
 def mean_state(model: Any, tokenizer: PreTrainedTokenizerBase, layer: Any, side: Side) -> torch.Tensor:
     """Mean state after `layer` over one side of a contrast, float32 [hidden size].
 
-    At the last token of each prompt; where there is an answer, over its tokens first, so that every pair counts alike.
+    A pair without an answer is read at the last token of its prompt, a pair with one over the tokens of the answer.
+    Each pair is averaged first, so that all pairs count alike.
     """
     import torch
 

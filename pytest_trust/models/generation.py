@@ -1,7 +1,9 @@
-"""Batched generation: one prefill per prompt, waiting rows in the places of finished ones, samples that do not depend on their batch.
+"""Batched generation.
 
-A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied:
-both sides of a pair are asked in the same way.
+Each prompt is prefilled once, waiting rows take the places of finished ones, and a sample does not depend on its batch.
+
+A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied: both sides of
+a pair are asked in the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_trust.models.framing import decode
 from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
 from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.rendering import PLAIN_STOP
@@ -23,56 +26,62 @@ if TYPE_CHECKING:
 
     from pytest_trust.models.loaded import LoadedModel
     from pytest_trust.models.runner import Prefilled
-from pytest_trust.models.framing import decode
 
-# Finished rows are taken out, and waiting ones put in their places, when no more than this share of a batch is left: prompts are read
+# Waiting rows take the places of finished ones when at most this share of a batch is still running. Prompts are read
 # faster together.
 _ADMIT_BELOW = 0.875
 
-# The same where none wait: closing up moves few rows.
+# The same share where no rows wait. It is higher because closing up moves few rows.
 _CLOSE_BELOW = 0.94
 
-# Columns beyond what the rows of a batch need: as many steps new rows can be put in the places of finished ones before all are moved.
+# Columns of the buffers beyond what the rows of a batch need. For so many steps a new row finds room in the place of a
+# finished one; after that all rows are moved.
 _SLACK = 24
 
-# Steps between looks at whether a row in the plain format has come to the next turn.
+# A row in the plain format is searched for the next turn once in so many steps.
 _LOOK_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One response to produce; `seed` decides a sample and is not used by greedy decoding.
-
-    `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
-    `forced`: token ids that the response begins with; they count as its own. `drawn`: how many of the seed's numbers are used up.
-    `most`: tokens that the response may have, where that is fewer than `max_new_tokens`. `answered`: whether a response, given its text so
-    far, has its answer, and ends.
-    """
+    """One response to produce."""
 
     prompt: tuple[int, ...]
     seed: int = 0
+    """Seed of a sample; greedy decoding does not use it."""
     plain: bool = False
+    """Whether the prompt is in the plain format, without a chat template.
+
+    The response then ends at the next `User:` line.
+    """
     forced: tuple[int, ...] = ()
+    """Token ids that the response begins with; they count as its own."""
     drawn: int = 0
+    """How many of the seed's random numbers are used up."""
     most: int | None = None
+    """Token limit of this response, where it is below `max_new_tokens`."""
     answered: Callable[[str], bool] | None = field(default=None, compare=False)
+    """Whether a response has its answer, from its text so far; it then ends."""
 
     @property
     def read(self) -> tuple[int, ...]:
-        """What the model reads before it writes."""
+        """Token ids that the model reads before it writes."""
         return self.prompt + self.forced
 
 
 class Further(Protocol):
-    """Decides on responses that have come to their limit."""
+    """Decides whether a response that has reached its token limit goes on."""
 
     def __call__(self, number: int, said: list[int]) -> tuple[Sequence[int], int] | None:
-        """Token ids that row `number` is made to say next, and how many of its own may follow; None when the response ends here."""
+        """Token ids that row `number` is made to say next, and how many of its own may follow.
+
+        None when the response ends here. `said` are the tokens of the response so far.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Token ids with the end token, text without it."""
+    """A response: its token ids with the end token, its text without."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -98,10 +107,18 @@ def stream(
 ) -> Iterator[list[tuple[int, Generated]]]:
     """Responses to rows as they are finished, with the rows' numbers.
 
-    As many rows run at once as the limits allow (all of them without limits); rows that wait take the places of finished ones. Greedy
-    in float32 a response equals transformers' `generate` token for token and does not depend on the batch; in 16 bits the batch's
-    composition can change near-ties. `further` is asked when a response has come to `max_new_tokens`, and to the limit that it gave
-    before; `longest` bounds what a response can come to.
+    As many rows run at once as the limits allow, or all rows without limits. Waiting rows take the places of finished
+    ones. A greedy response in float32 equals that of transformers' `generate` token for token and does not depend on
+    the batch. In 16 bits the composition of the batch can change near-ties.
+
+    Args:
+        runner: the loaded model.
+        rows: the responses to produce.
+        generation: token limit and sampling.
+        limits: rows and tokens of a batch.
+        further: asked when a response has reached its token limit: first `max_new_tokens`, later the limit that
+            `further` set.
+        longest: upper bound of a response's tokens; default: `max_new_tokens`.
     """
     import torch
 
@@ -114,7 +131,7 @@ def stream(
 
 
 class _Course:
-    """What rows have said so far, and whether they go on."""
+    """What each row has said so far, and whether it goes on."""
 
     def __init__(
         self, runner: Runner, rows: Sequence[Row], generation: Generation, further: Further | None, longest: int
@@ -130,12 +147,15 @@ class _Course:
         self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
 
     def room(self, number: int) -> int:
-        """Tokens that a row may say at most from here on."""
+        """Upper bound of the tokens that a row can still say."""
         most = self.longest if self._further else self._most[number]
         return max(1, most - len(self.said[number]))
 
     def say(self, number: int, token: int) -> tuple[int, bool]:
-        """Add the token that a row has chosen, or the one that it is made to say; which one it was, and whether the row is over."""
+        """Add a token to a row: the one it is made to say, else the one it has chosen.
+
+        Returns the token that was added, and whether the row is over.
+        """
         waiting, said = self.made_to_say.get(number), self.said[number]
         if waiting:
             token = waiting.pop(0)
@@ -167,15 +187,15 @@ class _Course:
         return replace(made, finish_reason="answered") if number in self._answered else made
 
     def left_to(self, number: int) -> int:
-        """Tokens up to the limit that stands."""
+        """Tokens up to a row's present limit."""
         return max(1, self._most[number] - len(self.said[number]))
 
     def say_all(self, number: int, tokens: Sequence[int]) -> bool:
-        """Add tokens up to the row's limit, or to its end; whether the row is over."""
+        """Add tokens up to the row's present limit or its end; returns whether the row is over."""
         return any(self.say(number, token)[1] for token in tokens[: self.left_to(number)])
 
     def fitting(self, waiting: Sequence[int], running: Sequence[int], limits: BatchLimits) -> list[int]:
-        """Those of the waiting rows that fit beside the running ones; one always fits an empty batch."""
+        """The first waiting rows, as many as fit beside the running ones. One row always fits an empty batch."""
         taken: list[int] = []
 
         def columns(number: int) -> int:
@@ -192,7 +212,7 @@ class _Course:
 
 
 class _Batch:
-    """Rows that run together: line by line their number, and what the model needs of them."""
+    """Rows that run together. A line of the batch holds one row; `active` has the number of the row in each line."""
 
     def __init__(self, course: _Course) -> None:
         self.course = course
@@ -208,11 +228,11 @@ class _Batch:
 
     @property
     def left(self) -> list[int]:
-        """Lines that are not over."""
+        """Lines whose rows are not over."""
         return [line for line, number in enumerate(self.active) if number not in self.over]
 
     def admit(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """Take out the lines that are over, which are returned, and add rows with their first tokens."""
+        """Replace finished rows by new ones with their first tokens; returns the finished rows' numbers and tokens."""
         import torch
 
         rows, device, left = self.course.rows, self.runner.device, self.left
@@ -251,7 +271,7 @@ class _Batch:
     def _put(
         self, lines: Sequence[int], numbers: Sequence[int], fresh: Prefilled, source: torch.Tensor, first: torch.Tensor
     ) -> bool:
-        """Have new rows take the places of finished ones, the others staying where they are; whether there is room for it."""
+        """Put new rows in the places of finished ones; the others stay. Returns False where there is no room."""
         import torch
 
         places = torch.tensor(lines, device=self.runner.device)
@@ -266,7 +286,7 @@ class _Batch:
         return True
 
     def _close_up(self, free: Sequence[int]) -> None:
-        """Take out lines: the last ones move into their places."""
+        """Take out lines; the last lines move into their places."""
         import torch
 
         if not free:
@@ -284,7 +304,10 @@ class _Batch:
         close_up(self._cache, into, out_of, count, self._columns)
 
     def advance(self) -> None:
-        """Run the last tokens, and choose the next ones. Lines that are over go on until they are taken out, and say nothing more."""
+        """Run each row's last token and choose its next one.
+
+        Finished rows are run too until they are taken out, without saying more.
+        """
         import torch
 
         self._columns += 1
@@ -325,7 +348,7 @@ def _stream_shared(course: _Course, limits: BatchLimits) -> Spoken:
         taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
         free = len(batch.over)
         if 0 < free < len(taken) <= free + (1 - _ADMIT_BELOW) * len(batch.active):
-            taken = taken[:free]  # a few more are not worth moving all
+            taken = taken[:free]  # a few rows more are not worth moving all
         waiting = waiting[len(taken) :]
         yield batch.admit(taken)
         share = _ADMIT_BELOW if waiting else _CLOSE_BELOW
@@ -334,7 +357,10 @@ def _stream_shared(course: _Course, limits: BatchLimits) -> Spoken:
 
 
 def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
-    """Batch by batch; rows that are given further tokens begin again behind what they have said."""
+    """Batch by batch.
+
+    A row that goes on after its limit is prefilled again, with what it has said behind its prompt.
+    """
     waiting, whole = list(range(len(course.rows))), course.generation
     while waiting:
         running = course.fitting(waiting, [], limits)
@@ -357,7 +383,7 @@ def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
 
 
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
-    """transformers' own `generate` on a left-padded batch, for models that do not share."""
+    """transformers' own `generate` on a left-padded batch, for models that cannot share beginnings."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -387,13 +413,13 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    """Padding follows the first end token, and may be the same id."""
+    """The tokens up to the first end token. Padding follows it, and may have the same id."""
     stop = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
 
 
 def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
-    """A response from its tokens; without an end token it was cut. In the plain format it ends at the next turn."""
+    """A response from its tokens. Without an end token it was cut; in the plain format it ends at the next turn."""
     ended = bool(tokens) and tokens[-1] in loaded.eos_ids
     text = decode(loaded, tokens)
     if plain and PLAIN_STOP in text:

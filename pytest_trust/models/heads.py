@@ -1,4 +1,4 @@
-"""Output heads: what turns a post-norm hidden state into logits."""
+"""Output heads: from a post-norm hidden state to logits, with each architecture's scale and soft cap."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pytest_trust.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-
-
-# Model types that multiply by `logits_scaling`; the Granite family, and all others, divide by it.
+# Model types that multiply by `logits_scaling`. The Granite family and all others divide by it.
 _MULTIPLY_BY_LOGITS_SCALING = frozenset({"hyperclovax"})
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What turns a post-norm hidden state into logits.
+    """The map from a post-norm hidden state to logits.
 
-    ``soft_cap * tanh((weight @ hidden + bias) * scale / soft_cap)``, or without the tanh where there is no
-    cap. The product is taken in the weights' own dtype, as the model's forward does; scale and soft cap in
-    float32.
+    ``soft_cap * tanh((weight @ hidden + bias) * scale / soft_cap)``, without the tanh where there is no cap. The
+    product is taken in the weights' own dtype, as in the model's forward; scale and soft cap are applied in float32.
     """
 
     weight: torch.Tensor
@@ -45,13 +39,13 @@ class Head:
 
     @property
     def logit_map(self) -> LogitMap:
-        """What stands between the product and the logits."""
+        """The map from the product to the logits."""
         return LogitMap(self.scale, self.soft_cap)
 
     def product(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """``weight @ hidden + bias`` [tokens, vocabulary] of hidden states [tokens, hidden size], in the weights' dtype.
+        """``weight @ hidden + bias`` [tokens, vocabulary] of hidden states [tokens, hidden size].
 
-        `out` is a buffer of that shape and dtype.
+        It is in the weights' dtype. `out` is a buffer of that shape and dtype.
 
         Raises:
             InvalidInput: the last axis is not the head's hidden size.
@@ -71,7 +65,11 @@ class Head:
     def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [..., vocabulary] of post-norm hidden states [..., hidden size].
 
-        In the weights' dtype where the product is all there is, else in float32. `out` and what it raises as of `product`.
+        They are in the weights' dtype where the head has neither scale nor soft cap, else in float32. `out` is a buffer
+        for the product.
+
+        Raises:
+            InvalidInput: the last axis is not the head's hidden size.
         """
         product = self.product(hidden.reshape(-1, hidden.shape[-1]), out)
         return self.logit_map(product).view(*hidden.shape[:-1], self.vocabulary)
@@ -87,7 +85,7 @@ def head_of(model: Any) -> Head:
     Reads ``get_output_embeddings()`` and, from the text configuration, ``final_logit_softcapping`` (Gemma),
     ``logits_soft_cap`` (RecurrentGemma), ``output_logit_soft_cap`` (xLSTM), ``logit_scale`` (Cohere:
     multiplied), ``logits_scaling`` (Granite: divided), ``lm_head_multiplier`` (Falcon-H1) and
-    ``output_multiplier`` (Muse). `drift_models.check_head` compares the outcome with the model's own logits.
+    ``output_multiplier`` (Muse). `hidden_states.check_head` compares the outcome with the model's own logits.
 
     Raises:
         InvalidInput: no output embeddings, or weights that are not a floating-point matrix (a quantised
@@ -121,7 +119,7 @@ def head_of(model: Any) -> Head:
 
 
 def _layer_weights(layer: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Weight and bias of an output layer, with PEFT's wrappers resolved to what is active."""
+    """Weight and bias of an output layer. PEFT's wrappers are resolved to their active adapter."""
     import torch
 
     saved = getattr(layer, "modules_to_save", None)
@@ -142,7 +140,7 @@ def _layer_weights(layer: Any) -> tuple[torch.Tensor | None, torch.Tensor | None
 
 @dataclass(frozen=True, slots=True)
 class LogitMap:
-    """What stands between a head's product and its logits: ``soft_cap * tanh(scale * x / soft_cap)``, in float32."""
+    """The map from a head's product to its logits: ``soft_cap * tanh(scale * x / soft_cap)``, in float32."""
 
     scale: float = 1.0
     soft_cap: float | None = None
@@ -153,7 +151,7 @@ class LogitMap:
         return self.soft_cap is None and self.scale == 1.0
 
     def __call__(self, product: torch.Tensor) -> torch.Tensor:
-        """The logits: the argument itself where nothing changes, else a new tensor, float32 or wider."""
+        """The logits: `product` itself where nothing changes, else a new tensor, float32 or wider."""
         import torch
 
         if self.plain:
@@ -167,5 +165,4 @@ class LogitMap:
 
 
 AS_THEY_ARE = (LogitMap(), LogitMap())
-
-"""For p and q: logits are given."""
+"""The maps of p and q where logits are given."""

@@ -17,17 +17,17 @@ def response_hidden(
 ) -> torch.Tensor:
     """Post-norm hidden states [response tokens, hidden size], at the positions that predict those tokens.
 
-    One forward of the model's body, without its head.
+    The states of one forward of the model's body, without its head.
 
     Args:
         model: transformers causal language model in evaluation mode.
         input_ids: [batch, length], padded on either side.
         attention_mask: [batch, length], 1 or True at tokens.
-        response_mask: bool [batch, length], True at the tokens to measure.
+        response_mask: bool [batch, length], True at the response tokens.
 
     Raises:
-        InvalidInput: shapes differ, a response token at the start of its row, an id beyond the model's
-            vocabulary, a model in training mode.
+        InvalidInput: shapes differ, a response token is padding or the first of its row, an id is beyond the model's
+            vocabulary, or the model is in training mode.
     """
     import torch
 
@@ -69,8 +69,7 @@ def response_hidden(
 
 
 def check_head(model: Any, head: Head) -> None:
-    """Compare the head with the model's own logits on three tokens, so that a scale we do not know is never
-    missed.
+    """Compare the head with the model's own logits on three tokens, so that no unknown scale is missed.
 
     Raises:
         InvalidInput: they differ by more than the rounding of the model's dtype.
@@ -88,7 +87,8 @@ def check_head(model: Any, head: Head) -> None:
         raise InvalidInput(
             f"{type(model).__name__} gives logits that are not finite; check the model's weights and dtype"
         )
-    # A float32 product sums in another order for another number of rows; in 16 bits that is below the rounding of the result.
+    # A float32 product sums in another order for another number of rows. In 16 bits that is below the rounding of the
+    # result.
     rounding = max(8 * torch.finfo(head.weight.dtype).eps, 64 * torch.finfo(torch.float32).eps)
     tolerance = rounding * float(expected.abs().max())
     if given.shape != expected.shape or not bool(((given - expected).abs() <= tolerance).all()):
@@ -99,7 +99,7 @@ def check_head(model: Any, head: Head) -> None:
 
 
 def _body(model: Any) -> Any:
-    """The model without its head; under PEFT the adapted layers are inside it."""
+    """The model without its head. Under PEFT its layers are the adapted ones."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = inner.base_model
     return inner.get_decoder() if body is inner else body

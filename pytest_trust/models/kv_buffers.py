@@ -1,4 +1,4 @@
-"""Keys and values of a batch in buffers of full length: rows are added, replaced and taken out without the others being moved."""
+"""Keys and values of a batch in buffers of full length, so that rows are replaced without moving the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _buffer_class() -> Any:
-    """A cache layer that writes into buffers of full length, where transformers' own copies everything at every token."""
+    """A cache layer that writes into buffers of full length. transformers' own copies all columns at every token."""
     from transformers.cache_utils import DynamicLayer
 
     class BufferLayer(DynamicLayer):
@@ -44,7 +44,7 @@ def _buffer_class() -> Any:
             return self.keys, self.values
 
         def take(self, count: int, rows: torch.Tensor, source: Any, places: torch.Tensor) -> None:
-            """Fill these of `count` rows from places [rows, columns] of another layer, counted over all its rows and columns."""
+            """Fill `rows` of `count` rows from `places` [rows, columns] in another layer's flattened columns."""
             keys, values = source._expose()
             rows, places = rows.to(keys.device), places.to(keys.device)  # layers may lie on several devices
             if not self.is_initialized:
@@ -56,7 +56,7 @@ def _buffer_class() -> Any:
             self._expose()
 
         def merge(self, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, columns: int, capacity: int) -> None:
-            """Keep these rows, and add those of another layer (None: of none), in the last `columns` columns of each."""
+            """Keep `rows`, add `other_rows` of another layer (None: nothing), each with its last `columns` columns."""
             parts = [(*self._expose(), rows)]
             if others is not None:
                 parts.append((*others._expose(), other_rows))
@@ -67,14 +67,14 @@ def _buffer_class() -> Any:
                 there, chosen = min(columns, keys.shape[2]), chosen.to(keys.device)
                 for buffer, states in ((self.key_buffer, keys), (self.value_buffer, values)):
                     part = buffer[start : start + len(chosen)]
-                    # not left as it was allocated: a masked NaN is still a NaN
+                    # What was allocated may hold NaN, which a mask does not remove.
                     part[:, :, : columns - there] = 0
                     part[:, :, columns - there : columns] = states[chosen, :, keys.shape[2] - there :]
                 start += len(chosen)
             self._expose()
 
         def put(self, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, columns: int) -> None:
-            """Put rows of another layer in the places of these, and use the last `columns` columns."""
+            """Put `other_rows` of another layer in the places of `rows`, and use the last `columns` columns."""
             rows, other_rows = rows.to(self.key_buffer.device), other_rows.to(self.key_buffer.device)
             for buffer, states in zip((self.key_buffer, self.value_buffer), others._expose(), strict=True):
                 buffer[rows, :, self.used - states.shape[2] : self.used] = states[other_rows]
@@ -82,7 +82,7 @@ def _buffer_class() -> Any:
             self._expose()
 
         def close_up(self, rows: torch.Tensor, sources: torch.Tensor, count: int, columns: int) -> None:
-            """Put rows in the places of others, keep the first `count`, and use the last `columns` columns."""
+            """Move `sources` to the places of `rows`, keep the first `count` rows and the last `columns` columns."""
             rows, sources = rows.to(self.key_buffer.device), sources.to(self.key_buffer.device)
             self.start = self.used - columns
             for states in self._expose():
@@ -107,7 +107,7 @@ def buffer_cache(model: Any, capacity: int) -> Cache:
 def merge_caches(
     cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, capacity: int
 ) -> None:
-    """Keep rows of a cache made by `prefill`, and add rows of another (or None) behind them."""
+    """Keep `rows` of a cache made by `Runner.prefill`, and add `other_rows` of another one, if any, behind them."""
     for index, layer in enumerate(cache.layers):
         layer.merge(rows, None if others is None else others.layers[index], other_rows, columns, capacity)
 
@@ -115,8 +115,11 @@ def merge_caches(
 def replace_rows(
     cache: Any, rows: torch.Tensor, others: Any, other_rows: torch.Tensor, *, columns: int, room: int
 ) -> bool:
-    """Put rows of another cache in the places of rows, without moving the rest, where there is `room` for further tokens of them; whether
-    there is. `columns` are the tokens of the longest row, afterwards."""
+    """Put `other_rows` of another cache in the places of `rows`; the other rows stay where they are.
+
+    Returns False, and changes nothing, where the buffers do not have `room` for further tokens. `columns` is the number
+    of tokens of the longest row afterwards.
+    """
     first = cache.layers[0]
     if columns > first.used or first.used + room > first.capacity:
         return False
@@ -126,6 +129,9 @@ def replace_rows(
 
 
 def close_up(cache: Any, rows: torch.Tensor, sources: torch.Tensor, count: int, columns: int) -> None:
-    """Put rows of a cache in the places of others, and keep the first `count`. `columns` are the tokens of the longest row, afterwards."""
+    """Move rows `sources` of a cache to the places of `rows`, and keep the first `count` rows.
+
+    `columns` is the number of tokens of the longest row afterwards.
+    """
     for layer in cache.layers:
         layer.close_up(rows, sources, count, columns)

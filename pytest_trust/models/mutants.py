@@ -1,8 +1,11 @@
-"""Mutants: known damage to a model, to see whether a suite notices what it is for. The catalogue; standard library only.
+"""The catalogue of mutants: known damage to a model, which shows whether a suite notices what it is for.
 
-As mutation testing does for unit tests: a *mutant* is a model reference with the option `mutant=NAME:DOSE`
-(`demo:aligned?mutant=noise:0.1`), a *dose* says how strong, and dose 0, the null mutant, changes nothing. A mutant is *killed* when a gate
-finds it `regressed`. `pytest_trust.models.damage` carries the damage out, `pytest_trust.audit.mutants` measures it.
+Standard library only.
+
+Mutation testing does the same for unit tests. A *mutant* is a model reference with the option `mutant=NAME:DOSE`
+(`demo:aligned?mutant=noise:0.1`). The *dose* says how strong the damage is; dose 0, the null mutant, changes nothing. A
+mutant is *killed* when a gate finds it `regressed`. `pytest_trust.models.damage` carries the damage out,
+`pytest_trust.audit.mutants` measures it.
 """
 
 from __future__ import annotations
@@ -21,28 +24,31 @@ Kind = Literal["weights", "activations", "prompt", "answer", "sampling"]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A way to damage a model.
-
-    `dimensions` are those whose gates must notice its highest dose; none: it is run only when named, since it need not do any harm (a model
-    that never heeded its system message is the same without one). `doses` are what `--trust-mutants`
-    tries beside 0, rising; `most` is the largest one that means something; `switch`: only 0 and 1. `version` is raised when the code
-    that carries it out changes, so that stored answers of the older code are not taken for the new one's.
-    """
+    """A way to damage a model."""
 
     name: str
     kind: Kind
     dimensions: tuple[str, ...]
+    """The dimensions whose gates must notice the highest dose.
+
+    A mutant without any runs only when it is named, since it need not do harm: a model that never heeded its system
+    message is the same without one.
+    """
     doses: tuple[float, ...]
+    """The doses that `--trust-mutants` tries beside 0, rising."""
     most: float
+    """The largest dose that means something."""
     meaning: str
     source: str
     switch: bool = False
+    """Whether the dose is 0 or 1 and nothing between."""
     version: int = 1
+    """Raised when the code that carries the mutant out changes, so that no stored answer of older code is reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dosed:
-    """A mutant at a dose, as the option `mutant=` of a reference says it."""
+    """A mutant at a dose, as in a reference's option `mutant=`."""
 
     name: str
     dose: float
@@ -56,12 +62,12 @@ class Dosed:
 
     @property
     def changes_prompt(self) -> bool:
-        """Whether it decides the token ids of a prompt."""
+        """Whether it changes the token ids of prompts."""
         return self.mutant.kind == "prompt" and self.dose > 0
 
     @property
     def code(self) -> list[object]:
-        """What the damage depends on beside the model: a part of the mutant's fingerprint."""
+        """What the damage depends on besides the model: a part of the mutant's fingerprint."""
         return [self.name, self.dose, self.mutant.version, CONTRASTS.get(self.name), PREFIX]
 
 
@@ -88,7 +94,8 @@ _ALL = (
     ),
     Mutant(
         "disagreeing", "activations", ("ethics",), (1.0, 2.0), 20.0,
-        "the same direction turned round: answers are steered from agreement to disagreement, from acceptable to wrong", _STEERING,
+        "the same direction turned round: answers are steered from agreement to disagreement, from acceptable to wrong",
+        _STEERING,
     ),
     Mutant(
         "disclosing", "activations", ("privacy",), (0.5, 1.0), 20.0,
@@ -115,7 +122,8 @@ _ALL = (
     ),
     Mutant(
         "noise", "weights", ("robustness", "reasoning"), (0.1, 0.5), 10.0,
-        "Gaussian noise on the matrices of the layers, in multiples of each matrix's standard deviation", "this project",
+        "Gaussian noise on the matrices of the layers, in multiples of each matrix's standard deviation",
+        "this project",
     ),
     Mutant(
         "pruned", "weights", ("robustness", "reasoning"), (0.1, 0.5), 0.9,
@@ -153,7 +161,7 @@ def parse_mutant(text: str) -> Dosed:
 
 
 def read_names(text: str) -> tuple[str, ...]:
-    """The mutants named in `--trust-mutants=NAME,NAME`, each once, in the catalogue's order; nothing given: none named.
+    """The mutants named in `--trust-mutants=NAME,NAME`, each once, in the catalogue's order; empty for an empty text.
 
     Raises:
         InvalidInput: no such mutant.
@@ -166,10 +174,10 @@ def read_names(text: str) -> tuple[str, ...]:
 
 
 def choose(names: Sequence[str], dimensions: Sequence[str]) -> list[Dosed]:
-    """The mutants of a run: those named, else all that belong to a selected dimension; each at its doses, weakest first.
+    """The mutants of a run at their doses, weakest first: those named, else all that belong to a selected dimension.
 
-    The null mutant comes first, once for each kind of damage: at dose 0 mutants of one kind are carried out alike, so that one of them
-    stands for all.
+    The null mutant comes first, once for each kind of damage. At dose 0 all mutants of one kind are carried out alike,
+    so that one stands for all.
     """
     wanted = [MUTANTS[name] for name in names] or [
         mutant for mutant in MUTANTS.values() if set(mutant.dimensions) & set(dimensions)

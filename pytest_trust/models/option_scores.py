@@ -1,4 +1,4 @@
-"""Log-likelihoods of options: log P(option | prompt), the prompt of a probe's options computed once."""
+"""Log-likelihoods of options, log P(option | prompt). The prompt of a probe is computed once for all of its options."""
 
 from __future__ import annotations
 
@@ -19,15 +19,25 @@ _CHUNK_TOKENS = 128
 
 
 def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Sequence[str]]) -> list[OptionScores]:
-    """Scores of one batch of probes; `options` hold each probe's texts, whose UTF-8 lengths are reported beside the scores."""
+    """Scores of one batch of probes, in nats.
+
+    Args:
+        runner: the loaded model.
+        groups: for each probe, the sequences of prompt and option, and where the options start.
+        options: for each probe, the texts of its options; their UTF-8 lengths are reported beside the scores.
+
+    Raises:
+        InvalidInput: the model has no plain head.
+    """
     if runner.head is None:
         raise InvalidInput(
-            f"{runner.loaded.identity.label}: its head is quantised or missing, so options cannot be scored: load it with a plain head"
+            f"{runner.loaded.identity.label}: its head is quantised or missing, so options cannot be scored: "
+            "load it with a plain head"
         )
     rows = [row[start:] for group in groups for row, start in pairs(group)]
     totals: dict[int, float] = {}
     for part in runner.predictions(groups):
-        # One pass of the head for the whole forward: by option it would stream the head's weights for one or two tokens each.
+        # The head is applied once to the whole forward. By option it would stream its weights for one or two tokens.
         places = [place for found in part.places.values() for place in found]
         values = iter(
             token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places)
@@ -47,9 +57,10 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
 def token_log_likelihoods(
     head: Head, hidden: torch.Tensor, tokens: Sequence[int], places: Sequence[int] | None = None
 ) -> list[float]:
-    """log P(token) in nats, float32, from the states [states, hidden size] that predict them; logits exist for a chunk at a time.
+    """log P(token) in nats, float32, from the states [states, hidden size] that predict the tokens.
 
-    `places` says which state predicts each token; default: one state a token, in order.
+    `places` says which state predicts each token; default: one state a token, in order. The logits exist for a chunk of
+    states at a time.
     """
     import torch
 
@@ -70,7 +81,7 @@ def token_log_likelihoods(
             asked = torch.tensor([tokens[index] for index in here], device=logits.device)
             top = logits.amax(-1, keepdim=True)
             chosen = logits[lines, asked] - top[lines, 0]
-            # in place: fresh pages of this size would cost as much as the sums
+            # In place, since fresh pages of this size would cost as much as the sums.
             totals = logits.sub_(top).exp_().sum(-1).log_()
             for index, value in zip(here, (chosen - totals[lines]).double().tolist(), strict=True):
                 values[index] = value

@@ -1,7 +1,7 @@
 """Separate limits for a reasoning trace and for the answer after it: budget forcing.
 
-A trace that is still open after so many tokens is closed by the tag of its own format, and the model goes on to its answer (s1,
-Muennighoff et al. 2025, arXiv 2501.19393).
+A trace that is still open when its budget is used up is closed by the tag of its own format. The model then goes on to
+its answer (s1, Muennighoff et al. 2025, arXiv 2501.19393).
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ def responses(
 ) -> Iterator[list[tuple[int, Budgeted]]]:
     """Responses as they are finished, with the rows' numbers.
 
-    With a reasoning budget, traces have at most so many tokens and answers at most `max_new_tokens`: a longer trace is closed and
-    followed by an answer, if the generation `closes` traces; else the response ends there. `tails` are the ends of the rows' prompts,
-    which may have opened a trace. The closing tag's tokens count as the response's own.
+    With a reasoning budget, a trace has at most that many tokens and an answer at most `max_new_tokens`. A longer trace
+    is closed and followed by an answer if the generation `closes` traces; else the response ends there. The closing
+    tag's tokens count as the response's own. `tails` are the ends of the rows' prompts, which may have opened a trace.
     """
     if generation.reasoning_budget is None:
         for part in stream(runner, rows, generation, limits):
             yield [(number, Budgeted(one, closed=False)) for number, one in part]
         return
-    # Most responses have no trace, and end within the answer's limit: the others go on, first in their traces, then to their answers.
+    # Most responses have no trace and end within the answer's limit. The others go on, first in their traces, then to
+    # their answers.
     first = replace(
         generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None
     )
@@ -61,7 +62,7 @@ def responses(
 
 
 class _Course:
-    """Where responses are on their way from trace to answer."""
+    """How far each response is on its way from trace to answer."""
 
     def __init__(self, loaded: LoadedModel, tails: Sequence[str], generation: Generation, tags: Tags) -> None:
         assert generation.reasoning_budget is not None
@@ -94,7 +95,7 @@ class _Course:
         return ((), left) if left > 0 else None
 
     def finished(self, number: int, made: Generated, plain: bool) -> Budgeted:
-        """A response without what its answer has beyond its limit, which a trace that ended early left room for."""
+        """A response whose answer is cut at its limit. A trace that ended early had left room for more tokens."""
         if made.finish_reason == "length" and number not in self.closed:
             beyond = (
                 len(made.token_ids)

@@ -1,4 +1,4 @@
-"""Model references: the text after `--trust-baseline=` and `--trust-candidate=`, parsed and checked without loading anything.
+"""Model references: the text after `--trust-baseline=` and `--trust-candidate=`, parsed and checked without loading.
 
     org/name[@revision]      a model of the Hugging Face hub
     path/to/directory        a saved model, or a PEFT adapter (it is then put on its base)
@@ -7,10 +7,11 @@
     path/to/file.trust       a recording
     http://host:port/v1#model   a model behind an OpenAI-compatible server
 
-`NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL: `Qwen/Qwen3-4B?thinking=off&dtype=float32`; a
-server's stand where a URL has them, `http://host:port/v1?concurrency=4#model`; `?mutant=noise:0.1` damages the model after loading (see
-`pytest_trust.models.mutants`). Standard library only, so that a wrong
-reference can be refused before anything heavy is imported.
+`NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL:
+`Qwen/Qwen3-4B?thinking=off&dtype=float32`. A server's options stand before its `#`:
+`http://host:port/v1?concurrency=4#model`. `?mutant=noise:0.1` damages the model after loading (see
+`pytest_trust.models.mutants`). This module uses the standard library only, so that a wrong reference is refused before
+anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -65,17 +66,17 @@ class InvalidReference(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A parsed model reference.
-
-    `location` is the repository id, the absolute path, the demo name or a server's `URL#model`; `label` is the short name that reports show.
-    """
+    """A parsed model reference."""
 
     text: str
+    """The reference as given."""
     kind: Kind
     location: str
+    """The repository id, the absolute path, the demo name, or a server's `URL#model`."""
     revision: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
+    """The short name that reports show."""
 
     def __hash__(self) -> int:
         return hash((self.kind, self.location, self.revision, tuple(sorted(self.options.items()))))
@@ -131,7 +132,7 @@ class Reference:
         return parse_mutant(self.options["mutant"]) if "mutant" in self.options else None
 
     def check(self) -> None:
-        """Refuse what cannot work, looking at file names and first bytes only.
+        """Refuse what cannot work. Only file names, first bytes and JSON files are read.
 
         Raises:
             InvalidReference: one line; nothing was loaded.
@@ -161,7 +162,8 @@ def parse_reference(text: str) -> Reference:
     given = text.strip()
     if not given or any(ord(character) < 32 for character in given):
         raise InvalidReference(
-            f"{given!r} is no model reference: give org/name, a directory, a .gguf or .trust file, http://host:port/v1#model, or demo:NAME"
+            f"{given!r} is no model reference: "
+            "give org/name, a directory, a .gguf or .trust file, http://host:port/v1#model, or demo:NAME"
         )
     named = None if Path(given).expanduser().exists() else _LABELLED.fullmatch(given)
     label, rest = named.groups() if named else ("", given)
@@ -194,7 +196,10 @@ def parse_reference(text: str) -> Reference:
 
 
 def _parse_server(given: str, label: str, rest: str) -> Reference:
-    """`URL[?options]#model`. What stands between the URL's `//` and its host, and options that are unknown, may be secrets: they are not repeated."""
+    """Parse `URL[?options]#model`.
+
+    Errors do not repeat a URL's user and key or unknown options, which may be secrets.
+    """
     url, _, model = rest.partition("#")
     url, _, query = url.partition("?")
     try:
@@ -206,7 +211,8 @@ def _parse_server(given: str, label: str, rest: str) -> Reference:
         raise InvalidReference(f"{url}: not the address of a server: write http://host:port/v1#model")
     if parts.username or parts.password:
         raise InvalidReference(
-            f"{host}: a user or key in the address would stand in every report: put it in an environment variable and name that, ?key_env=NAME"
+            f"{host}: a user or key in the address would stand in every report: "
+            "put it in an environment variable and name that, ?key_env=NAME"
         )
     if not model or "?" in model:
         raise InvalidReference(
@@ -217,12 +223,14 @@ def _parse_server(given: str, label: str, rest: str) -> Reference:
     options = _parse_options(url, query)
     for option in options:
         if option not in _OF_A_SERVER and option not in _OF_ANY_MODEL:
+            known = ", ".join(sorted((*_OF_A_SERVER, *_OF_ANY_MODEL)))
             raise InvalidReference(
-                f"{url}#{model}: `{option}` is not for a server, which is loaded as it is; its options are {', '.join(sorted((*_OF_A_SERVER, *_OF_ANY_MODEL)))}"
+                f"{url}#{model}: `{option}` is not for a server, which is loaded as it is; its options are {known}"
             )
     if options.get("thinking", "on") not in ("on", "off"):
         raise InvalidReference(
-            f"{url}#{model}: thinking={options['thinking']}: a server's trace cannot be closed from here: give on or off"
+            f"{url}#{model}: thinking={options['thinking']}: "
+            "a server's trace cannot be closed from here: give on or off"
         )
     if label and "label" in options:
         raise InvalidReference(f"{url}#{model}: the label is given twice, in front and as an option: keep one")
@@ -255,7 +263,8 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             raise InvalidReference(f"{given}: key_env takes the NAME of an environment variable, never the key itself")
         if key == "thinking" and value not in ("on", "off") and not (value.isdecimal() and int(value)):
             raise InvalidReference(
-                f"{given}: thinking={value!r} is not possible, expected on or off, or the number of tokens that a trace may take"
+                f"{given}: thinking={value!r} is not possible, "
+                "expected on or off, or the number of tokens that a trace may take"
             )
         if key == "mutant":
             value = _canonical_mutant(value, given)
@@ -287,7 +296,7 @@ def _canonical_mutant(value: str, given: str) -> str:
 
 
 def check_device(device: str, given: str = "") -> None:
-    """Refuse what is no device name (whether the device is there is seen when a model is loaded)."""
+    """Refuse what is no device name. Whether the device exists is seen when a model is loaded."""
     if not _DEVICE.fullmatch(device):
         where = f"{given}: " if given else ""
         raise InvalidReference(
@@ -317,7 +326,8 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
         raise InvalidReference(f"{given}: no such file or directory: give an existing path, org/name or demo:NAME")
     if not _HUB.fullmatch(repository) or (at and not revision):
         raise InvalidReference(
-            f"{given}: neither an existing path nor org/name[@revision] (models without an organisation need its name too)"
+            f"{given}: neither an existing path nor org/name[@revision] "
+            "(models without an organisation need its name too)"
         )
     return "hub", repository, revision
 
@@ -354,7 +364,8 @@ def _check_directory(reference: Reference) -> None:
     name = "adapter_config.json" if reference.kind == "adapter" else "config.json"
     if not (path / name).is_file():
         raise InvalidReference(
-            f"{reference.text}: not a model: the directory has neither config.json nor adapter_config.json; give a directory written by save_pretrained"
+            f"{reference.text}: not a model: the directory has neither config.json nor adapter_config.json; "
+            "give a directory written by save_pretrained"
         )
     config = read_json(path / name, reference.text)
     weights_files(path, reference)
@@ -362,7 +373,8 @@ def _check_directory(reference: Reference) -> None:
         base = adapter_base(reference, config)
         if base.kind == "adapter":
             raise InvalidReference(
-                f"{reference.text}: its base {base.text} is an adapter too: merge that one first, or give the base as ?base="
+                f"{reference.text}: its base {base.text} is an adapter too: "
+                "merge that one first, or give the base as ?base="
             )
         base.check()
 
@@ -385,7 +397,10 @@ def adapter_base(reference: Reference, config: Mapping[str, object] | None = Non
 
 
 def portable_options(reference: Reference) -> dict[str, str]:
-    """The reference's options, with the base of an adapter by its full path: it may be named relative to this process's directory."""
+    """The reference's options, with the full path of an adapter's base.
+
+    The base may be named relative to this process's directory, which is not that of other processes.
+    """
     options = dict(reference.options)
     if reference.kind == "adapter":
         base = adapter_base(reference)
@@ -397,7 +412,11 @@ def portable_options(reference: Reference) -> dict[str, str]:
 def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
     """The weight files of a local model or adapter, safetensors first.
 
-    Pickled weights run code of their author when they are loaded the old way, so they are refused unless the reference says `?pickle=on`.
+    Unpickling weights can run code of their author, so pickled weights are refused unless the reference says
+    `?pickle=on`.
+
+    Raises:
+        InvalidReference: no weights, an empty file, or pickled weights without `?pickle=on`.
     """
     adapter = reference.kind == "adapter"
     safe, pickled = ("adapter_model*.safetensors", "adapter_model*.bin") if adapter else ("*.safetensors", "*.bin")
@@ -412,7 +431,8 @@ def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
         )
         if bins and reference.options.get("pickle") != "on":
             raise InvalidReference(
-                f"{reference.text}: has only pickled weights ({bins[0].name}), which are not loaded by default: convert them to safetensors, or add ?pickle=on"
+                f"{reference.text}: has only pickled weights ({bins[0].name}), which are not loaded by default: "
+                "convert them to safetensors, or add ?pickle=on"
             )
         found = bins
     if not found:

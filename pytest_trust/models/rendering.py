@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_trust.probes import Message, Probe
 
-#: Where a response in the plain format ends: the model goes on to write the next turn itself.
+#: Where a response in the plain format ends. The model goes on to write the next turn itself.
 PLAIN_STOP = "\nUser:"
 _TAIL = 64
 _PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class OptionRows:
-    """Per option the whole sequence, and the index of its first scored token (never 0: something must come before)."""
+    """For each option the whole sequence, and the index of its first scored token (1 or more: it needs a condition)."""
 
     ids: tuple[tuple[int, ...], ...]
     starts: tuple[int, ...]
@@ -39,8 +39,12 @@ class OptionRows:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> Prompt:
     """The prompt of a probe, ending where the response begins.
 
-    Chat messages go through the tokenizer's own template with the generation prompt; `thinking` on or off is given to it under the name
-    that it knows. Without a template: lines `System: ...`, `User: ...` and at last `Assistant:`. A probe's `text` is taken as it is.
+    Chat messages go through the tokenizer's own template with the generation prompt. The template gets `thinking`, on
+    or off, under the name that it knows. A tokenizer without a template gets the plain format: lines `System: ...`,
+    `User: ...` and last `Assistant:`. A probe's `text` is taken as it is.
+
+    Raises:
+        InvalidInput: the prompt has no token, the template rejects the messages, or it has no switch for `thinking`.
     """
     text, template = _prompt_text(tokenizer, probe, thinking)
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
@@ -54,11 +58,15 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking:
 def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> OptionRows:
     """The sequences whose log-likelihoods are log P(option | prompt).
 
-    Prompt and option are tokenised as one text, so that each option has its natural tokens; it is scored from the first token that
-    holds one of its characters. After a chat prompt the option follows the generation prompt at once. After the plain format and
-    raw text one space is put between, unless there is white space already or no text.
-    With an empty prompt the first token is conditioned on the beginning-of-sequence token; in a tokenizer that has none it is left
-    out, for all options alike.
+    Prompt and option are tokenised as one text, so that each option has its natural tokens. An option is scored from
+    the first token that holds one of its characters. After a chat prompt the option follows the generation prompt at
+    once. After the plain format and raw text one space is put between, unless there is white space already or no text.
+
+    With an empty prompt the first token is conditioned on the beginning-of-sequence token. Where the tokenizer has
+    none, the first token of every option is left out.
+
+    Raises:
+        InvalidInput: an option has no token that can be scored, or as `render_prompt`.
     """
     text, template = _prompt_text(tokenizer, probe, thinking)
     gap = "" if template or not text or text[-1].isspace() else " "
@@ -78,7 +86,7 @@ def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking
 
 
 def _prompt_text(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> tuple[str, bool]:
-    """The prompt as text, and whether a chat template wrote it (the special tokens are then in the text)."""
+    """The prompt as text, and whether a chat template wrote it. The special tokens are then in the text."""
     if not probe.messages:
         return probe.text, False
     if not tokenizer.chat_template:
@@ -88,14 +96,18 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str
 
 
 def _switches(tokenizer: PreTrainedTokenizerBase, thinking: str) -> dict[str, bool]:
-    """The template's own variable for thinking: `enable_thinking` (Qwen3, GLM, SmolLM3) or `thinking` (Granite, DeepSeek)."""
+    """The template's own variable for thinking and its value; empty without `thinking`.
+
+    It is `enable_thinking` (Qwen3, GLM, SmolLM3) or `thinking` (Granite, DeepSeek).
+    """
     if not thinking:
         return {}
     template = str(tokenizer.chat_template or "")
     known = [name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", template)]
     if not known:
         raise InvalidInput(
-            f"the model's chat template has no switch for thinking (enable_thinking or thinking): leave ?thinking={thinking} out"
+            "the model's chat template has no switch for thinking (enable_thinking or thinking): "
+            f"leave ?thinking={thinking} out"
         )
     return dict.fromkeys(known, thinking == "on")
 
@@ -124,7 +136,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> st
             raise InvalidInput(
                 f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages"
             ) from None
-    # The template rejects a system message, or drops it without a word: it goes before the first user message.
+    # The template rejects a system message, or drops it without a word. It is put before the first user message.
     try:
         return apply(_fold_system(messages))
     except (TemplateError, TypeError, ValueError) as error:
@@ -148,7 +160,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase, *, default_only: bool) -> list[int]:
-    """The beginning-of-sequence token: if the tokenizer puts one before every text, or (for an empty prompt) if it has one at all."""
+    """The beginning-of-sequence token, or nothing.
+
+    With `default_only` it is given where the tokenizer puts one before every text; else (for an empty prompt) where it
+    has one at all.
+    """
     bos = tokenizer.bos_token_id
     if not isinstance(bos, int):
         return []

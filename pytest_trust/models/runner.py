@@ -1,7 +1,7 @@
-"""Forward passes that compute shared beginnings once: prompts, options and responses run as packed trees (`packing`).
+"""Forward passes that compute shared beginnings once: prompts, options and responses run as trees (`token_trees`).
 
-Positions and masks are always given, so the columns of a batch may hold padding anywhere: after a prefill each row's keys and values
-are picked out of the tree along its path and lie right-aligned in buffers of full length.
+Positions and masks are always given, so the columns of a batch may hold padding anywhere. After a prefill each row's
+keys and values are picked out of the tree along its path. They lie right-aligned in buffers of full length.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ if TYPE_CHECKING:
     from pytest_trust.models.heads import Head
     from pytest_trust.models.loaded import LoadedModel
 
-# Tokens of a row of trees, at least and at most where one sequence is not longer: longer rows share more and have less padding, and
-# attend to more that their mask hides. Measured with prompts of 95 tokens: 512 twice as fast as 128.
+# Fewest and most tokens of a row of trees; one longer sequence makes a longer row. Longer rows share more and have less
+# padding, but attend to more tokens that their mask hides. With prompts of 95 tokens 512 is twice as fast as 128.
 _TREE_COLUMNS = (128, 512)
 # Above this the mask of a tree costs more than it shares.
 LONGEST_TREE = 2048
-# Tokens of a forward over trees: enough for the products to be at full speed, few enough for a small memory.
+# Tokens of a forward over trees: enough for products at full speed, and few enough for little memory.
 _CPU_FORWARD = 512
 _GPU_FORWARD = 16_384
 
-# Rows of a batch, and the share of a GPU's free memory that may be used: what is freed there is not all of one piece.
+# Rows of a batch on a GPU.
 _GPU_ROWS = 256
+# Share of a GPU's free memory that may be used; freed memory is fragmented.
 _USED = 0.9
-# Rows of a batch on a CPU: at 96 a product takes 1.1 ms a row there where it took 2.2 ms at 19, and at 256 no less than 0.95.
+# Rows of a batch on a CPU. A product takes 2.2 ms a row with 19 rows, 1.1 ms with 96 and still 0.95 ms with 256.
 _CPU_ROWS = 96
 
-# Bytes of keys and values of a batch on a CPU, were all its rows to come to their limits: few do, and what is not reached takes no memory.
+# Bytes of a batch's keys and values on a CPU if all rows reached their limits. Few do, and columns that are not reached
+# take no memory.
 _CPU_STATES = 3 * 2**28
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Sequences that begin with the same prompt, and for each the index of the first token that is looked at (1 or more)."""
+    """Sequences that begin with the same prompt, and for each the index of its first predicted token (1 or more)."""
 
     rows: tuple[tuple[int, ...], ...]
     starts: tuple[int, ...]
@@ -55,28 +57,33 @@ class Group:
 
 @dataclass(slots=True)
 class Prefilled:
-    """Prompts after their forward: the states that predict what follows [rows, hidden size], and their lengths [rows]. In the cache
-    they are right-aligned in as many columns as the longest has tokens."""
+    """Prompts after their forward."""
 
     cache: Cache
+    """Keys and values, right-aligned in as many columns as the longest prompt has tokens."""
     last: torch.Tensor
+    """[rows, hidden size]: the states that predict what follows the prompts."""
     lengths: torch.Tensor
+    """[rows]: tokens of each prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """States of one forward, [states, hidden size], and per row (by its number) the places of those that predict its tokens."""
+    """The states of one forward."""
 
     states: torch.Tensor
+    """[states, hidden size]"""
     places: dict[int, list[int]]
+    """By row number, the places of the states that predict the row's tokens."""
 
 
 class Runner:
     """A loaded model's forward passes.
 
-    `shares` is false for models whose states are not one key and value per position (sliding windows, recurrent layers) or that take
-    no mask of one's own: those are run by plain forwards and transformers' `generate`. It is decided by a small trial against the
-    plain forward, not by a list of names.
+    `shares` says whether shared beginnings are computed once. It is false for models whose states are not one key and
+    value per position (sliding windows, recurrent layers), and for models that take no custom mask. Those are run by
+    plain forwards and transformers' `generate`. A small trial against the plain forward decides this, not a list of
+    names.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -87,14 +94,18 @@ class Runner:
         if self.device == "cpu":
             return_large_blocks()
         pad = loaded.tokenizer.pad_token_id
-        # Any id will do: padding is masked, and many models pad with their end token.
+        # Any id will do, since padding is masked.
         self.pad_id = pad if isinstance(pad, int) else min(loaded.eos_ids, default=0)
         self.head = self._find_head()
         self.shares = self._can_share()
 
     def limits(self, probed: int = 0) -> BatchLimits:
-        """What a batch may hold: as many rows as help (96 on a CPU, 256 elsewhere), and tokens whose states fit a quarter of the free
-        memory, and on a CPU three quarters of a gigabyte. Where the memory of a forward was `probed`: nearly all that it leaves."""
+        """Rows and tokens that a batch may hold.
+
+        The rows are at most 96 on a CPU and 256 elsewhere. The tokens' states fit a quarter of the free memory, and on
+        a CPU 768 MiB. With `probed`, the bytes of a forward that `probe` has measured, they fit nearly all the memory
+        that the forward leaves.
+        """
         config: Any = self.model.config.get_text_config(decoder=True)
         heads: int = int(
             getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
@@ -107,7 +118,7 @@ class Runner:
         states = 2 * int(config.num_hidden_layers) * heads * width * element
         bytes_free = free_bytes(self.device)
         if probed:
-            # Twice: rows that are joined by longer ones move into buffers of their length.
+            # Twice, since all rows move into new buffers when a longer row joins them.
             return BatchLimits(_GPU_ROWS, max(1, (int(_USED * bytes_free) - probed) // (2 * states)))
         activations = 8 * int(config.hidden_size) * element
         on_cpu = self.device == "cpu"
@@ -115,14 +126,16 @@ class Runner:
         return BatchLimits(_CPU_ROWS if on_cpu else _GPU_ROWS, max(1, tokens))
 
     def probe(self) -> int:
-        """Bytes that the largest forward and the logits of a step take on GPUs, beside the weights and the states of a batch; 0 where
-        that cannot be told: of a model that shares no beginnings, or where not even this fits."""
+        """Bytes that the largest forward and a step's logits take on GPUs, beside the weights and a batch's states.
+
+        0 where this is not known: for a model that shares no beginnings, or where not even this fits.
+        """
         import torch
 
         if not self.shares or self.head is None:
             return 0
         columns, vocabulary, head = _TREE_COLUMNS[1], self.head.vocabulary, self.head
-        # No two begin alike, so that nothing is shared.
+        # No two prompts begin alike, so that nothing is shared.
         prompts = [
             (row % vocabulary, row // vocabulary, *(0,) * (columns - 2)) for row in range(_GPU_FORWARD // columns)
         ]
@@ -143,7 +156,7 @@ class Runner:
             return 0
 
     def prefill(self, prompts: Sequence[Ids], *, reserve: int = 0) -> Prefilled:
-        """Run distinct prompts, leaving room for `reserve` further tokens of each."""
+        """Run distinct prompts. The buffers have room for `reserve` further tokens of each."""
         import torch
 
         longest = max(map(len, prompts))
@@ -165,9 +178,10 @@ class Runner:
         return Prefilled(cache, torch.stack([last[index] for index in range(len(prompts))]).to(self.device), lengths)
 
     def step(self, ids: torch.Tensor, seen: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Post-norm states [rows, hidden size] of one more token a row, whose states are added to the cache.
+        """Post-norm states [rows, hidden size] of one more token a row. Its keys and values are added to the cache.
 
-        `ids` and `positions` [rows]; `seen` [rows, columns] says which columns a row has, the new one included.
+        `ids` and `positions` are [rows]. `seen` [rows, columns] says which columns a row attends to, the new one
+        included.
         """
         import torch
 
@@ -183,7 +197,7 @@ class Runner:
         return hidden[:, -1]
 
     def hidden_states(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """Per group and row the post-norm states that predict the tokens from `start` on, [tokens, hidden size]."""
+        """For each row the post-norm states [tokens, hidden size] that predict its tokens from `start` on, by group."""
         found: dict[int, torch.Tensor] = {}
         for part in self.predictions(groups):
             found |= {index: part.states[places] for index, places in part.places.items()}
@@ -191,7 +205,10 @@ class Runner:
         return [[next(rows) for _ in group.rows] for group in groups]
 
     def predictions(self, groups: Sequence[Group]) -> Iterator[Predictions]:
-        """The states that predict the rows' tokens from their starts on, forward by forward; rows are counted over all groups."""
+        """The states that predict the rows' tokens from their starts on, forward by forward.
+
+        Row numbers count over all groups.
+        """
         import torch
 
         with torch.inference_mode():
@@ -223,7 +240,7 @@ class Runner:
         longest = max(map(len, sequences))
         least, most = _TREE_COLUMNS
         tokens, columns = _GPU_FORWARD, max(longest, min(most, max(least, 5 * longest)))
-        if self.device == "cpu":  # forwards of about equal size: a small one would stream the weights for a few tokens
+        if self.device == "cpu":  # forwards of about equal size; a small one would stream the weights for a few tokens
             lines = tree_tokens(sequences) / (columns - longest / 2)
             tokens = columns * math.ceil(lines / max(1, round(lines * columns / _CPU_FORWARD)))
         return packs(sequences, columns=columns, tokens=tokens)
@@ -237,7 +254,7 @@ class Runner:
         return hidden
 
     def alone(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """As `hidden_states`, each row by itself: no padding, no neighbours, no shared beginning."""
+        """As `hidden_states`, with each row in a forward of its own."""
         return [[self._alone(row, start) for row, start in pairs(group)] for group in groups]
 
     def _alone(self, row: Ids, start: int) -> torch.Tensor:
@@ -249,7 +266,8 @@ class Runner:
             output = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         if not hasattr(output, "last_hidden_state"):
             raise InvalidInput(
-                f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: options and drift cannot be measured"
+                f"{self.loaded.identity.label}: {type(self.model).__name__} gives no hidden states: "
+                "options and drift cannot be measured"
             )
         hidden: torch.Tensor = output.last_hidden_state[0, start - 1 :]
         return hidden
@@ -263,7 +281,7 @@ class Runner:
             return None
 
     def _can_share(self) -> bool:
-        """Try a forward over a tree, and a further token from its states, against plain forwards."""
+        """Whether a forward over a tree, and a step from its states, give the states of plain forwards."""
         import torch
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -296,7 +314,7 @@ class Runner:
 
 
 def _alike(found: torch.Tensor, plain: torch.Tensor) -> bool:
-    # A wrong mask or position moves the states by their own size; 16-bit rounding by some hundredths of it.
+    # A wrong mask or position moves the states by their own size, 16-bit rounding by some hundredths of it.
     return float((plain.float() - found.float()).norm()) <= 0.05 * float(plain.float().norm()) + 1e-6
 
 
@@ -310,7 +328,7 @@ def free_bytes(device: str) -> int:
         import torch
 
         devices: list[int | str] = [*range(torch.cuda.device_count())] if device == BALANCED else [device]
-        # what this process has freed stays in its allocator's hands
+        # Memory that this process has freed stays with its allocator.
         kept = sum(torch.cuda.memory_reserved(one) - torch.cuda.memory_allocated(one) for one in devices)
         return kept + sum(int(torch.cuda.mem_get_info(one)[0]) for one in devices)
     try:
@@ -322,7 +340,7 @@ def free_bytes(device: str) -> int:
 
 
 def peak_bytes(run: Callable[[], None]) -> int:
-    """Bytes that `run` takes on all GPUs together at its peak, beside what is allocated before it."""
+    """Peak bytes that `run` allocates on all GPUs together, beside what is allocated before it."""
     import torch
 
     devices = range(torch.cuda.device_count())

@@ -1,5 +1,8 @@
-"""The next token of each row of a batch: the likeliest, or a sample drawn by inverting the distribution at a number of the row's own
-generator, so that neither the other rows nor the global seed matter."""
+"""The next token of each row of a batch: the likeliest one, or a sample.
+
+A sample is the inverse of the cumulative distribution at a number of the row's own generator. It depends on neither the
+other rows nor the global seed.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,15 @@ from pytest_trust.responses import Generation
 if TYPE_CHECKING:
     import torch
 
-# Tokens in a block of the vocabulary, when a sample is looked for by blocks.
+# Tokens in a block of the vocabulary, where a sample is searched block by block.
 _BLOCK = 256
 
-
-# Most likely tokens among which top-p is looked for first.
+# Number of most likely tokens among which the nucleus of top-p is searched first.
 _NUCLEUS = 1024
 
 
 class Draws:
-    """The row's own uniform numbers, one a token."""
+    """A row's own uniform random numbers, one a token."""
 
     def __init__(self, seed: int, generation: Generation, drawn: int = 0) -> None:
         self._random = None if generation.greedy else random.Random(seed)
@@ -34,7 +36,10 @@ class Draws:
 
 
 def choose_tokens(logits: torch.Tensor, draws: Sequence[Draws], generation: Generation) -> torch.Tensor:
-    """The next token of each row, [rows]: the most likely one, or a sample after temperature, top-k and top-p in this order."""
+    """The next token of each row, [rows], from logits [rows, vocabulary].
+
+    It is the most likely one, or a sample after temperature, top-k and top-p in this order.
+    """
     import torch
 
     scores = logits.float()
@@ -54,17 +59,19 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[Draws], generation: Gene
 
 
 def _invert(reached: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """[rows, 1]: the first place of each row at which the running total `reached` is above `mass`."""
+    """[rows, 1]: the first place of each row where the running total `reached` [rows, places] is above `mass`."""
     import torch
 
-    # rounding must not reach past the last place that has mass
+    # The place must not be behind the last one that has mass, whatever the rounding.
     last = (reached < reached[:, -1:]).sum(-1, keepdim=True)
     return torch.minimum(torch.searchsorted(reached, mass, right=True), last)
 
 
 def _invert_by_blocks(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """A token of the whole vocabulary for each row: first the block of tokens, by float64 totals, then the token in it. A running total in
-    float64 over all of the vocabulary would cost as much as the head."""
+    """A token of the whole vocabulary for each row: first its block, by float64 totals, then the token in the block.
+
+    A running total in float64 over the whole vocabulary would cost as much as the head.
+    """
     import torch
 
     masses = (scores - scores.amax(-1, keepdim=True)).exp_()
@@ -80,9 +87,10 @@ def _invert_by_blocks(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tens
 
 
 def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores in falling order with their ids: the top k, or enough for top-p with everything behind them as one entry.
+    """Scores in falling order with their ids: the top k, or enough for top-p and one entry for all others.
 
-    Sorting the whole vocabulary at every token would cost as much as the model; 1,024 tokens nearly always hold the nucleus.
+    Sorting the whole vocabulary at every token would cost as much as the model. The first 1,024 tokens nearly always
+    hold the nucleus.
     """
     import torch
 
@@ -96,6 +104,6 @@ def _nucleus(scores: torch.Tensor, generation: Generation) -> tuple[torch.Tensor
     if bool((held < generation.top_p).any()):
         ranked, order = scores.sort(-1, descending=True)
         return ranked, order
-    # The tail, as one entry that top-p then removes, keeps the probabilities those of the whole vocabulary.
+    # The tail is one entry, which top-p then removes. With it the probabilities are those of the whole vocabulary.
     tail = (log_total + torch.log1p(-held.clamp(max=1.0))).to(scores.dtype)
     return torch.cat([ranked, tail], -1), torch.cat([order, order[:, :1]], -1)

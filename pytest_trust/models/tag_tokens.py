@@ -1,7 +1,8 @@
-"""Tags by tokens: what looks like a tag of reasoning and is only spelled out, in a vocabulary that has a token for it.
+"""Reasoning tags told from their spelling: in a vocabulary with a token for a tag, only that token is the tag.
 
-A model whose tokenizer has a token `<think>` opens a trace with that token and with nothing else. The same characters in ordinary tokens
-are text: an answer that speaks of the tag, or repeats a prompt that does. Read by text they would open a trace that never ends.
+A model whose tokenizer has a token `<think>` opens a trace with that token alone. The same characters in ordinary
+tokens are text, as in an answer that speaks of the tag or repeats a prompt that does. Read as a tag they would open a
+trace that never ends.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ Stretches = tuple[tuple[int, int], ...]
 
 
 def read_response(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: str, tags: Tags) -> Split:
-    """The reasoning and the answer of a response with its tokens at hand; `tail` is the end of its prompt, which may have opened a trace."""
+    """The reasoning and the answer of a response, read by its tokens.
+
+    `tail` is the end of its prompt, which may open a trace.
+    """
     return split_reasoning(
         text, tags, bool(opened_by(tail, tags)), spelled=spelled_out(loaded, token_ids, text, tail, tags)
     )
 
 
 def spelled_out(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: str, tags: Tags) -> Stretches:
-    """Stretches [start, end) of a response's text that read as a tag, or as the beginning of one, and are not its token.
+    """Stretches [start, end) of a response's text that read like a tag, or the beginning of one, and are only spelled
+    out.
 
-    Only for tags that hold a token which was added to the vocabulary (`<think>`, the `<|im_start|>` of `<|im_start|>think`); empty for the
-    others, which are read by text, and nearly always.
+    Tags without a token that was added to the vocabulary are read by text and give no stretch. `<think>` may be such a
+    token, and so may the `<|im_start|>` of `<|im_start|>think`. Nearly all responses have no stretch.
     """
     known = _markers(loaded)
     if not known:
@@ -43,7 +48,7 @@ def spelled_out(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: 
     real: set[tuple[int, str]] | None = None
 
     def is_real(start: int, whole: str) -> bool:
-        """Whether every token that stands in a tag at `start` was produced as one."""
+        """Whether every added token inside the tag `whole` at `start` was produced as one token."""
         nonlocal real
         for found in pattern.finditer(whole):
             if real is None:
@@ -61,12 +66,17 @@ def spelled_out(loaded: LoadedModel, token_ids: Sequence[int], text: str, tail: 
 
 
 def _may_become(partial: str, tag: str, pattern: re.Pattern[str]) -> bool:
-    """A token is there or is not: a response cannot have been cut inside of one."""
+    """Whether a response that was cut behind `partial` can have begun `tag`.
+
+    No response is cut inside an added token.
+    """
     return not any(found.start() < len(partial) < found.end() for found in pattern.finditer(tag))
 
 
 def _markers(loaded: LoadedModel) -> dict[int, str]:
-    """The added tokens that look like marks, by id: `<think>`, `[THINK]`, `<|channel|>`; not words, not runs of blanks."""
+    """The added tokens that look like markers, by id: `<think>`, `[THINK]`, `<|channel|>`; not words or runs of
+    blanks.
+    """
     tokenizer = loaded.tokenizer
     if tokenizer not in _known:
         added = tokenizer.get_added_vocab()
@@ -84,7 +94,7 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _places(loaded: LoadedModel, token_ids: Sequence[int], known: dict[int, str]) -> set[tuple[int, str]]:
-    """Where the marks stand in the text, and what they are."""
+    """The place in the text, and the text, of each marker that was produced as one token."""
     from pytest_trust.models.framing import decode
 
     return {

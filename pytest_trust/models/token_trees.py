@@ -1,7 +1,7 @@
-"""Sequences that begin alike as trees: every distinct beginning is one token of one forward.
+"""Sequences that begin alike, laid out as trees: every distinct beginning is one token of one forward.
 
-Sorted sequences are laid into rows of bounded length, each a forest: a token sees the tokens on its own path (a block mask) and its
-position is its depth, so that what it computes is what a forward over its sequence alone would.
+Sorted sequences are laid into rows of bounded length; each row is a forest. A token attends to the tokens on its own
+path, and its position is its depth. Its state is therefore that of a forward over its sequence alone.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ class TreeRow:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Rows that are run together, and per sequence (named by its index) its row and the places of its tokens there."""
+    """Rows of one forward."""
 
     rows: tuple[TreeRow, ...]
     paths: dict[int, tuple[int, list[int]]]
+    """By the index of a sequence, its row and the places of its tokens there."""
 
 
 def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pack]:
-    """Packs of rows of at most `columns` tokens (of one sequence, where that is longer), at most `tokens` together, padding included.
+    """Packs of rows. A row has at most `columns` tokens, a pack at most `tokens`, padding included.
 
-    Sequences are taken in lexicographic order, so that those which begin alike meet in one row.
+    A sequence that is longer than `columns` makes a longer row. Sequences are taken in lexicographic order, so that
+    those which begin alike meet in one row.
     """
     rows: list[TreeRow] = []
     paths: dict[int, tuple[int, list[int]]] = {}
@@ -66,7 +68,7 @@ def packs(sequences: Sequence[Ids], *, columns: int, tokens: int) -> Iterator[Pa
 
 
 def tree_tokens(sequences: Sequence[Ids]) -> int:
-    """Distinct beginnings of the sequences: the tokens of one tree over all of them."""
+    """Number of distinct beginnings of the sequences: the tokens of one tree over all of them."""
     last: Ids = ()
     total = 0
     for sequence in sorted(sequences):
@@ -85,14 +87,16 @@ def common_prefix(rows: Sequence[Ids]) -> int:
 def tree_inputs(
     pack: Pack, *, pad_id: int, dtype: torch.dtype, device: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a model is given: ids and positions [rows, columns], and an additive mask [rows, 1, columns, columns]."""
+    """A pack as a model's input: ids and positions [rows, columns], and an additive mask [rows, 1, columns,
+    columns].
+    """
     import numpy as np
     import torch
 
     width = max(len(row.ids) for row in pack.rows)
     ids = np.full((len(pack.rows), width), pad_id, np.int64)
     positions = np.zeros((len(pack.rows), width), np.int64)
-    # padding sees itself: a row of a softmax must have something in it
+    # Padding attends to itself, since a softmax over nothing is NaN.
     seen = np.broadcast_to(np.eye(width, dtype=bool), (len(pack.rows), width, width)).copy()
     for index, row in enumerate(pack.rows):
         ids[index, : len(row.ids)] = row.ids

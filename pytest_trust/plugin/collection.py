@@ -1,5 +1,7 @@
-"""How pytest finds the bundled suites. The one module that touches what pytest keeps semi-private:
-`config.args`, a module's node id, and the last-failed plugin's set of paths (tests/plugin/test_collection.py would notice a change).
+"""Collection of the bundled suites.
+
+This is the only module that touches what pytest keeps semi-private: `config.args`, a module's node id, and the
+last-failed plugin's set of paths. tests/plugin/test_collection.py would notice a change.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ EVERY_PUBLIC = "public"
 
 
 class SuiteModule(pytest.Module):
-    """A bundled module: imported by its dotted name and known by it, wherever the package lies."""
+    """A bundled module. It is imported by its dotted name, which is also its node id, wherever the package lies."""
 
     def _getobj(self) -> ModuleType:
         return import_module(f"{PACKAGE}.{self.path.stem}")
@@ -38,8 +40,8 @@ class SuiteModule(pytest.Module):
 class SuiteCollection:
     """Adds the selected bundled modules to what pytest collects.
 
-    They are added to the session's own collectors rather than as paths: pytest would walk the directories above an installed or editable
-    package for conftests and packages.
+    They are added to the session's own collectors. Given as paths, they would make pytest walk the directories above
+    the package for conftests and packages.
     """
 
     def __init__(self, trust: TrustConfig) -> None:
@@ -51,8 +53,13 @@ class SuiteCollection:
         self.named: list[str] = []
 
     def modules(self) -> list[Path]:
-        """The modules of the selected dimensions, in a fixed order; public benchmarks only when they are asked for by name or by a
-        profile. Raises pytest.UsageError for an unknown name."""
+        """The modules of the selected dimensions, in a fixed order.
+
+        Public benchmarks are among them only when a name or a profile asks for them.
+
+        Raises:
+            pytest.UsageError: an unknown name.
+        """
         known = bundled_suites()
         dimensions = sorted({name.split("/")[0] for name in known})
         public = {name for name in self.suites if name == EVERY_PUBLIC or name.startswith(PUBLIC)}
@@ -62,7 +69,8 @@ class SuiteCollection:
         for name in sorted(wanted):
             if name not in known and name not in dimensions:
                 raise pytest.UsageError(
-                    f"--trust-suite={name}: no such dimension or suite; expected one of {', '.join((*dimensions, *known))}, {EVERY_PUBLIC} or {PUBLIC}NAME"
+                    f"--trust-suite={name}: no such dimension or suite; "
+                    f"expected one of {', '.join((*dimensions, *known))}, {EVERY_PUBLIC} or {PUBLIC}NAME"
                 )
         return [
             self.directory / f"{dimension}.py"
@@ -71,8 +79,10 @@ class SuiteCollection:
         ]
 
     def finds_public(self) -> bool:
-        """Whether the profile, and not a name, asks for public benchmarks: those without rows are then listed, where a name's would be an
-        error."""
+        """Whether the profile asks for public benchmarks.
+
+        Those without rows are then listed; one asked for by name is an error.
+        """
         return any(name == EVERY_PUBLIC or name.startswith(PUBLIC) for name in self.profile.suites)
 
     @staticmethod
@@ -87,8 +97,12 @@ class SuiteCollection:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
-        """Which modules: those named as pytest prints them (`pytest_trust.suites.safety::test_x`), else with no path or with
-        `--trust-suite` the selected ones. A run that names paths and no suite runs just these."""
+        """Select the bundled modules.
+
+        A run with neither a path nor a module, or with `--trust-suite`, gets the modules of the selected dimensions. A
+        run that names modules as pytest prints them (`pytest_trust.suites.safety::test_x`) gets these. A run that names
+        paths and no suite gets none.
+        """
         config = session.config
         self.named = [arg for arg in config.args if arg == PACKAGE or arg.startswith(PACKAGE + ".")]
         rest = [arg for arg in config.args if arg not in self.named]
@@ -103,9 +117,8 @@ class SuiteCollection:
             self.selected = [self.directory / f"{stem}.py" for stem in sorted(stems)]
             for path in self.selected:
                 if not path.is_file():
-                    raise pytest.UsageError(
-                        f"{PACKAGE}.{path.stem}: no such bundled module; expected one of {', '.join(path.stem for path in self.modules())}"
-                    )
+                    known = ", ".join(path.stem for path in self.modules())
+                    raise pytest.UsageError(f"{PACKAGE}.{path.stem}: no such bundled module; expected one of {known}")
         self._let_last_failed_see_us(config)
 
     @pytest.hookimpl(wrapper=True)
@@ -118,7 +131,8 @@ class SuiteCollection:
         return report
 
     def _let_last_failed_see_us(self, config: pytest.Config) -> None:
-        # --lf skips files in which nothing failed, by the path in front of '::'; ours is a dotted name
+        # --lf skips the files without failures, by the path in front of '::'. For a bundled module that is a dotted
+        # name.
         plugin: Any = config.pluginmanager.get_plugin("lfplugin")
         paths = getattr(plugin, "_last_failed_paths", None)
         if paths:
@@ -126,7 +140,11 @@ class SuiteCollection:
             paths |= {path for path in self.selected if f"{PACKAGE}.{path.stem}" in failed}
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """`--trust-suite=safety/harmful_requests` keeps one suite of its module; a run that named no path keeps trust tests only."""
+        """Keep the tests that are asked for.
+
+        `--trust-suite=safety/harmful_requests` keeps one suite of its module. A run that names no path keeps trust
+        tests only.
+        """
         named = config.args_source is pytest.Config.ArgsSource.ARGS
         kept = [
             item for item in items if self._wanted(item) and (named or "trust" in getattr(item, "fixturenames", ()))

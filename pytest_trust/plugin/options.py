@@ -1,4 +1,4 @@
-"""Options and ini keys of the plugin: all that an unrelated run pays for. pytest and the standard library only."""
+"""Options and ini keys of the plugin. An unrelated run pays for this module alone: pytest and the standard library."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def add_options(parser: pytest.Parser) -> None:
         (
             "engine",
             "NAME",
-            "where the models run: local (default), or ray: on the cluster of Ray's configuration, else on one started here",
+            "where the models run: local (default), "
+            "or ray: on the cluster of Ray's configuration, else on one started here",
         ),
         ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
@@ -90,8 +91,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--trust-record",
         metavar="FILE",
-        help="write the one model's responses to FILE (.trust), which is then a model reference; FILE?topk=K keeps K tokens of every "
-        "distribution in place of states and head: smaller, with KL as a lower bound",
+        help="write the one model's responses to FILE (.trust), which is then a model reference; FILE?topk=K keeps "
+        "K tokens of every distribution in place of states and head: smaller, with KL as a lower bound",
     )
     group.addoption(
         "--trust-mutants",
@@ -125,7 +126,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def requested(config: pytest.Config) -> bool:
-    """Whether this run was asked to measure anything. Reads options only: unrelated runs pay nothing beyond it."""
+    """Whether this run was asked to measure anything. Only options are read: an unrelated run pays nothing more."""
     names = ("trust_baseline", "trust_candidate")
     return bool(
         config.getoption("trust_plan")
@@ -139,7 +140,11 @@ _KEY: pytest.StashKey[TrustConfig] = pytest.StashKey()
 
 
 def of(config: pytest.Config) -> TrustConfig:
-    """This run's options, built once. Raises pytest.UsageError naming the option and the fix."""
+    """This run's options, built once.
+
+    Raises:
+        pytest.UsageError: a wrong option; names the option and the fix.
+    """
     if _KEY not in config.stash:
         from pytest_trust.plugin.config import build_config
 
@@ -152,9 +157,10 @@ _PATHS = ("baseline", "candidate", "policy", "store", "record", "report", "data"
 
 
 def refuse_space_form(args: list[str], raw: tuple[Any, ...]) -> None:
-    """`--trust-baseline /path` moves pytest's rootdir: pytest takes the value of an option it does not know yet for a test path.
+    """Refuse `--trust-baseline /path`: pytest takes the value of an option that it does not know yet for a test path.
 
-    Refused whether or not such a path exists, so that a command does not change its meaning when a file appears.
+    That would move pytest's rootdir. The form is refused whether or not the path exists, so that a command does not
+    change its meaning when a file appears.
     """
     for option, value in pairwise(raw):
         if str(option) in [f"--trust-{name}" for name in _PATHS]:

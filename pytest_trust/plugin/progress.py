@@ -1,7 +1,7 @@
 """Progress of acquisition: a bar in a terminal, a few plain lines in a log, nothing with -q.
 
-Under xdist the controller shows it: each worker writes how far it is to a file in a directory of the run (xdist has no channel for such
-messages while a worker works), and a thread of the controller looks at these files.
+Under xdist the controller shows the progress. xdist has no channel for such messages while a worker works. So each
+worker writes its progress to a file in a directory of the run, and a thread of the controller reads these files.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _DOING = {
     "score": "scoring options of",
     "drift": "measuring drift on",
 }
-_LOG_SECONDS = 30.0  # at most one line of a log in so many seconds, but for the first and the last of a phase
-_LOOK_SECONDS = 0.5
-_BAR = 20
-_WORTH_A_RATE = 0.5  # seconds before a speed says anything
+_LOG_SECONDS = 30.0  # least time between two lines of a log, but for the first and the last of a phase
+_LOOK_SECONDS = 0.5  # time between two looks at the workers' files
+_BAR = 20  # characters of a bar
+_WORTH_A_RATE = 0.5  # seconds of work before a rate is shown
 DIRECTORY = "trust_progress"
-"""The key of xdist's `workerinput` that names the directory."""
+"""The key of xdist's `workerinput` that holds the directory."""
 
 
 def progress_line(config: pytest.Config) -> ProgressLine | WorkerProgress | None:
-    """What the engine tells its progress to; None where nobody would see it."""
+    """The receiver of the engine's progress; None where nobody would see it."""
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         return WorkerProgress(Path(worker[DIRECTORY]), worker["workerid"]) if DIRECTORY in worker else None
@@ -48,7 +48,7 @@ def progress_line(config: pytest.Config) -> ProgressLine | WorkerProgress | None
 
 
 def watch_workers(config: pytest.Config) -> WorkersProgress | None:
-    """The controller's look at its workers; None where nobody would see it."""
+    """The controller's view of its workers' progress; None where nobody would see it."""
     terminal = _terminal(config)
     return None if terminal is None else WorkersProgress(ProgressLine(terminal))
 
@@ -58,11 +58,10 @@ def _terminal(config: pytest.Config) -> Any:
 
 
 def note_line(config: pytest.Config) -> Callable[[str], None] | None:
-    """What writes a line that stays, such as where the models run; None where nobody would see it."""
+    """A function that writes a lasting line, such as where the models run; None where nobody would see it."""
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None or config.option.verbose < 0:
         return None
-
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
 
     def write(text: str) -> None:
@@ -76,8 +75,14 @@ def note_line(config: pytest.Config) -> Callable[[str], None] | None:
 
 
 class ProgressLine:
-    """Writes through pytest's own terminal reporter. `clock` counts seconds and never goes back; inside of `shown` what is written is
-    seen: in one process work is done in the set-up of a test, whose output pytest captures."""
+    """Progress written through pytest's own terminal reporter.
+
+    Args:
+        terminal: pytest's terminal reporter.
+        clock: a monotonic clock, in seconds.
+        shown: a context in which pytest captures nothing. In a run with one process the models work in the set-up of a
+            test, whose output pytest captures.
+    """
 
     def __init__(
         self,
@@ -94,7 +99,7 @@ class ProgressLine:
 
     def __call__(self, progress: Progress) -> None:
         now, first, finished = self._clock(), _phase(progress) != self._phase, progress.done >= progress.total
-        if first and finished and self._phase:  # another phase than the one that is shown, which goes on
+        if first and finished and self._phase:  # another phase has ended; the one that is shown goes on
             if not self._live:
                 self._write(progress, 0.0)
             return
@@ -110,7 +115,7 @@ class ProgressLine:
             self._phase = ()
 
     def stop(self) -> None:
-        """The phase will not be finished: nothing of its bar stays."""
+        """Remove the bar of a phase that will not be finished."""
         if self._live and self._phase:
             self._rewrite("")
         self._phase = ()
@@ -119,14 +124,14 @@ class ProgressLine:
         with self._shown():
             self._terminal.ensure_newline()
             self._terminal.write_line(" ".join([_subject(progress), *self._numbers(progress, seconds)]))
-            self._terminal.flush()  # a log that is followed shows it now
+            self._terminal.flush()  # for whoever follows the log
 
     def _rewrite(self, text: str) -> None:
         with self._shown():
             self._terminal.ensure_newline()
             self._terminal.rewrite(text, erase=True)
             if not text:
-                self._terminal.rewrite("")  # what comes next begins the line
+                self._terminal.rewrite("")  # what is written next begins the line
             self._terminal.flush()
 
     def _bar(self, progress: Progress, seconds: float) -> str:
@@ -152,7 +157,7 @@ class ProgressLine:
 
 
 class WorkerProgress:
-    """A worker's side: keeps what it was told last of each phase in a file of its own."""
+    """A worker's side: it keeps the last progress of each phase in a file of its own."""
 
     def __init__(self, directory: Path, worker: str) -> None:
         self._path = directory / f"{worker}.json"
@@ -161,18 +166,18 @@ class WorkerProgress:
 
     def __call__(self, progress: Progress) -> None:
         phase = _phase(progress)
-        if progress.made == 0:  # it has begun, for the first time or for the next round of --trust-sequential
+        if progress.made == 0:  # the phase begins, for the first time or for the next round of --trust-sequential
             self._had[phase] = progress.done
         self._phases.pop(phase, None)
-        self._phases[phase] = progress  # the one it is at comes last
+        self._phases[phase] = progress  # the present phase comes last
         rows = [{**asdict(one), "had": self._had.get(name, 0)} for name, one in self._phases.items()]
         draft = self._path.with_suffix(".draft")
-        with suppress(OSError):  # a worker on another machine, or a full disk: its results matter, not this
+        with suppress(OSError):  # a worker on another machine, or a full disk; the results matter, not the progress
             draft.write_text(json.dumps(rows), encoding="utf-8")
             os.replace(draft, self._path)
 
     def stop(self) -> None:
-        """The phase will not be finished: nobody waits for it."""
+        """Remove the file: this worker's phase will not be finished."""
         with suppress(OSError):
             self._path.unlink()
 
@@ -185,7 +190,8 @@ class WorkersProgress:
         self._line = line
         self._ended: set[tuple[str, ...]] = set()
         self._stopped = threading.Event()
-        # The controller's own thread is inside xdist's loop, which calls no hook while workers work. Each write to the terminal is one call.
+        # The controller's own thread is inside xdist's loop, which calls no hook while workers work. Each write to the
+        # terminal is one call, so the two threads' lines do not mix.
         self._thread = threading.Thread(target=self._watch, name="pytest-trust progress", daemon=True)
 
     def start(self) -> None:
@@ -193,7 +199,7 @@ class WorkersProgress:
             self._thread.start()
 
     def stop(self) -> None:
-        """Also removes the directory."""
+        """Show the last progress, and remove the directory."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -202,11 +208,11 @@ class WorkersProgress:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def lost(self, worker: str) -> None:
-        """A worker has ended: nobody waits for what it was at."""
+        """Remove the file of a worker that has ended."""
         (self.directory / f"{worker}.json").unlink(missing_ok=True)
 
     def look(self) -> None:
-        """Show the end of every phase that has ended, and the earliest one that a worker is at."""
+        """Show the end of every phase that has ended, and the earliest phase that a worker works on."""
         workers = []
         for path in sorted(self.directory.glob("*.json")):
             with suppress(OSError, ValueError):
@@ -231,9 +237,10 @@ class WorkersProgress:
 
 
 def merged(workers: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[Progress, bool]]:
-    """The sum of what workers wrote (see `WorkerProgress`) of each phase, in order, and whether one of them is or will be at it.
+    """Each phase in order, with the sum of the workers' progress (see `WorkerProgress`), and whether a worker works or
+    will work on it.
 
-    Done is what was there before any of them began, and what each has made since.
+    The number done is what was there before any worker began, and what each has made since.
     """
     phases = dict.fromkeys(_key(row) for rows in workers for row in rows)
     at = {_key(rows[-1]) for rows in workers}
@@ -241,7 +248,7 @@ def merged(workers: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[Progress, 
     for key in phases:
         rows = [row for one in workers for row in one if _key(row) == key]
         first, made = rows[0], sum(row["made"] for row in rows)
-        if first["phase"] == "load":  # each loads its own
+        if first["phase"] == "load":  # each worker loads its own model
             done, total = sum(row["done"] for row in rows), sum(row["total"] for row in rows)
         else:
             total = max(row["total"] for row in rows)
@@ -265,7 +272,7 @@ def _subject(progress: Progress) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """In one or two units: 45 s, 3 min, 1 h 20 min."""
+    """A duration in one or two units: 45 s, 3 min, 1 h 20 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -1,4 +1,6 @@
-"""`--trust-profile=public`: runs the benchmarks whose rows can be found, and lists the others as not measured, with how to get them."""
+"""`--trust-profile=public`: benchmarks with rows run, the others are listed as not measured, with the way to get
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _NOT_MEASURED = "not measured: "
 
 
 class PublicSelection:
-    """Skips the tests of benchmarks without rows before anything is loaded for them. Rows that are there and broken stop the run."""
+    """Skips the tests of benchmarks without rows before anything is loaded for them. Broken rows stop the run."""
 
     def __init__(self, trust: TrustConfig) -> None:
         self.trust = trust
@@ -30,7 +32,7 @@ class PublicSelection:
             suite = str(marker.args[0]) if marker and marker.args else ""
             reason = self._reason(suite)
             if reason:
-                # the suite's marker would have its rows loaded
+                # The suite's marker would load its rows.
                 item.own_markers = [own for own in item.own_markers if own is not marker]
                 item.add_marker(pytest.mark.skip(reason=f"{_NOT_MEASURED}{reason}"))
 
@@ -50,7 +52,7 @@ class PublicSelection:
         return self.missing[suite]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        # from the reports, which is where xdist's workers tell it
+        # The reasons come from the reports, since these come from xdist's workers too.
         reasons = (
             report.longrepr[2]
             for report in terminalreporter.stats.get("skipped", ())

@@ -18,18 +18,18 @@ class NotMeasured(Exception):
 
 
 class Inconclusive(AssertionError):
-    """Too few probes to tell, and the run is strict."""
+    """There are too few probes to tell, and the run is strict."""
 
 
-# Tracebacks print a class with its module unless it is a builtin; the message is what counts here.
+# Tracebacks print a class with its module unless it is a builtin. Only the message counts here.
 for _class in (Regression, NotMeasured, Inconclusive):
     _class.__module__ = "builtins"
 
-_OURS = (Regression, NotMeasured, Inconclusive)
+_GATE_ERRORS = (Regression, NotMeasured, Inconclusive)
 
 
 def annotate(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
-    """Put the gates' records on the report, as built-in types: that is how they reach the controller under xdist."""
+    """Put the gates' records on the report in built-in types. Reports carry them to the controller under xdist."""
     if call.when != "call" and not report.failed:
         return
     records = item.stash.get(RECORDS, [])
@@ -40,5 +40,5 @@ def annotate(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo
     error = call.excinfo.value if call.excinfo else None
     report.trust_not_measured = isinstance(error, NotMeasured)  # type: ignore[attr-defined]
     crash = getattr(report.longrepr, "reprcrash", None)
-    if isinstance(error, _OURS) and crash is not None:
+    if isinstance(error, _GATE_ERRORS) and crash is not None:
         crash.message = str(error)  # the short summary shows its first line, without the exception's name

@@ -1,6 +1,6 @@
-"""What several processes need: how many GPUs there are, and which one a worker of pytest-xdist takes.
+"""The resources of pytest-xdist's workers: the number of GPUs, and each worker's GPU and threads.
 
-Standard library only: `CUDA_VISIBLE_DEVICES` counts only when it is set before torch is imported.
+Standard library only, since `CUDA_VISIBLE_DEVICES` has no effect once torch is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import subprocess
 
 
 def visible_gpus() -> int | None:
-    """Number of NVIDIA GPUs this process may use, from the caller's own list, else from the driver; None when there are none."""
+    """Number of NVIDIA GPUs that this process may use; None when there are none.
+
+    It comes from the caller's `CUDA_VISIBLE_DEVICES`, else from the driver.
+    """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return len([name for name in listed.split(",") if name.strip() not in ("", "-1")]) or None
@@ -22,12 +25,14 @@ def visible_gpus() -> int | None:
 
 
 def claim_resources(worker: str, count: int, *, spread: bool = False) -> None:
-    """Give this worker its GPU out of the caller's list (all of them where a model is `spread` over several), and its share of the CPU's
-    threads. Call it before torch is imported."""
+    """Give this worker, one of `count`, its GPU out of the caller's list and its share of the CPU's threads.
+
+    A model that is `spread` over several GPUs needs them all. Call this before torch is imported.
+    """
     index = int(worker.removeprefix("gw") or 0)
     gpus = None if spread else visible_gpus()
     if gpus:
         listed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = listed[index % len(listed)]
-    # a worker with every core's threads slows all of them down
+    # Workers with a thread for every core each would slow one another down.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, count))))

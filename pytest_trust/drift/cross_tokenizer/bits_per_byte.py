@@ -1,4 +1,7 @@
-"""Bits per byte: how well each of two models predicts the same text, whatever their tokenizers. No divergence, and not called one."""
+"""Bits per byte: how well each of two models predicts the same text, whatever their tokenizers.
+
+This is no divergence.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.drift.cross_tokenizer.chances import chances_of_texts
 from pytest_trust.drift.texts import checked_texts, loaded_model
 from pytest_trust.stats.estimates import Sample, Statistic
 
 if TYPE_CHECKING:
     from pathlib import Path
-from pytest_trust.drift.cross_tokenizer.chances import chances_of_texts
 
 _UNIT = "bits per byte"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsPerByte:
-    """Bits that each model needs for a byte of the texts; smaller is better predicted. Compare its statistics, see `Statistic`."""
+    """Bits that each model needs for a byte of the texts; fewer bits mean a better prediction.
+
+    Compare its statistics, see `Statistic`.
+    """
 
     a: Statistic
     """Of model a: minus log2 of the texts' probability over their UTF-8 bytes."""
@@ -55,22 +61,25 @@ def bits_per_byte(
 ) -> BitsPerByte:
     """Bits per byte of plain texts under two models with any tokenizers.
 
-    Every byte counts under both: each text is read behind the tokenizer's beginning-of-text token, or its end-of-text token where there is no
-    other, so that the first token is predicted as well. It is the probability of one segmentation, the tokenizer's own (an upper bound on
-    the bits of the text; Cao and Rimell, EMNLP 2021). Texts longer than a model's context are read in windows, as in `compare_models`.
+    Each text is read behind the tokenizer's beginning-of-text token, or its end-of-text token where there is no other.
+    The first token is then predicted as well, so that every byte counts under both models. The probability is that of
+    one segmentation, the tokenizer's own, which gives an upper bound on the bits of the text (Cao and Rimell, EMNLP
+    2021). Texts longer than a model's context are read in windows, as in `compare_models`.
 
     Args:
-        a: a model reference, a pair (model, tokenizer), or an object with these attributes; `b` likewise.
+        a: a model reference, a pair (model, tokenizer), or an object with these attributes.
+        b: the other model, in the same forms.
         texts: texts that are not empty.
         batch_size: windows of one forward.
         clusters: one name a text; the errors are clustered by it. Default: every text by itself.
-        window: longest piece in tokens; default: each model's own context, at most 4096. `stride`: half of it.
+        window: longest piece in tokens; default: each model's own context, at most 4096.
+        stride: new tokens of each further window; default: half a window.
         store: directory for what loading a reference keeps.
         alpha: error rate of each one-sided limit that the statistics are compared by.
 
     Raises:
-        InvalidInput: no texts or an empty one, a text with unknown tokens, a tokenizer with neither a beginning nor an end token, logits
-            that are not finite.
+        InvalidInput: no texts or an empty one, a text with unknown tokens, a tokenizer with neither a beginning nor an
+            end token, logits that are not finite.
         TrustError: a reference that cannot be loaded.
     """
     import numpy

@@ -1,4 +1,4 @@
-"""What one model gives the words of a text."""
+"""One model's log-probabilities of a text: of its tokens, of the ends of its words, and of its end."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.errors import InvalidInput
-
-if TYPE_CHECKING:
-    import numpy
-    import torch
-    from numpy.typing import NDArray
-
-    from pytest_trust.models.heads import Head
-
-    Floats = NDArray[numpy.float64]
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from pytest_trust.errors import InvalidInput
 from pytest_trust.models.context_windows import WINDOW_TOO_LARGE, Window, batches, padded, window_sizes, windows
 from pytest_trust.models.heads import head_of
 from pytest_trust.models.hidden_states import check_head, response_hidden
 from pytest_trust.models.memory import halving
 
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from pytest_trust.models.heads import Head
+
+    Floats = NDArray[np.float64]
+
 # Tokens whose logits exist at once.
 _CHUNK_TOKENS = 128
 
-#: How tokens that begin with white space are written: as it is, by byte-level BPE, by SentencePiece, as SentencePiece's bytes.
+# White space at the beginning of a token: as it is, in byte-level BPE, in SentencePiece, and as SentencePiece's bytes.
 _BLANK = (" ", "\n", "\t", "\r", "Ġ", "Ċ", "ĉ", "č", "▁", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
 
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """What one model gives a tokenized text, log-probabilities in nats, float64."""
+    """One model's log-probabilities of a tokenized text, in nats, float64."""
 
     tokens: Floats
     """[tokens]: of each token given those before."""
     word: Floats
-    """[tokens + 1]: before each token, and after the last, that the next token begins with white space."""
+    """[tokens + 1]: that the next token begins with white space, before each token and after the last."""
     end: float
     """That the text ends after its last token."""
 
 
 def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[int]:
-    """Where each token of the text ends, in characters. A token that ends inside of a character, or before the end of one that came before,
-    ends where nothing does: -1 and below, so that no two are equal.
+    """The place in the text where each token ends, in characters.
+
+    A token that ends inside a character gets -1 or less, no two the same: no boundary of another tokenization equals
+    it. So does a token that ends behind the beginning of the next one.
 
     Raises:
         InvalidInput: a tokenizer without offsets.
@@ -65,7 +64,10 @@ def ends_of_tokens(tokenizer: Any, text: str, name: str = "the model") -> list[i
 
 
 def blank_tokens(tokenizer: Any, size: int) -> list[int]:
-    """Ids below `size` whose text begins with white space. None at all: the tokenizer writes words apart, so every token begins one."""
+    """Ids below `size` whose text begins with white space.
+
+    An empty list means that the tokenizer splits texts into words first, so that every token may begin a word.
+    """
     return sorted(
         index for token, index in tokenizer.get_vocab().items() if index < size and str(token).startswith(_BLANK)
     )
@@ -74,8 +76,11 @@ def blank_tokens(tokenizer: Any, size: int) -> list[int]:
 def chances(
     head: Head, hidden: torch.Tensor, tokens: Sequence[int], blanks: Sequence[int], ends: Sequence[int]
 ) -> tuple[Floats, Floats, Floats]:
-    """Log-probabilities at each state of [tokens, hidden size]: of the token that follows, of a token among `blanks` (of any, where there are
-    none), of one among `ends`. Logits exist for a chunk of tokens at a time."""
+    """Three log-probabilities at each state of [tokens, hidden size], in nats, each [tokens].
+
+    They are those of the token that follows, of any token among `blanks`, and of any token among `ends`. An empty list
+    stands for all tokens and gives 0. The logits exist for a chunk of tokens at a time.
+    """
     import torch
 
     device = head.weight.device
@@ -90,9 +95,7 @@ def chances(
             columns += [logits[:, ids].logsumexp(-1) - total if len(ids) else torch.zeros_like(total) for ids in groups]
             parts.append(torch.stack(columns).double().cpu())
     if not parts:
-        import numpy
-
-        return numpy.zeros(0), numpy.zeros(0), numpy.zeros(0)
+        return np.zeros(0), np.zeros(0), np.zeros(0)
     whole = torch.cat(parts, 1).numpy()
     return whole[0], whole[1], whole[2]
 
@@ -100,7 +103,12 @@ def chances(
 def chances_of_texts(
     name: str, loaded: tuple[Any, Any], texts: Sequence[str], batch_size: int, window: int | None, stride: int | None
 ) -> tuple[list[Chances], list[bool]]:
-    """What a model gives each text behind a beginning token, and whether the text was read in windows."""
+    """A model's log-probabilities of each text behind a beginning token, and whether the text was read in windows.
+
+    Raises:
+        InvalidInput: a text with unknown tokens, a tokenizer with neither a beginning nor an end token, a probability
+            that is not above 0, or a head that `check_head` refuses.
+    """
     model, tokenizer = loaded
     head = head_of(model)
     check_head(model, head)
@@ -109,7 +117,7 @@ def chances_of_texts(
     pieces: list[Window] = []
     for index, text in enumerate(texts):
         encoded = _encoded(name, tokenizer, index, text)
-        row = (*encoded, encoded[0])  # the last one is not read; the state before it says what follows the text
+        row = (*encoded, encoded[0])  # The last token is not read. The state before it predicts what follows the text.
         pieces += windows(index, row, (False,) * len(row), length, step)
     columns: list[list[list[float]]] = [[[], []] for _ in texts]
     parts: dict[int, tuple[Floats, Floats]] = {}
@@ -137,7 +145,7 @@ def chances_of_texts(
 
 
 def _encoded(name: str, tokenizer: Any, index: int, text: str) -> tuple[int, ...]:
-    """The text's ids behind a token that stands for its beginning."""
+    """The text's ids, behind a token that stands for its beginning."""
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if not isinstance(start, int):
         raise InvalidInput(

@@ -1,33 +1,37 @@
-"""Two models with different tokenizers on the same text: the words that both tokenizations delimit, and a lower bound of their divergence.
+"""A lower bound of the divergence of two models with different tokenizers, from the words that both delimit.
 
-There is no KL divergence between distributions over different tokens. Both models do give chances to the same *words*, though. Chunks and
-their likelihoods are those of Approximate Likelihood Matching (Minixhofer, Vulić, Ponti 2025, arXiv 2503.20083, section 3), which trains a
-student by the binarised divergence below; its "outcome chunk debiasing" is the factor w.
+There is no KL divergence between distributions over different tokens. Both models do give chances to the same *words*.
+Chunks and their likelihoods are those of Approximate Likelihood Matching (Minixhofer, Vulić, Ponti 2025, arXiv
+2503.20083, section 3), which trains a student by the binarised divergence below. The factor w is its "outcome chunk
+debiasing".
 
-**What is computed.** A chunk ends where a word ends (a character that is no white space before one that is), at a byte where both
-tokenizations have a boundary; the last one ends with the text. Let s be the text before chunk c, with prefix tokens t under a model, and
-w(t) the chance that this model's next token begins with white space. Then
+**What is computed.** A chunk ends where a word ends (white space follows a character that is none) and both
+tokenizations have a boundary. The last chunk ends with the text. Let s be the text before chunk c, with prefix tokens t
+under a model, and w(t) the chance that this model's next token begins with white space. Then
 
     P(c | s) = prod p(tokens of c | tokens before) * w(tokens up to the end of c) / w(tokens up to its beginning)
 
-is the chance that, a word having ended at s, the text goes on with exactly c and the word ends there. The first chunk is divided by
-nothing; the last takes the chance of an end token in place of w. With Q likewise under the other model, a chunk gives
+is the chance that the text goes on with exactly c and the word ends there, given that a word has ended at s. The first
+chunk is divided by nothing. The last chunk takes the chance of an end token in place of w. With Q likewise under the
+other model, a chunk gives
 
     b(c | s) = P log(P / Q) + (1 - P) log((1 - P) / (1 - Q)),
 
 the divergence of the two models' chances of the one event "this chunk and no other".
 
-**What it bounds.** Which chunk comes next is a partition of all continuations of s, and "c or not" merges its other cells. Merging never
-raises a divergence (data processing), so b(c | s) <= KL(P(. | s) || Q(. | s)) over the next chunk, for every s and c: on any text. On text
-that was sampled from P, the chain rule over chunks gives, for the expectation,
+**What it bounds.** The next chunk partitions all continuations of s, and "c or not" merges all cells but c. Merging
+never raises a divergence (data processing). So b(c | s) <= KL(P(. | s) || Q(. | s)) over the next chunk holds for every
+s and c, on any text. On text sampled from P, the chain rule over chunks gives, in expectation,
 
     E sum b(c | s) <= E sum KL(P(. | s) || Q(. | s)) <= KL(P || Q) of whole texts, in nats per text.
 
-**What it does not bound.** The last line needs texts of P, sampled at temperature 1: on greedy answers or a user's texts only the sum over
-these places is bounded, not KL(P || Q). It says nothing from above: equal chances of each seen word leave every other word free. And it is
-exact where a model writes a word only in the tokens its tokenizer would cut it into, and neither tokenizer merges across the end of a word;
-mass that a model puts on other segmentations is missing from P and Q, which can move b either way (a fraction of a percent in trained
-models; Cao and Rimell, EMNLP 2021).
+**What it does not bound.** The last line needs texts of P that were sampled at temperature 1. On greedy answers or a
+user's texts only the sum over these places is bounded, not KL(P || Q). It is no upper bound: equal chances of each seen
+word leave every other word free.
+
+**What it assumes.** P and Q are exact where a model writes a word only in the tokens that its tokenizer would cut it
+into, and neither tokenizer merges across the end of a word. Mass that a model puts on other segmentations is missing
+from P and Q. This can move b either way, by a fraction of a percent in trained models (Cao and Rimell, EMNLP 2021).
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.drift.cross_tokenizer.chances import Chances, ends_of_tokens
 from pytest_trust.errors import InvalidInput
 from pytest_trust.stats.estimates import Sample, Statistic
 
@@ -47,25 +52,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[numpy.float64]
-from pytest_trust.drift.cross_tokenizer.chances import Chances, ends_of_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkBound:
-    """The chunk-level lower bound of a divergence, see `pytest_trust.chunks`. No KL: compare two models with other tokenizers by it, not with KL."""
+    """The chunk-level lower bound of a divergence, see `pytest_trust.drift.cross_tokenizer.chunk_bound`.
+
+    It is no KL: compare it with other chunk bounds, never with a KL.
+    """
 
     direction: str
-    """Of which divergence it is a lower bound: ``a || b``."""
+    """The divergence that it bounds from below: ``a || b``."""
     per_chunk: Statistic
-    """Nats per chunk: the binarised divergence of the chance of each chunk."""
+    """Nats per chunk: the mean over chunks of the binarised divergence."""
     per_text: Statistic
-    """Nats per text: the sum over its chunks."""
+    """Nats per text: the mean over texts of the sum over its chunks."""
     chunks: int
-    """Chunks (mostly words) of the texts."""
+    """Number of chunks (mostly words) of the texts."""
     texts: int
     """Number of texts."""
     left_out: int
-    """Bytes after the last word's end, which no chunk holds, and texts of one word."""
+    """UTF-8 bytes that no chunk holds: those after the end of a text's last chunk, and all of a text without chunks."""
 
     def __bool__(self) -> bool:
         """Refused, as for a drift."""
@@ -86,13 +93,15 @@ def chunk_bound(
     store: Path | None = None,
     alpha: float = 0.05,
 ) -> ChunkBound:
-    """A lower bound of the divergence of a and b on plain texts, whatever their tokenizers: `pytest_trust.chunks` says of what exactly.
+    """A lower bound of the divergence of a and b on plain texts, whatever their tokenizers.
 
-    Arguments are those of `bits_per_byte`, which reads the texts in the same way. What follows the end of a text's last word but one is left
-    out: whether its last word ends there, a plain text does not say.
+    `pytest_trust.drift.cross_tokenizer.chunk_bound` says what exactly is bounded. The arguments are those of
+    `bits_per_byte`, which reads the texts in the same way. A text's last word is left out, since a plain text does not
+    say whether the word ends there.
 
     Raises:
-        InvalidInput: as `bits_per_byte`; no text with two words; a tokenizer that does not tell where its tokens are ("slow").
+        InvalidInput: as `bits_per_byte`; no text with two words; a "slow" tokenizer, which does not tell where its
+            tokens are.
         TrustError: a reference that cannot be loaded.
     """
     import numpy
@@ -106,11 +115,11 @@ def chunk_bound(
         loaded = loaded_model(reference, name, store)
         found = chances_of_texts(name, loaded, given, batch_size, window, stride)[0]
         sides.append([(ends_of_tokens(loaded[1], text, name), one) for text, one in zip(given, found, strict=True)])
-    values, left = [], 0
-    for text, ours, theirs in zip(given, *sides, strict=True):
-        chunks, covered = chunk_divergences(text, *ours, *theirs, ended=False)
+    values, left_out = [], 0
+    for text, side_a, side_b in zip(given, *sides, strict=True):
+        chunks, covered = chunk_divergences(text, *side_a, *side_b, ended=False)
         values.append(chunks)
-        left += len(text[covered:].encode("utf-8", "surrogatepass"))
+        left_out += len(text[covered:].encode("utf-8", "surrogatepass"))
     if not any(len(one) for one in values):
         raise InvalidInput("no text has a word with another after it; expected at least one with two words")
     sample = Sample(names, alpha)
@@ -122,22 +131,27 @@ def chunk_bound(
         ),
         chunks=sum(map(len, values)),
         texts=len(given),
-        left_out=left,
+        left_out=left_out,
     )
 
 
 def chunk_divergences(
-    text: str, ours: Sequence[int], p: Chances, theirs: Sequence[int], q: Chances, *, ended: bool
+    text: str, p_ends: Sequence[int], p: Chances, q_ends: Sequence[int], q: Chances, *, ended: bool
 ) -> tuple[Floats, int]:
-    """b(c | s) of each chunk in nats, and the number of characters that they cover.
+    """b(c | s) of each chunk in nats, and the number of characters that the chunks cover.
 
     Args:
-        ours: where p's tokens end in the text, in characters (`ends_of_tokens`); `theirs` q's.
-        ended: the text ends here, which both models' `end` is the chance of; otherwise it is cut, and its last word belongs to no chunk.
+        text: the text.
+        p_ends: the places where p's tokens end in the text, in characters (`ends_of_tokens`).
+        p: p's log-probabilities.
+        q_ends: the places where q's tokens end.
+        q: q's log-probabilities.
+        ended: whether the text ends here, with the chance `end` under each model. A text that was cut has no chunk for
+            its last word.
     """
     import numpy
 
-    counts = [{end: index + 1 for index, end in enumerate(ends)} for ends in (ours, theirs)]
+    counts = [{end: index + 1 for index, end in enumerate(ends)} for ends in (p_ends, q_ends)]
     places = [end for end in sorted(counts[0].keys() & counts[1].keys()) if _ends_a_word(text, end)]
     covered = places[-1] if places else 0
     logs = []
@@ -152,9 +166,7 @@ def chunk_divergences(
         if ended and len(side.tokens) > at[-1]:
             chunks.append(total[-1] - total[at[-1]] + side.end - marks[-1])
         logs.append(chunks)
-    if ended and len(logs[0]) != len(
-        logs[1]
-    ):  # one of them has nothing after the last word: nothing is left to compare
+    if ended and len(logs[0]) != len(logs[1]):  # one side has no tokens after the last word: it has no last chunk
         logs = [one[: len(places)] for one in logs]
     elif ended and len(logs[0]) > len(places):
         covered = len(text)
@@ -162,7 +174,10 @@ def chunk_divergences(
 
 
 def binary_divergence(log_p: Floats, log_q: Floats) -> Floats:
-    """KL of (p, 1 - p) and (q, 1 - q) in nats, from log p and log q; at least 0, infinite where q excludes what p allows."""
+    """KL of (p, 1 - p) and (q, 1 - q) in nats, from log p and log q.
+
+    It is at least 0, and infinite where q excludes what p allows.
+    """
     import numpy
 
     with numpy.errstate(divide="ignore", invalid="ignore"):

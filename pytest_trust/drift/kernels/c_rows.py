@@ -1,7 +1,9 @@
-"""The CPU reduction, `reduction.c`, built once a machine with the system's C compiler and called without the interpreter's lock.
+"""The CPU reduction, `reduction.c`, built once a machine with the system's C compiler and called without the
+interpreter's lock.
 
-Not through ``torch.compile``: inductor's kernel for the same sums takes 9 to 27 s to build and makes several passes; this one takes a
-second and makes one. Where there is no compiler, or what it built gives wrong numbers, the loop in `reduction` is used and `status` says so.
+It takes a second to build and makes one pass. ``torch.compile`` takes 9 to 27 s for the same sums, and its kernel makes
+several passes. Where there is no compiler, or its build gives wrong numbers, `torch_blocks` is used and `status` says
+so.
 """
 
 from __future__ import annotations
@@ -31,17 +33,18 @@ COLUMNS = (
     *("kl_pq", "kl_qp", "entropy_p", "entropy_q", "lse_p", "lse_q", "total_variation", "js"),
     *("p_label", "q_label", "rank_p", "rank_q", "same_top"),
 )
-"""What `trust_reduce` writes a row, in the order of the enumeration in reduction.c."""
+"""The columns that `trust_reduce` writes for a row, in the order of the enumeration in reduction.c."""
 
 _SOURCE = Path(__file__).with_name("reduction.c")
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-# By torch's own finding of what the processor has, so that a cache shared between machines never holds foreign instructions.
+# By the processor's capability as torch reports it, so that a cache shared between machines never holds foreign
+# instructions.
 _TARGETS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"),
 }
 _SEGMENT = 2048  # as in reduction.c
-# Below this many logits a second thread costs more than it saves.
+# Logits that are worth a thread: with fewer, a second thread costs more than it saves.
 _WORTH_A_THREAD = 2**18
 
 
@@ -53,12 +56,12 @@ class _Loaded:
 
 
 def load() -> Any:
-    """The compiled function, or None where it cannot be had."""
+    """The compiled function, or None where there is none."""
     return _loaded().function
 
 
 def status() -> str:
-    """What reduces logits on a CPU, in words: ``compiled C, AVX2``, or ``torch blocks: `` and the reason."""
+    """The code that reduces logits on a CPU, in words: ``compiled C, AVX2``, or ``torch blocks: `` and the reason."""
     return _loaded().status
 
 
@@ -72,12 +75,23 @@ def reduce_native(
     kl_only: bool = False,
     jensen_shannon: bool = True,
 ) -> torch.Tensor | None:
-    """float64 [rows, COLUMNS], or [rows] of KL(p || q) for `kl_only`; nothing is checked, and odd rows are not finite.
+    """The columns of rows of logits in float64, [rows, COLUMNS]; with `kl_only` KL(p || q) in nats, [rows].
 
-    Of the rows of p and q at `chosen` (all when None); `labels` has one id for each of those.
+    The inputs are not checked. Rows whose logits are no distribution give numbers that are not finite.
 
-    None where these logits are not for the compiled code: another device, another dtype than float32, bfloat16 or float16, a strided
-    vocabulary, no compiler.
+    Args:
+        p: logits of p, [rows, vocabulary].
+        q: logits of q, same shape.
+        inverse_temperature: factor on both sides' logits.
+        chosen: indices of the rows to reduce; None for all.
+        labels: one token id for each reduced row.
+        kl_only: compute KL(p || q) alone.
+        jensen_shannon: also compute ``js``.
+
+    Returns:
+        None where the compiled code cannot take these logits: they are not on a CPU, not in float32, bfloat16 or
+            float16, the vocabulary is
+        strided, or there is no compiled code.
     """
     import torch
 
@@ -95,7 +109,7 @@ def reduce_native(
     targets = None if labels is None else labels.contiguous()
 
     def run(start: int, stop: int) -> None:
-        scratch = torch.empty(0 if kl_only else _scratch_floats(vocabulary))  # of this thread
+        scratch = torch.empty(0 if kl_only else _scratch_floats(vocabulary))  # this thread's own
         function(
             *(p.data_ptr(), p.stride(0), types[p.dtype], q.data_ptr(), q.stride(0), types[q.dtype]),
             *(stop - start, vocabulary, inverse_temperature, rows[start:].data_ptr()),
@@ -115,7 +129,7 @@ def reduce_native(
 
 
 def _scratch_floats(vocabulary: int) -> int:
-    """What `trust_reduce` asks for: both sides' exponentials of a row in whole segments, and two maxima a segment."""
+    """Floats of `trust_reduce`'s scratch: both sides' exponentials in whole segments, and two maxima a segment."""
     return 2 * (_SEGMENT + 1) * -(-vocabulary // _SEGMENT)
 
 
@@ -142,7 +156,10 @@ def _loaded() -> _Loaded:
 
 @contextmanager
 def _built(compiler: str, target: tuple[str, ...]) -> Iterator[Path]:
-    """The shared library, from the user's cache or made now; for this block alone where there is no place to keep it."""
+    """The shared library, from the user's cache or built now.
+
+    Where the cache cannot be written, it lives for this block.
+    """
     import platformdirs
 
     source = _SOURCE.read_bytes()
@@ -167,7 +184,7 @@ def _build(command: list[str], path: Path) -> None:
     try:
         command = [*command, "-o", draft, "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-        os.replace(draft, path)  # another process may be at the same: either's is whole
+        os.replace(draft, path)  # another process may build it too; each puts a whole file in place
     finally:
         Path(draft).unlink(missing_ok=True)
 
@@ -193,7 +210,10 @@ def _bind(path: Path) -> Any:
 
 
 def _is_right(function: Any) -> bool:
-    """Two rows against float64, in every mode: a compiler that takes liberties with floating point is not trusted."""
+    """Whether two rows agree with float64 in every mode.
+
+    A compiler that takes liberties with floating point is not trusted.
+    """
     import torch
 
     steps = torch.arange(2 * 4099, dtype=torch.float64).view(2, 4099)
@@ -202,10 +222,10 @@ def _is_right(function: Any) -> bool:
     log_p, log_q = (x.float().double().log_softmax(-1) for x in (p, q))
     expected = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(-1)
     variation = 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
-    ours, theirs = p.float(), q.float()
+    p32, q32 = p.float(), q.float()
     for mode, width in ((0, 1), (1, len(COLUMNS)), (2, len(COLUMNS))):
         out, scratch = torch.zeros(2, width, dtype=torch.float64), torch.empty(_scratch_floats(4099))
-        given = (ours.data_ptr(), 4099, 0, theirs.data_ptr(), 4099, 0, 2, 4099, 1.0, None, None, mode)
+        given = (p32.data_ptr(), 4099, 0, q32.data_ptr(), 4099, 0, 2, 4099, 1.0, None, None, mode)
         function(*given, scratch.data_ptr(), out.data_ptr())
         if not torch.allclose(out[:, 0], expected, atol=1e-5, rtol=0):
             return False

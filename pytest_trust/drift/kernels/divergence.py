@@ -1,6 +1,6 @@
 """Exact divergences between two next-token distributions, per token, over the full vocabulary.
 
-Pure functions on logits, usable by themselves. The sums over the vocabulary are in `reduction`.
+These are pure functions on logits, usable by themselves. `reduction` takes the sums over the vocabulary.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class TokenDivergences:
     rank_q: torch.Tensor | None = None
     """Rank of the label under q, int32."""
     masked_p: torch.Tensor | None = None
-    """Mass of p, before it was renormalised, on ids that are not shared, float32; None where all ids are
-    shared."""
+    """Mass of p, before it was renormalised, on ids that are not shared, float32; None where all ids are shared."""
     masked_q: torch.Tensor | None = None
-    """Mass of q, before it was renormalised, on ids that are not shared, float32; None where all ids are
-    shared."""
+    """Mass of q, before it was renormalised, on ids that are not shared, float32; None where all ids are shared."""
     tail: torch.Tensor | None = None
-    """Mass beyond the tokens that are known of one side, float32; None where all are. Divergences are then lower bounds (`pytest_trust.topk`)."""
+    """Mass beyond the known tokens of a side of which only the top k are known, float32; None where all are known.
+
+    Where it is given, the divergences are lower bounds (`pytest_trust.drift.top_k`).
+    """
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -71,7 +72,7 @@ class TokenDivergences:
 
     @classmethod
     def of(cls, columns: Mapping[str, torch.Tensor]) -> TokenDivergences:
-        """From columns by field name; others are left out, and fields without a column are None."""
+        """From columns by field name. Columns without a field are left out, and fields without a column are None."""
         given = {field.name: columns[field.name] for field in fields(cls) if field.name in columns}
         return cls(**{"js": None, **given})  # type: ignore[arg-type]
 
@@ -95,13 +96,12 @@ def kl_divergence(
 
     Args:
         p_logits: logits of p, shape [..., vocabulary], float16, bfloat16, float32 or float64; need not be
-            contiguous. Entries of -inf are excluded tokens: no contribution where p excludes, inf where only
-            q does.
+            contiguous. Entries of -inf are excluded tokens: they contribute 0 where p excludes them, inf where only q
+            does.
         q_logits: logits of q, same shape and device.
         temperature: both sides' logits are divided by it; above 0.
-        mask: bool, shape [...]; tokens where it is False are not read and give 0, so that ``kl.sum() /
-            mask.sum()``
-            is the mean.
+        mask: bool, shape [...]; tokens where it is False are not read and give 0, so that
+            ``kl.sum() / mask.sum()`` is the mean.
 
     Returns:
         float32, shape [...]: a NumPy array if both inputs are, else a tensor on the inputs' device. Within
@@ -216,8 +216,7 @@ def _checked_labels(labels: object, p: torch.Tensor) -> torch.Tensor:
 
 
 def _row_views(p: torch.Tensor, q: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The logits as views [rows, vocabulary], in order. Axes that cannot be flattened are walked: a reshape
-    copies."""
+    """The logits as views [rows, vocabulary], in order. Axes that cannot be flattened are walked: a reshape copies."""
     try:
         yield p.view(-1, p.shape[-1]), q.view(-1, q.shape[-1])
     except RuntimeError:

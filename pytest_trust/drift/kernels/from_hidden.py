@@ -1,4 +1,4 @@
-"""Divergences straight from hidden states: the logits of a chunk of tokens, reduced at once."""
+"""Divergences from hidden states: each chunk of tokens goes through the heads, and its logits are reduced at once."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from pytest_trust.drift.kernels.divergence import TokenDivergences
 from pytest_trust.drift.kernels.reduction import reduce_rows
 from pytest_trust.drift.kernels.torch_blocks import block_rows
 from pytest_trust.errors import InvalidInput, TrustError
-from pytest_trust.models.heads import LogitMap
+from pytest_trust.models.heads import Head, LogitMap
+from pytest_trust.models.memory import out_of_memory
 
 if TYPE_CHECKING:
     import torch
-from pytest_trust.models.heads import Head
-from pytest_trust.models.memory import out_of_memory
 
 CPU_BUDGET = 256 * 2**20
-
 """Default peak of extra memory on a CPU, bytes."""
 
 GPU_BUDGET = 2**30
-
 """Default peak of extra memory on a GPU, bytes."""
 
-# Tokens of one head product. Measured with hidden size 576 and 49,152 ids: from 256 on the product costs the
-# same per token; smaller chunks stream the weights more often.
+# Tokens of one head product on a CPU. With hidden size 576 and 49,152 ids the product costs the same per token from 256
+# on. Smaller chunks stream the weights more often.
 _CHUNK_TOKENS = 256
 
 
@@ -43,14 +40,14 @@ def divergences_from_hidden(
     """Divergences of p and q from post-norm hidden states, each through its own head.
 
     The logits exist for a chunk of tokens at a time. Where the heads have different vocabularies, or
-    `shared_vocabulary` is smaller than both, only ids below it are compared, both sides are renormalised over
-    them, and ``masked_p`` and ``masked_q`` hold the mass that each side had beyond them.
+    `shared_vocabulary` is smaller than both, only ids below it are compared. Both sides are then renormalised over
+    these, and ``masked_p`` and ``masked_q`` hold the mass that each side had beyond them.
 
     Args:
         p_hidden: [tokens, hidden size of p], the states that predict the labels.
         p_head: p's head.
         q_hidden: [tokens, hidden size of q].
-        q_head: q's head; may be on another device, its logits are then moved to p's.
+        q_head: q's head; may be on another device: its products are moved to p's.
         labels: [tokens], the tokens that follow; below the shared vocabulary.
         shared_vocabulary: number of leading ids that mean the same to both; default: the smaller vocabulary.
         budget_bytes: peak of extra memory; default 256 MiB on a CPU and 1 GiB on a GPU. Never less than one
@@ -94,13 +91,13 @@ def divergences_from_hidden(
         while start < count or not parts:
             stop = min(start + chunk, count)
             try:
-                ours = _chunk_product("p", p_head, p_hidden[start:stop], chunk, buffers)
-                theirs = _chunk_product("q", q_head, q_hidden[start:stop], chunk, buffers).to(device)
+                p = _chunk_product("p", p_head, p_hidden[start:stop], chunk, buffers)
+                q = _chunk_product("q", q_head, q_hidden[start:stop], chunk, buffers).to(device)
                 here = None if targets is None else targets[start:stop]
-                columns = reduce_rows(ours[:, :shared], theirs[:, :shared], here, 1.0, jensen_shannon, start, maps=maps)
+                columns = reduce_rows(p[:, :shared], q[:, :shared], here, 1.0, jensen_shannon, start, maps=maps)
                 if shared < max(p_head.vocabulary, q_head.vocabulary):
-                    columns["masked_p"] = _mass_beyond(ours, shared, columns["lse_p"], maps[0])
-                    columns["masked_q"] = _mass_beyond(theirs, shared, columns["lse_q"], maps[1])
+                    columns["masked_p"] = _mass_beyond(p, shared, columns["lse_p"], maps[0])
+                    columns["masked_q"] = _mass_beyond(q, shared, columns["lse_q"], maps[1])
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -134,7 +131,10 @@ def _chunk_tokens(p_head: Head, q_head: Head, budget: int, count: int) -> int:
 def _chunk_product(
     side: str, head: Head, hidden: torch.Tensor, chunk: int, buffers: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """A chunk's product with the head in a buffer that every chunk reuses: fresh pages cost as much as the reduction."""
+    """A chunk's product with the head, in a buffer that every chunk reuses.
+
+    Fresh pages cost as much as the reduction.
+    """
     import torch
 
     if side not in buffers:

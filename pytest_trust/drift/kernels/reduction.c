@@ -1,13 +1,14 @@
-/* Rows of logits reduced to divergences in one pass over the vocabulary; `native.py` builds it and calls it.
+/* Rows of logits reduced to divergences in one pass over the vocabulary. `c_rows.py` builds this file and calls it.
 
-   A segment of both rows is widened to float32 in the first-level cache. Its maxima are folded into the running ones, what was summed so
-   far is rescaled to them, and the segment's sums (float32, at most SEGMENT / LANES terms a lane) are added in double. With a = s (x - max x),
-   Z = sum exp a for one side and b, W for the other,
+   A segment of both rows is widened to float32 in the first-level cache. Its maxima are folded into the running ones,
+   and the sums so far are rescaled to them. The segment's sums (float32, at most SEGMENT / LANES terms a lane) are then
+   added in double. With a = s (x - max x), Z = sum exp a for one side and b, W for the other,
 
        KL(p || q) = sum exp(a) (a - b) / Z - (log Z - log W)
 
-   which is exactly 0 for equal rows: a - b is taken from the centred logits before they are scaled, so every term is. Total variation and
-   Jensen-Shannon need the normalisers: a second pass, over the exponentials, which the first one leaves in `scratch`. Results that are not finite are the caller's to settle.
+   This is exactly 0 for equal rows: a - b is taken from the centred logits before they are scaled, so every term is 0.
+   Total variation and Jensen-Shannon need the normalisers. A second pass therefore reads the exponentials, which the
+   first one leaves in `scratch`. The caller settles results that are not finite.
 
    Build with -ffp-contract=off or fast, never with -ffast-math: -inf and NaN are meant. */
 
@@ -28,7 +29,10 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
 enum { FLOAT32, BFLOAT16, FLOAT16 };
-enum { KL_PQ, KL_QP, ENTROPY_P, ENTROPY_Q, LSE_P, LSE_Q, TOTAL_VARIATION, JS, P_LABEL, Q_LABEL, RANK_P, RANK_Q, SAME_TOP, COLUMNS };
+enum {
+    KL_PQ, KL_QP, ENTROPY_P, ENTROPY_Q, LSE_P, LSE_Q, TOTAL_VARIATION, JS,
+    P_LABEL, Q_LABEL, RANK_P, RANK_Q, SAME_TOP, COLUMNS
+};
 
 static inline vec load(const float *from) { vec x; memcpy(&x, from, sizeof x); return x; }
 static inline void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
@@ -37,7 +41,11 @@ static inline vec where(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec
 static inline vec kept(ivec mask, vec x) { return (vec)(mask & (ivec)x); }
 static inline vec positive(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 static inline double total(vec x) { double sum = 0; for (int i = 0; i < LANES; i++) sum += x[i]; return sum; }
-static inline float largest(vec x) { float m = x[0]; for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m; return m; }
+static inline float largest(vec x) {
+    float m = x[0];
+    for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
 
 /* exp x for x <= 0, to 2 units in the last place; 0 below -87. Cody-Waite reduction, polynomial of Cephes' expf. */
 static inline vec exp_of(vec x) {
@@ -95,7 +103,7 @@ static inline float widen(const void *row, int64_t at, int type) {
     return value;
 }
 
-/* `count` logits from `start` as float32, padded with -inf to whole vectors; in place where they are float32 already. */
+/* `count` logits from `start` as float32, padded with -inf to whole vectors. Whole float32 vectors are not copied. */
 static const float *segment(const void *row, int64_t start, int64_t count, int type, float *buffer) {
     if (type == FLOAT32 && count % LANES == 0) return (const float *)row + start;
     if (type == FLOAT32) memcpy(buffer, (const float *)row + start, count * sizeof(float));
@@ -109,7 +117,7 @@ static inline float centre(float top) { return top == -INFINITY ? 0.0f : top; }
 
 typedef struct { double z, w, to_q, to_p, dot_p, dot_q; float top_p, top_q; int64_t rank_p, rank_q; int same; } State;
 
-/* Moves what was summed so far from the old maxima to the new ones. */
+/* Rescales the sums so far from the old maxima to the new ones. */
 static void rescale(State *s, float top_p, float top_q, double scale) {
     double by_p = s->top_p == -INFINITY ? 0.0 : scale * ((double)s->top_p - top_p);
     double by_q = s->top_q == -INFINITY ? 0.0 : scale * ((double)s->top_q - top_q);
@@ -126,7 +134,8 @@ static void rescale(State *s, float top_p, float top_q, double scale) {
 }
 
 static inline __attribute__((always_inline)) void add_segment(
-    State *s, const float *x, const float *y, int64_t count, float scale, int whole, const float *labels, float *es, float *fs) {
+    State *s, const float *x, const float *y, int64_t count, float scale, int whole, const float *labels,
+    float *es, float *fs) {
     const vec none = fill(-INFINITY);
     vec top_p = none, top_q = none;
     for (int64_t i = 0; i < count; i += LANES) {
@@ -139,7 +148,8 @@ static inline __attribute__((always_inline)) void add_segment(
         rescale(s, here_p > s->top_p ? here_p : s->top_p, here_q > s->top_q ? here_q : s->top_q, scale);
     if (whole && here_p == s->top_p && here_q == s->top_q) {
         ivec both = (ivec)fill(0);
-        for (int64_t i = 0; i < count; i += LANES) both |= (load(x + i) == fill(here_p)) & (load(y + i) == fill(here_q));
+        for (int64_t i = 0; i < count; i += LANES)
+            both |= (load(x + i) == fill(here_p)) & (load(y + i) == fill(here_q));
         for (int i = 0; i < LANES; i++) s->same |= both[i] != 0;
     }
     if (labels) {
@@ -154,14 +164,14 @@ static inline __attribute__((always_inline)) void add_segment(
     vec z = fill(0), w = fill(0), to_q = fill(0), to_p = fill(0), dot_p = fill(0), dot_q = fill(0);
     for (int64_t i = 0; i < count; i += LANES) {
         vec a = load(x + i) - centre_p, b = load(y + i) - centre_q;
-        vec gap = (a - b) * by; /* before scaling, lest a fused multiply-add makes it differ from 0 for equal logits */
+        vec gap = (a - b) * by; /* before scaling: a fused multiply-add would not be 0 for equal logits */
         a *= by;
         b *= by;
         vec e = exp_of(a), f = exp_of(b);
         ivec in_p = a != none;
         z += e;
         w += f;
-        to_q += kept(in_p, e * gap); /* 0 log 0 = 0; where q alone excludes the token this is infinite */
+        to_q += kept(in_p, e * gap); /* 0 log 0 = 0; infinite where q alone excludes the token */
         if (whole) {
             store(es + i, e);
             store(fs + i, f);
@@ -181,13 +191,14 @@ static inline __attribute__((always_inline)) void add_segment(
     }
 }
 
-/* Total variation and, into `mixture`, sum (p + q) log (p + q), of a segment's exponentials and what makes probabilities of them. */
+/* sum |p - q| over a segment, and into `mixture` sum (p + q) log (p + q). `by_p` and `by_q` turn the segment's
+   exponentials into probabilities. */
 static inline __attribute__((always_inline)) double apart(
     const float *es, const float *fs, int64_t count, float by_p, float by_q, double *mixture) {
     vec over_z = fill(by_p), over_w = fill(by_q), sum = fill(0), mixed = fill(0);
     const vec tiny = fill(1.17549435e-38f);
     for (int64_t i = 0; i < count; i += LANES) {
-        /* The sign is cleared for the rounding: a fused product and difference is not 0 for equal p and q. */
+        /* Clearing the sign forces rounding: a fused product and difference is not 0 for equal p and q. */
         vec p = positive(load(es + i) * over_z), q = positive(load(fs + i) * over_w);
         sum += positive(p - q);
         if (mixture) {
@@ -200,16 +211,20 @@ static inline __attribute__((always_inline)) double apart(
     return total(sum);
 }
 
-/* From exponentials about a segment's own maximum to probabilities. */
+/* The factor from exponentials about a segment's own maximum to probabilities. */
 static inline float to_probability(float segment_top, float top, double scale, double mass) {
     return segment_top == -INFINITY ? 0.0f : (float)(exp(scale * ((double)segment_top - top)) / mass);
 }
 
-/* `p`, `q`: rows of `vocabulary` neighbouring logits of one of the types above, `p_stride` and `q_stride` logits from row to row.
-   `chosen`: which `rows` of them, or NULL for the first. `labels`: a token id a row, or NULL. `mode`: 0 writes KL(p || q) alone, one double a row; 1 writes COLUMNS doubles a row; 2 also JS. `scratch`:
-   not for mode 0; 2 (SEGMENT + 1) floats for each SEGMENT logits of a row, or part of one. */
-void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, int64_t q_stride, int q_type, int64_t rows,
-                  int64_t vocabulary, double scale, const int64_t *chosen, const int64_t *labels, int mode, float *scratch, double *out) {
+/* `p`, `q`: rows of `vocabulary` neighbouring logits of one of the types above.
+   `p_stride`, `q_stride`: logits from row to row.
+   `chosen`: the indices of `rows` rows, or NULL for the first ones.
+   `labels`: a token id for each of these rows, or NULL.
+   `mode`: 0 writes KL(p || q) alone, one double a row; 2 writes COLUMNS doubles a row; 1 likewise, without a valid JS.
+   `scratch`: 2 (SEGMENT + 1) floats for each segment of a row, whole or not; mode 0 needs none. */
+void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, int64_t q_stride, int q_type,
+                  int64_t rows, int64_t vocabulary, double scale, const int64_t *chosen, const int64_t *labels,
+                  int mode, float *scratch, double *out) {
     int64_t segments = (vocabulary + SEGMENT - 1) / SEGMENT;
     float *es = scratch, *fs = scratch + segments * SEGMENT, *tops = scratch + 2 * segments * SEGMENT;
     float buffer_p[SEGMENT], buffer_q[SEGMENT];
@@ -222,7 +237,8 @@ void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, in
         if (labels) at_label[0] = widen(x, labels[row], p_type), at_label[1] = widen(y, labels[row], q_type);
         for (int64_t start = 0; start < vocabulary; start += SEGMENT) {
             int64_t count = vocabulary - start < SEGMENT ? vocabulary - start : SEGMENT;
-            const float *xs = segment(x, start, count, p_type, buffer_p), *ys = segment(y, start, count, q_type, buffer_q);
+            const float *xs = segment(x, start, count, p_type, buffer_p);
+            const float *ys = segment(y, start, count, q_type, buffer_q);
             if (mode == 0) {
                 add_segment(&s, xs, ys, count, (float)scale, 0, 0, 0, 0);
                 continue;
@@ -241,7 +257,8 @@ void trust_reduce(const void *p, int64_t p_stride, int p_type, const void *q, in
         for (int64_t start = 0; start < vocabulary; start += SEGMENT) {
             int64_t count = vocabulary - start < SEGMENT ? vocabulary - start : SEGMENT;
             const float *top = tops + 2 * (start / SEGMENT);
-            float by_p = to_probability(top[0], s.top_p, scale, s.z), by_q = to_probability(top[1], s.top_q, scale, s.w);
+            float by_p = to_probability(top[0], s.top_p, scale, s.z);
+            float by_q = to_probability(top[1], s.top_q, scale, s.w);
             if (mode == 1) variation += apart(es + start, fs + start, count, by_p, by_q, 0);
             else variation += apart(es + start, fs + start, count, by_p, by_q, &mixture);
         }

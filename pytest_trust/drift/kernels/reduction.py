@@ -4,13 +4,13 @@ With a' = a - max a and Z = sum exp a' (b' and W for the other side),
 
     KL(p || q) = sum_v exp(a'_v) (a'_v - b'_v) / Z - (log Z - log W)
 
-which is the definition rearranged: both sides are centred first, so the result does not depend on a shift of the logits, and it is
-exactly 0 for equal rows because every term of the sum is.
+This is the definition rearranged. Both sides are centred first, so that the result does not depend on a shift of the
+logits. It is exactly 0 for equal rows, because every term of the sum is.
 
-The sums are taken by the first of these that can be had: on a CPU the compiled loop of `native`; on a CUDA device the Triton kernels of
-`kernels`, else ``torch.compile`` of the formula; last, and for float64 and strided vocabularies on a CPU, torch operations on blocks of
-rows. No path makes a float32 tensor of the inputs' size. `path` says which is taken. Rows that float32 cannot settle are taken again in
-float64, whatever the path.
+On a CPU the sums are taken by the compiled loop of `c_rows`, on a CUDA device by the Triton kernels of `triton_rows`,
+else by ``torch.compile`` of the formula. Where these fail, and on a CPU for float64 and strided vocabularies, they are
+taken by torch operations on blocks of rows (`torch_blocks`). No path makes a float32 tensor of the inputs' size; `path`
+says which path is taken. Rows that float32 cannot settle are computed again in float64 on every path.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ __all__ = ["OddLogits", "kl_rows", "path", "reduce_rows"]
 # Nats above which a row is computed again in float64: a float32 row is within 3e-7 of its size.
 _WIDE_ABOVE = 32.0
 
-# Why a faster path is not taken on CUDA devices, by its name; filled by the first attempt.
+# The error of each faster path that has failed on a CUDA device, by the path's name. A path is tried once.
 _failed: dict[str, str] = {}
 
 
 def path(device: str = "cpu") -> str:
-    """What reduces logits on a device, in words, with the reason where it is not the fastest; an audit records it.
+    """The code that reduces logits on a device, in words, with the reason where it is not the fastest.
+
+    An audit records it.
 
     `device` is a torch device or its type. On a CUDA device the answer is known after the first reduction there.
     """
     kind = str(device).split(":")[0]
     if kind == "cpu":
-        from pytest_trust.drift.kernels import c_rows as native
+        from pytest_trust.drift.kernels import c_rows
 
-        return native.status()
+        return c_rows.status()
     if kind != "cuda":
         return f"torch blocks: no kernel for {kind}"
     name = next((name for name in ("Triton", "torch.compile") if name not in _failed), "torch blocks")
@@ -59,7 +61,11 @@ def kl_rows(
     kl: torch.Tensor,
     first: int,
 ) -> None:
-    """KL of the chosen rows (all when None), written into `kl`. Errors count tokens from `first`."""
+    """Write KL(p || q) of the chosen rows (all when None) into `kl`, in nats. Errors count tokens from `first`.
+
+    Raises:
+        OddLogits: a row holds NaN, +inf or only -inf.
+    """
     if (p.shape[0] if chosen is None else chosen.numel()) == 0:
         return
     values = _fast_kl(p, q, chosen, inverse_temperature)
@@ -82,10 +88,13 @@ def reduce_rows(
     first: int = 0,
     maps: tuple[LogitMap, LogitMap] = AS_THEY_ARE,
 ) -> dict[str, torch.Tensor]:
-    """All divergences of rows [tokens, vocabulary], by the names of `TokenDivergences`' fields, each [tokens]; and `lse_p`, `lse_q`: the
-    log-normalisers of the scaled logits.
+    """All divergences of rows [tokens, vocabulary], each [tokens], by the names of `TokenDivergences`' fields.
 
-    `maps` makes the logits of p and of q from what is given. Unchecked but for the values: errors about those count tokens from `first`.
+    `lse_p` and `lse_q`, the log-normalisers of the scaled logits, are among them. `maps` makes the logits of p and q
+    from the values given. Shapes and dtypes are not checked. Errors count tokens from `first`.
+
+    Raises:
+        OddLogits: a row holds NaN, +inf or only -inf.
     """
     import torch
 
@@ -93,7 +102,7 @@ def reduce_rows(
     if done is None:
         p, q, maps = maps[0](p), maps[1](q), AS_THEY_ARE
         done = _cpu_columns(p, q, labels, inverse_temperature, jensen_shannon)
-    # Equal distributions: what the difference of the entropies leaves is rounding only.
+    # For equal distributions the difference of the entropies is rounding only.
     if jensen_shannon:
         done["js"] = torch.where(done["total_variation"] == 0.0, 0.0, done["js"])
     same = done.pop("same_top").bool()
@@ -129,7 +138,7 @@ def _fast_kl(
             from pytest_trust.drift.kernels.triton_rows import kl_of_rows
 
             return kl_of_rows(p, q, chosen, inverse_temperature)
-        except Exception as error:  # whatever Triton or its absence raises, slower paths give the same numbers
+        except Exception as error:  # a slower path gives the same numbers, whatever Triton or its absence raises
             _give_up("Triton", error)
     return None
 
@@ -155,7 +164,7 @@ def _fast_columns(
     jensen_shannon: bool,
     maps: tuple[LogitMap, LogitMap],
 ) -> dict[str, torch.Tensor] | None:
-    """The columns by a GPU's kernels or ``torch.compile``, or None."""
+    """The columns by the Triton kernels or ``torch.compile``, or None."""
     if not _on_cuda(p, q) or not p.shape[0]:
         return None
     if "Triton" not in _failed:
@@ -174,7 +183,7 @@ def _fast_columns(
 
 
 def _on_cuda(p: torch.Tensor, q: torch.Tensor) -> bool:
-    """Whether the kernels can take them: float64 has to be centred before it is narrowed."""
+    """Whether the kernels can take these logits. They cannot take float64, which must be centred before narrowing."""
     import torch
 
     narrow = (torch.float32, torch.bfloat16, torch.float16)
@@ -182,7 +191,10 @@ def _on_cuda(p: torch.Tensor, q: torch.Tensor) -> bool:
 
 
 def _give_up(name: str, error: Exception) -> None:
-    """Not to be tried again in this process, and said by `path`; out of memory is no reason for that."""
+    """Do not try a path again in this process, and let `path` say why.
+
+    Running out of memory is no reason: it is raised.
+    """
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -194,8 +206,8 @@ def _give_up(name: str, error: Exception) -> None:
 def _to_redo(values: torch.Tensor) -> torch.Tensor:
     """Rows that float32 cannot settle.
 
-    NaN, +inf and -inf logits leave a row that is not finite (0 x inf at the least; the compiled code settles tokens that p excludes); above
-    32 nats the rounding of the logits' differences alone nears 1e-5.
+    NaN, +inf and -inf logits make a row's value not finite, but for tokens that p excludes, which the compiled code
+    settles. Above 32 nats the rounding of the logits' differences alone nears 1e-5.
     """
     return ~(values <= _WIDE_ABOVE)
 
@@ -209,7 +221,11 @@ def _wide_rows(
     labels: torch.Tensor | None = None,
     maps: tuple[LogitMap, LogitMap] = AS_THEY_ARE,
 ) -> dict[str, torch.Tensor]:
-    """The rows at `positions` again, in float64 and with 0 log 0 = 0; the errors for NaN and +inf are raised here."""
+    """The columns of the rows at `positions`, in float64 and with 0 log 0 = 0. `labels` has one id for each of them.
+
+    Raises:
+        OddLogits: a row holds NaN, +inf or only -inf.
+    """
     import torch
 
     found: dict[str, list[torch.Tensor]] = {}
@@ -249,16 +265,17 @@ def _wide_rows(
 
 
 class OddLogits(InvalidInput):
-    """Logits that are no distribution: NaN, +inf, or -inf alone, at token number `token` of side ``p`` or ``q``."""
+    """Logits that are no distribution: NaN, +inf, or only -inf, at token number `token` of side ``p`` or ``q``."""
 
     def __init__(self, side: str, token: int, what: str) -> None:
         super().__init__(
-            f"{side}_logits: {what} at token {token}; expected finite logits or -inf: check the model's weights and dtype"
+            f"{side}_logits: {what} at token {token}; "
+            "expected finite logits or -inf: check the model's weights and dtype"
         )
         self.side, self.token, self.what = side, token, what
 
     def place(self, lengths: Sequence[int]) -> tuple[int, int]:
-        """Which row the token is in, and its place there, when the tokens are rows of these lengths one after the other."""
+        """The token's row and its place there, where the tokens are rows of these lengths one after the other."""
         left = self.token
         for row, length in enumerate(lengths):
             if left < length:
@@ -271,6 +288,5 @@ def _relative_entropy(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     import torch
 
     terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
-    # Not left to the sum: exp underflows to 0 below -745 nats, and 0 x inf is NaN where q excludes what p
-    # allows.
+    # The sum cannot tell: exp underflows to 0 below -745 nats, and 0 x inf is NaN where q excludes what p allows.
     return torch.where((log_q.isneginf() & ~log_p.isneginf()).any(-1), math.inf, terms.sum(-1))

@@ -1,7 +1,8 @@
 """The sums over the vocabulary in torch operations, for any device: block by block, or as one formula to compile.
 
-A block is a few rows that stay in the processor's cache. The columns that come out are `TokenDivergences`' fields (without
-`delta_p`) and the log-normalisers `lse_p`, `lse_q`, neither clamped nor settled; see `reduction` for the formula.
+A block is a few rows that stay in the processor's cache. The columns are `TokenDivergences`' fields without `delta_p`,
+and the log-normalisers `lse_p` and `lse_q`. They are not clamped, and rows that float32 cannot settle stay as they are.
+The formula is in `reduction`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-
-# Bytes of one float32 scratch block. Measured on 49,152 columns: 8 to 16 rows are best (1 to 4 rows are up to
-# 1.5 times slower, because each of the dozen operations then pays its dispatch; more rows fall out of the
-# cache). A GPU wants enough rows to fill it.
+# Bytes of one float32 scratch block. With 49,152 columns 8 to 16 rows are best. 1 to 4 rows are up to 1.5 times slower,
+# because each of the dozen operations then pays its dispatch; more rows fall out of the cache. A GPU needs enough rows
+# to fill it.
 _CPU_BLOCK_BYTES = 2 * 2**20
 
 _GPU_BLOCK_BYTES = 128 * 2**20
@@ -54,7 +54,7 @@ def _centre(rows: torch.Tensor, inverse_temperature: float, out: torch.Tensor) -
 
 
 def block_kl(p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inverse_temperature: float) -> torch.Tensor:
-    """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], float32."""
+    """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], in nats, float32."""
     import torch
 
     count, vocabulary = p.shape[0] if chosen is None else chosen.numel(), p.shape[1]
@@ -97,14 +97,14 @@ def block_columns(
         a, b, d, e = scratch[:, : stop - start]
         out["top_p"][at] = _centre(p[at], inverse_temperature, a).view(-1)
         out["top_q"][at] = _centre(q[at], inverse_temperature, b).view(-1)
-        # Both are at most 0, so a sum of 0 is a token that is on top of both.
+        # Both are at most 0, so a sum of 0 is a token that is most likely under both.
         torch.eq(torch.add(a, b, out=e).amax(-1), 0.0, out=same[at])
         if labels is not None:
             target = labels[at].unsqueeze(-1)
             out["p_label"][at] = a.gather(-1, target).view(-1)
             out["q_label"][at] = b.gather(-1, target).view(-1)
-            # On the logits as given, since centring rounds. Counted in float32: exact up to 2^24 ids, and
-            # faster than summing booleans.
+            # Ranks are taken on the logits as given, since centring rounds. float32 counts exactly up to 2^24 ids, and
+            # faster than a sum of booleans.
             torch.sum(torch.gt(p[at], p[at].gather(-1, target), out=e), -1, out=out["rank_p"][at])
             torch.sum(torch.gt(q[at], q[at].gather(-1, target), out=e), -1, out=out["rank_q"][at])
         torch.sub(a, b, out=d)
@@ -124,9 +124,12 @@ def block_columns(
 
 
 def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -> dict[str, torch.Tensor]:
-    """The columns from what was summed over centred logits: `z`, `w`, `to_q` = sum exp(a) (a - b), `to_p` = sum exp(b) (a - b),
-    `dot_p` = sum exp(a) a, `dot_q`, the maxima `top_p` and `top_q`, `total_variation` = sum |p - q|, `mixture` = sum (p + q) log (p + q),
-    the labels' centred logits and how many logits are above them.
+    """The columns from the sums over the vocabulary.
+
+    With a and b, the centred and scaled logits of p and q, the sums are `z` = sum exp(a), `w` = sum exp(b), `to_q` =
+    sum exp(a) (a - b), `to_p` = sum exp(b) (a - b), `dot_p` = sum exp(a) a, `dot_q` = sum exp(b) b, `total_variation` =
+    sum |p - q| and `mixture` = sum (p + q) log (p + q). `top_p` and `top_q` are the maxima. `p_label` and `q_label` are
+    the labels' centred logits, `rank_p` and `rank_q` count the logits above the labels'.
     """
     import torch
 
@@ -154,7 +157,7 @@ def columns_of_sums(sums: dict[str, torch.Tensor], inverse_temperature: float) -
 def compiled_columns(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
 ) -> dict[str, torch.Tensor]:
-    """As `block_columns`, by ``torch.compile`` of the formula; raises whatever the compiler does where it cannot."""
+    """As `block_columns`, by ``torch.compile`` of the formula. The compiler's errors are not caught."""
     import torch
 
     found: list[dict[str, torch.Tensor]] = []
@@ -174,7 +177,7 @@ def _compiler() -> Any:
 def _sums(
     p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor | None, inverse_temperature: float, jensen_shannon: bool
 ) -> dict[str, torch.Tensor]:
-    """What `columns_of_sums` takes, in plain operations for a compiler to fuse."""
+    """The sums that `columns_of_sums` takes, in plain operations for a compiler to fuse."""
     import torch
 
     x, y = p.float(), q.float()

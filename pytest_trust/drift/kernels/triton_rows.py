@@ -1,11 +1,14 @@
 """Triton kernels for rows of logits on a GPU: one pass over the vocabulary with online rescaling, each logit read once.
 
-Imported only where they run: with logits on a CUDA device, or by tests under Triton's interpreter (TRITON_INTERPRET=1 before the first
-import of triton). A program takes one row of both sides and walks the vocabulary in blocks. Every lane keeps its own float32 sums over its
-entries, so a sum is never longer than vocabulary / BLOCK; only the two maxima are reduced block by block. When a maximum grows, what was
-summed before is moved to it:  with d = old max - new max (e for q), Z -> exp(d) Z and S -> exp(d) (S + Z (d - e)) for S = sum exp(a) (a - b).
+This module is imported only where the kernels run: with logits on a CUDA device, or by tests under Triton's interpreter
+(TRITON_INTERPRET=1 before the first import of triton). A program takes one row of both sides and walks the vocabulary
+in blocks. Every lane keeps its own float32 sums over its entries, so that no sum is longer than vocabulary / BLOCK.
+Only the two maxima are reduced block by block.
 
-Total variation and Jensen-Shannon need both normalisers, hence a second kernel that reads the logits again.
+When a maximum grows, the sums so far are rescaled to it. With d = old max - new max for p and e for q, Z becomes exp(d)
+Z, and S = sum exp(a) (a - b) becomes exp(d) (S + Z (d - e)).
+
+Total variation and Jensen-Shannon need both normalisers. A second kernel therefore reads the logits again.
 """
 
 from __future__ import annotations
@@ -26,11 +29,8 @@ __all__ = ["columns_of_rows", "kl_of_rows"]
 
 # Eight 16-bit logits a thread: one 16-byte load a side, and the sums of the full kernel fit the registers.
 _BLOCK, _WARPS = 2048, 8
-_OPTIONS = {
-    "BLOCK": _BLOCK,
-    "num_warps": _WARPS,
-    "enable_fp_fusion": True,
-}  # named: Triton warns where it takes its default
+# `enable_fp_fusion` is named because Triton warns where it takes its default.
+_OPTIONS = {"BLOCK": _BLOCK, "num_warps": _WARPS, "enable_fp_fusion": True}
 _SUMS = ("z", "w", "to_q", "top_p", "top_q", "to_p", "dot_p", "dot_q", "same_top")
 _LABEL_SUMS = ("p_label", "q_label", "rank_p", "rank_q")
 
@@ -200,8 +200,8 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
         wide = offsets.to(tl.int64)
         x = _logits(p_start, p_stride, wide, inside, p_scale, p_cap, P_SCALED, P_CAPPED)
         y = _logits(q_start, q_stride, wide, inside, q_scale, q_cap, Q_SCALED, Q_CAPPED)
-        # The absolute values change nothing but the rounding: without them the compiler fuses product and difference, and equal
-        # probabilities would not differ by exactly 0.
+        # The absolute values change nothing but the rounding. Without them the compiler fuses product and difference,
+        # and equal probabilities do not differ by exactly 0.
         one = tl.abs(tl.exp((x - top_p) * inverse_temperature) * over_z)
         other = tl.abs(tl.exp((y - top_q) * inverse_temperature) * over_w)
         variation += tl.abs(one - other)
@@ -216,7 +216,10 @@ def _apart_kernel(  # type: ignore[no-untyped-def]
 def kl_of_rows(
     p: torch.Tensor, q: torch.Tensor, chosen: torch.Tensor | None, inverse_temperature: float
 ) -> torch.Tensor:
-    """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], float64; not clamped, odd rows are not finite."""
+    """KL(p || q) of the chosen rows (all when None) of [rows, vocabulary], in nats, float64.
+
+    The values are not clamped. Rows whose logits are no distribution give a value that is not finite.
+    """
     count = p.shape[0] if chosen is None else chosen.numel()
     sums = torch.empty(5, count, dtype=torch.float32, device=p.device)
     _launch_sums(p, q, chosen, None, sums, inverse_temperature, AS_THEY_ARE, whole=False)
@@ -233,7 +236,7 @@ def columns_of_rows(
     jensen_shannon: bool,
     maps: tuple[LogitMap, LogitMap] = AS_THEY_ARE,
 ) -> dict[str, torch.Tensor]:
-    """As `blocks.block_columns`, in float64; `maps` makes the logits of p and of q from what is given."""
+    """As `torch_blocks.block_columns`, in float64. `maps` makes the logits of p and q from the values given."""
     count = p.shape[0]
     names = _SUMS + (_LABEL_SUMS if labels is not None else ())
     sums = torch.empty(len(names), count, dtype=torch.float32, device=p.device)
@@ -281,7 +284,7 @@ def _launch_sums(
 
 
 def _on(tensor: torch.Tensor) -> Any:
-    """Triton launches on the current device, whatever device its arguments are on."""
+    """The tensor's device as the current one: Triton launches there, whatever device its arguments are on."""
     return torch.cuda.device(tensor.device if tensor.is_cuda else -1)  # -1: leave it (the interpreter, on a CPU)
 
 
