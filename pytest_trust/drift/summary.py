@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift.token_drift import TokenDrift
 from pytest_trust.errors import InvalidInput
+from pytest_trust.records import DriftSummary
 from pytest_trust.stats.estimates import Sample, Statistic
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Drift:
     def __str__(self) -> str:
         return self.table()
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> DriftSummary:
         """Built-in types only, floats to 9 significant digits; what is not finite (undefined, infinite) is
         None."""
         record: dict[str, Any] = {}
@@ -160,7 +161,7 @@ class Drift:
                 record[name] = _rounded(value)
             else:
                 record[name] = value
-        return record
+        return DriftSummary(**record)
 
 
 def summarise(
