@@ -54,7 +54,7 @@ def verdicts(
             gate_record(
                 suite, gate, job.probes, before, after,
                 policy=policy, threshold=threshold, judge=suite.judge, accuracy=policy.judges.get(suite.judge),
-            )["verdict"]
+            ).verdict
             for before, after in permutations(sides, 2)
         )  # fmt: skip
     return found

@@ -99,10 +99,10 @@ class CorrectedRate:
     """Share of the others that it does not call bad."""
     corrected: float
     """The corrected rate."""
-    lower: float
-    """Its lower 95 % limit."""
-    upper: float
-    """Its upper 95 % limit."""
+    lower: float | None
+    """Its lower 95 % limit; null where it cannot be had."""
+    upper: float | None
+    """Its upper 95 % limit; null where it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -836,7 +836,7 @@ class MutantsRecord:
 
 
 @cache
-def field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
     """The type of every field of a record."""
     hints = get_type_hints(kind)
     return {one.name: hints[one.name] for one in fields(kind)}
@@ -856,8 +856,8 @@ def _plain(value: Any, where: str) -> Any:
     # bool, int and float exactly: numpy.float64 is a float too, and must not hide here.
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if is_dataclass(value):
-        return {name: _plain(getattr(value, name), _inside(where, name)) for name in field_types(type(value))}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _plain(getattr(value, one.name), _inside(where, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(one, f"{where}[{str(key)!a}]") for key, one in value.items()}
     if isinstance(value, (list, tuple)):

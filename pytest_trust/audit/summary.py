@@ -94,16 +94,14 @@ def counts(gates: Iterable[GateRecord]) -> dict[str, int]:
 
 def with_holm(gates: Sequence[GateRecord]) -> list[GateRecord]:
     """The gates with Holm's p-values over each family: a candidate's gates of the policy, or its public ones. Controls have none."""
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[str, int], dict[int, float]] = {}
     for place, gate in enumerate(gates):
         if not gate.control and gate.p_value is not None:
-            groups.setdefault((gate.candidate.model, gate.family), []).append(place)
-    found = [replace(gate, p_holm=None) for gate in gates]
-    for (_, family), places in groups.items():
-        adjusted = holm([gates[place].p_value for place in places], family).tolist()
-        for place, value in zip(places, adjusted, strict=True):
-            found[place] = replace(found[place], p_holm=value)
-    return found
+            groups.setdefault((gate.candidate.model, gate.family), {})[place] = gate.p_value
+    adjusted: dict[int, float] = {}
+    for (_, family), values in groups.items():
+        adjusted |= zip(values, holm(list(values.values()), family).tolist(), strict=True)
+    return [replace(gate, p_holm=adjusted.get(place)) for place, gate in enumerate(gates)]
 
 
 def candidate_record(comparisons: Sequence[ComparisonRecord]) -> CandidateRecord:
