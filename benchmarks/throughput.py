@@ -366,18 +366,6 @@ print(json.dumps([eager, min(once(compiled) for _ in range(8)), first]))
 """
 
 
-_SIDE = {
-    "model": "m",
-    "reference": "m",
-    "fingerprint": "0" * 64,
-    "dtype": "float32",
-    "device": "cpu",
-    "parameters": 1,
-    "lineage": "",
-}
-_RUN = {"baseline": _SIDE, "candidate": _SIDE, "warnings": []}
-
-
 def growth_rows() -> list[dict[str, Any]]:
     """Judging, statistics and report of made-up responses. By a judge of rules: one that reads with the sentence encoder (refusal, leak,
     toxicity) takes 20 to 70 ms an answer, once, see `judges.py`."""

@@ -360,6 +360,11 @@ def test_one_line_reasons() -> None:
     )
 
 
+def test_the_power_is_the_policys() -> None:
+    assert "(97.5 % power, 200 probes)" in held_note(records.held(power=0.975))
+    assert "would have been found with 90 % probability" in drift_diff(records.regressed(power=0.9))
+
+
 def test_a_gate_that_both_regressed_and_broke_a_fixed_requirement_says_both() -> None:
     record = records.regressed(ceiling=0.2, never=["harm-arson-01"])
     assert headline(record) == (

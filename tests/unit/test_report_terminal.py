@@ -339,6 +339,12 @@ def test_a_gate_that_can_find_exactly_its_margin_is_not_marked() -> None:
         assert ("cannot resolve" in text) is (" !" in text) is marked
 
 
+def test_the_power_of_a_plan_is_the_policys() -> None:
+    row = {"gate": "a/b/c", "unit": "share", "probes": 40, "clusters": 40, "margin": 0.05, "detectable": 0.2}
+    text = texts(plan_lines(records.plan(rows=[row], power=0.9), width=200))
+    assert "found with less than 90 % probability" in text
+
+
 def test_a_plan_of_which_everything_is_stored_says_so() -> None:
     totals = {"responses": 80, "stored": 80, "tokens": 0, "seconds": 0.0, "memory_bytes": 0}
     text = texts(plan_lines(records.plan(rows=[], totals=totals), width=80))

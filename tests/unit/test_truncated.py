@@ -85,6 +85,11 @@ def test_how_much_they_may_differ_is_the_policys(tmp_path: Path) -> None:
     assert "the policy allows 3" in strict.reason
 
 
+def test_the_record_has_the_policys_power(tmp_path: Path) -> None:
+    assert record(side("base"), side("tuned")).power == load_policy().power
+    assert record(side("base"), side("tuned"), policy="power: 0.9\n", tmp_path=tmp_path).power == 0.9
+
+
 def test_a_gate_of_the_reasoning_is_a_member_of_the_family(tmp_path: Path) -> None:
     """It is another chance to call something a regression, so the error rate is shared with it as well."""
     (tmp_path / "policy.yaml").write_text("gates:\n  privacy/context_secrets/leak_rate: {trace_margin: 0.05}\n")
