@@ -56,7 +56,7 @@ def verdicts(
             gate_record(
                 suite, gate, job.probes, before, after,
                 policy=policy, threshold=threshold, judge=suite.judge, accuracy=policy.judges.get(suite.judge),
-            )["verdict"]
+            ).verdict
             for before, after in permutations(sides, 2)
         )  # fmt: skip
     return by_gate

@@ -407,18 +407,6 @@ print(json.dumps([eager, min(once(compiled) for _ in range(8)), first]))
 """
 
 
-_SIDE = {
-    "model": "m",
-    "reference": "m",
-    "fingerprint": "0" * 64,
-    "dtype": "float32",
-    "device": "cpu",
-    "parameters": 1,
-    "lineage": "",
-}
-_RUN = {"baseline": _SIDE, "candidate": _SIDE, "warnings": []}
-
-
 def growth_rows() -> list[dict[str, Any]]:
     """Judging, statistics and report of made-up responses, with a judge of rules.
 
@@ -431,6 +419,7 @@ def growth_rows() -> list[dict[str, Any]]:
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.judges import get_judge
     from pytest_trust.judges.samples import Side, judge_responses
+    from pytest_trust.records import to_json
     from pytest_trust.report.drift_diff import drift_diff
     from pytest_trust.responses import Response
 
@@ -463,15 +452,8 @@ def growth_rows() -> list[dict[str, Any]]:
         ]
         record = gate_record(suite, gate, probes, *sides, policy=policy, threshold=threshold, judge="agreement")
         seconds = time.perf_counter() - start
-        record |= {
-            "notes": [],
-            "drift_by_flip": {"flipped": [], "unflipped": []},
-            "drift_auc": None,
-            "dimension_drift": None,
-            "run": _RUN,
-        }
         start = time.perf_counter()
-        json.dumps(record)
+        json.dumps(to_json(record))
         drift_diff(record)
         rows.append((count, seconds, time.perf_counter() - start))
     return [

@@ -13,6 +13,7 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.records import ComparisonRecord, GateRecord, ModelRecord, PairRecord
 from pytest_trust.responses import Generation, Job, Progress, Response
 
 if TYPE_CHECKING:
@@ -183,9 +184,10 @@ class Audit:
             suite, gate, visit.job.probes, *sides, policy=self.policy, threshold=threshold, judge="",
             accuracy=self._accuracy(suite.judge), stopping=visit.of(gate),
         )  # fmt: skip
-        state = record["sequential"]
+        state = record.sequential
+        assert state is not None
         # A regression that the judge's own errors may account for is not known yet.
-        return state["given_up"] or (state["stopped"] and record["verdict"] in ("held", "regressed"))
+        return state.given_up or (state.stopped and record.verdict in ("held", "regressed"))
 
     def acquire(self, pair: Pair, suites: Sequence[Suite]) -> None:
         """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
@@ -257,7 +259,7 @@ class Audit:
         with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
             return Side(reference.label, judge_responses(remembered, judge_name, job.probes, responses))
 
-    def gate_record(
+    def compare(
         self,
         pair: Pair,
         suite: Suite,
@@ -267,8 +269,9 @@ class Audit:
         margin: float | None = None,
         ceiling: float | None = None,
         never: tuple[str, ...] = (),
-    ) -> dict[str, Any]:
-        """The record of one gate. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
+        nodeid: str = "",
+    ) -> ComparisonRecord:
+        """One gate, compared for the test `nodeid`. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
         from pytest_trust.audit.drift_flips import drift_by_outcome, flip_auc
         from pytest_trust.audit.gate import gate_record
         from pytest_trust.judges import as_judge
@@ -315,26 +318,29 @@ class Audit:
             stopping=visit.of(gate) if visit else None,
         )
         if visit:
-            record["sequential"] |= self._tokens(pair, visit)
+            record = self._with_tokens(record, pair, visit)
         if judge_name in READS_ANYWHERE and judge_name == suite.judge:
-            self._add_trace(record, pair, suite, gate, job, threshold)
-        record["notes"] = list(suite.notes)
-        record["drift"] = self.drifts.record(pair, [suite])
-        record["drift_by_flip"] = self.drifts.by_flip(pair, suite, job, record)
-        record["drift_auc"] = flip_auc(record["drift_by_flip"])
+            record = self._with_trace(record, pair, suite, gate, job, threshold)
+        by_flip = self.drifts.by_flip(pair, suite, job, record)
         outcomes = {name: samples[0].outcome for name, samples in sides[1].samples.items() if samples}
-        record["drift_by_outcome"] = drift_by_outcome(
-            self.drifts.of_tokens(pair, [suite], "candidate_baseline")[0], outcomes
+        record = replace(
+            record,
+            nodeid=nodeid,
+            drift=self.drifts.record(pair, [suite]),
+            drift_auc=flip_auc([by_flip]),
+            drift_by_outcome=drift_by_outcome(self.drifts.of_tokens(pair, [suite], "candidate_baseline")[0], outcomes),
         )
-        record["run"] = self.run_record(pair)
-        record["dimension_drift"] = self.drifts.record(
-            pair, [other for other in self._suites.values() if other.dimension == suite.dimension]
+        dimension = [other for other in self._suites.values() if other.dimension == suite.dimension]
+        return ComparisonRecord(
+            gate=record,
+            pair=self.pair_record(pair),
+            dimension_drift=self.drifts.record(pair, dimension),
+            drift_by_flip=by_flip,
         )
-        return record
 
-    def _add_trace(
-        self, record: dict[str, Any], pair: Pair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
-    ) -> None:
+    def _with_trace(
+        self, record: GateRecord, pair: Pair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
+    ) -> GateRecord:
         """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
         from pytest_trust.audit.gate import gate_record, with_trace
         from pytest_trust.judges.samples import OfThoughts
@@ -343,7 +349,7 @@ class Audit:
         if suite.task == "choose" or not any(
             one.answer for by_probe in thoughts for answers in by_probe.values() for one in answers
         ):
-            return
+            return record
         judging = OfThoughts(self.judge(suite.judge, pair))
         sides = [
             self.judged_responses(reference, job, judging, suite.judge, responses)
@@ -354,7 +360,7 @@ class Audit:
         found = gate_record(
             suite, gate, job.probes, *sides, policy=self.policy, threshold=held_to, judge=judging.identity
         )
-        with_trace(record, found, gated=margin is not None)
+        return with_trace(record, found, gated=margin is not None)
 
     def _thoughts(self, reference: Reference, job: Job) -> dict[str, tuple[Any, ...]]:
         """Responses whose answer is their reasoning."""
@@ -366,10 +372,10 @@ class Audit:
             for name, responses in self._responses_of(reference, job).items()
         }
 
-    def _tokens(self, pair: Pair, visit: Visit) -> dict[str, int]:
-        """Response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""
-        if visit.job.task != "generate":
-            return {"tokens": 0, "saved": 0}
+    def _with_tokens(self, record: GateRecord, pair: Pair, visit: Visit) -> GateRecord:
+        """With the response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""
+        if visit.job.task != "generate" or record.sequential is None:
+            return record
         made = [
             response
             for reference in (pair.baseline, pair.candidate)
@@ -378,29 +384,35 @@ class Audit:
         ]
         tokens = sum(response.tokens for response in made)
         left = len(visit.full.probes) - len(visit.job.probes)
-        return {"tokens": tokens, "saved": round(tokens * left / len(visit.job.probes))}
+        saved = round(tokens * left / len(visit.job.probes))
+        return replace(record, sequential=replace(record.sequential, tokens=tokens, saved=saved))
 
-    def run_record(self, pair: Pair) -> dict[str, Any]:
+    def pair_record(self, pair: Pair) -> PairRecord:
         """What was compared: the same for every gate of a pair."""
         from pytest_trust.models.identity import lineage_words
 
-        identities = {name: self.engine.identify(getattr(pair, name)) for name in ("baseline", "candidate")}
-        words = lineage_words(identities["baseline"], identities["candidate"])
-        run: dict[str, Any] = {
-            name: {
-                "model": identity.label,
-                "reference": getattr(pair, name).unlabelled,
-                "fingerprint": identity.fingerprint,
-                "dtype": identity.dtype,
-                "device": identity.device,
-                "parameters": identity.parameters,
-                "lineage": "" if name == "baseline" else words,
-            }
-            for name, identity in identities.items()
-        }
-        warnings = {f"{identity.label}: {warning}" for identity in identities.values() for warning in identity.warnings}
-        run["warnings"] = sorted(warnings | set(self._memory_warnings(pair)))
-        return run
+        identities = [self.engine.identify(reference) for reference in (pair.baseline, pair.candidate)]
+        words = lineage_words(*identities)
+        baseline, candidate = (
+            ModelRecord(
+                model=identity.label,
+                reference=reference.unlabelled,
+                fingerprint=identity.fingerprint,
+                dtype=identity.dtype,
+                device=identity.device,
+                parameters=identity.parameters,
+                lineage=lineage,
+            )
+            for identity, reference, lineage in zip(
+                identities, (pair.baseline, pair.candidate), ("", words), strict=True
+            )
+        )
+        warnings = {f"{identity.label}: {warning}" for identity in identities for warning in identity.warnings}
+        return PairRecord(
+            baseline=baseline,
+            candidate=candidate,
+            warnings=tuple(sorted(warnings | set(self._memory_warnings(pair)))),
+        )
 
     def _memory_warnings(self, pair: Pair) -> list[str]:
         """What was done for want of memory."""

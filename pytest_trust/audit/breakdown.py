@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from pytest_trust.judges.samples import Side, score_probe
 from pytest_trust.probes import Gate, Probe
+from pytest_trust.records import Breakdown
 
 #: A factor with more values than this names things rather than kinds.
 MOST_VALUES = 24
@@ -29,9 +29,8 @@ def factors(gate: Gate, probes: Sequence[Probe]) -> list[str]:
     return found
 
 
-def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> dict[str, list[dict[str, Any]]]:
-    """By factor a row per value: ``value``, ``n`` probes measured on both sides, the mean score of each side (larger is worse) and their
-    difference ``delta`` = candidate - baseline, the largest first. Empty for metrics of a whole suite and for contrasts, whose unit is no
+def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> dict[str, tuple[Breakdown, ...]]:
+    """By factor a row per value, the largest change to worse first. Empty for metrics of a whole suite and for contrasts, whose unit is no
     probe.
     """
     if gate.score == "corpus" or gate.minus:
@@ -41,7 +40,7 @@ def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Si
         pair = tuple(score_probe(gate, side.samples.get(probe.id, ())) for side in (baseline, candidate))
         if not any(map(math.isnan, pair)):
             scores[probe.id] = (pair[0], pair[1])
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, tuple[Breakdown, ...]] = {}
     for name in factors(gate, [probe for probe in probes if probe.id in scores]):
         groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for probe in probes:
@@ -51,8 +50,6 @@ def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Si
         rows = []
         for value, pairs in groups.items():
             before, after = (sum(pair[side] for pair in pairs) / len(pairs) for side in (0, 1))
-            rows.append(
-                {"value": value, "n": len(pairs), "baseline": before, "candidate": after, "delta": after - before}
-            )
-        found[name] = sorted(rows, key=lambda row: (-row["delta"], row["value"]))
+            rows.append(Breakdown(value=value, n=len(pairs), baseline=before, candidate=after, delta=after - before))
+        found[name] = tuple(sorted(rows, key=lambda row: (-row.delta, row.value)))
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pytest_trust.records import DriftAuc, DriftByFlip, DriftOfOutcome
 
 if TYPE_CHECKING:
     from pytest_trust.drift.summary import TokenDrift
@@ -13,20 +15,18 @@ if TYPE_CHECKING:
 _LEAST = 5
 
 
-def drift_by_flip(
-    drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]
-) -> dict[str, list[float]]:
+def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]) -> DriftByFlip:
     """Drift per response (nats per token) of the compared probes it was measured on, apart for those that `flipped`."""
     moved, both = set(flipped), set(compared)
-    groups: dict[str, list[float]] = {"flipped": [], "unflipped": []}
-    for probe in sorted(drifts.keys() & both):
-        if math.isfinite(drifts[probe]):
-            groups["flipped" if probe in moved else "unflipped"].append(drifts[probe])
-    return groups
+    measured = [probe for probe in sorted(drifts.keys() & both) if math.isfinite(drifts[probe])]
+    return DriftByFlip(
+        flipped=tuple(drifts[probe] for probe in measured if probe in moved),
+        unflipped=tuple(drifts[probe] for probe in measured if probe not in moved),
+    )
 
 
-def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Per outcome of the candidate's response: on how many ``probes`` its drift was measured, and the ``mean`` over their tokens in nats."""
+def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) -> dict[str, DriftOfOutcome]:
+    """Per outcome of the candidate's response its drift, the mean over the tokens of its probes."""
     sums: dict[str, list[float]] = {}
     for drift in drifts:
         outcome = outcomes.get(drift.probe)
@@ -36,20 +36,21 @@ def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) 
         for place, value in enumerate((1, float(drift.kl_pq.sum(dtype=float)), len(drift))):
             found[place] += value
     return {
-        outcome: {"probes": int(probes), "mean": total / tokens}
+        outcome: DriftOfOutcome(probes=int(probes), mean=total / tokens)
         for outcome, (probes, total, tokens) in sorted(sums.items())
     }
 
 
-def flip_auc(groups: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+def flip_auc(drifts: Sequence[DriftByFlip]) -> DriftAuc | None:
     """The probability that a flipped probe's response drifted more than an unflipped one's, ties half (Mann-Whitney U over all pairs).
 
     0.5 says that drift tells nothing, 1 that it tells all. `lower` and `upper` are 95 % limits from the standard error of Hanley and McNeil
-    1982 (Radiology 143:29). None when either group has fewer than 5 probes.
+    1982 (Radiology 143:29). The gates' `drifts` are taken together. None when either group has fewer than 5 probes.
     """
     from scipy.stats import rankdata
 
-    flipped, unflipped = groups["flipped"], groups["unflipped"]
+    flipped = [value for one in drifts for value in one.flipped]
+    unflipped = [value for one in drifts for value in one.unflipped]
     m, n = len(flipped), len(unflipped)
     if min(m, n) < _LEAST:
         return None
@@ -58,4 +59,4 @@ def flip_auc(groups: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
     q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
     variance = (auc * (1 - auc) + (m - 1) * (q1 - auc * auc) + (n - 1) * (q2 - auc * auc)) / (m * n)
     reach = 1.96 * math.sqrt(max(0.0, variance))
-    return {"auc": auc, "lower": max(0.0, auc - reach), "upper": min(1.0, auc + reach), "flipped": m, "unflipped": n}
+    return DriftAuc(auc=auc, lower=max(0.0, auc - reach), upper=min(1.0, auc + reach), flipped=m, unflipped=n)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_trust.errors import TrustError
+from pytest_trust.records import DriftByFlip, DriftRecord, DriftSummary, GateRecord, TextDriftRecord
 
 if TYPE_CHECKING:
     from pytest_trust.audit.executor import Executor
@@ -48,7 +49,7 @@ class Drifts:
         self._shared_template = shared_template
         # by the job's number, and with the job, so that it stays its own
         self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
-        self._records: dict[tuple[Reference, Reference, tuple[str, ...]], dict[str, Any] | None] = {}
+        self._records: dict[tuple[Reference, Reference, tuple[str, ...]], DriftRecord | None] = {}
 
     def _of_pair(self, pair: Pair, suite: Suite) -> PairDrift:
         """What is stored of the pair's drift on a suite that has been acquired, read once."""
@@ -71,70 +72,75 @@ class Drifts:
             reasons.append(getattr(found, f"{direction}_reason"))
         return drifts, next(filter(None, reasons), NO_TOKENS)
 
-    def record(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, Any] | None:
+    def record(self, pair: Pair, suites: Sequence[Suite]) -> DriftRecord | None:
         """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
-        from pytest_trust.drift.summary import summarise
-
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
-        if key in self._records:
-            return self._records[key]
-        record: dict[str, Any] = {}
-        for direction, (name, on) in DIRECTIONS.items():
-            drifts, reason = self.of_tokens(pair, suites, direction)
-            if drifts:
-                if self._shared_template:
-                    on += ", both behind the baseline's template"
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record()
-            else:
-                record[f"{direction}_reason"] = reason
-        for direction, (name, on) in WITHOUT_TRACE.items():
-            drifts, _ = self.of_tokens(pair, suites, direction)
-            if drifts:
-                record[direction] = summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record()
-        if any(direction in record for direction in DIRECTIONS):
-            floor, _ = self.of_tokens(pair, suites, "floor")
-            record["floor"] = (
-                summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record()["mean"]
-                if floor
-                else None
-            )
-            record["identical"] = all(
-                (record[direction]["maximum"] or 0.0) <= 1e-6 and not record[direction].get("infinite")
-                for direction in DIRECTIONS
-                if direction in record
-            )
-        texts = self._texts(pair, suites)
-        if texts:
-            record["texts"] = texts
-        refused = [record.get(f"{direction}_reason", NO_TOKENS) for direction in DIRECTIONS]
-        if texts or any(reason != NO_TOKENS for reason in refused):
-            record.setdefault("identical", False)
-        self._records[key] = record if "identical" in record else None
+        if key not in self._records:
+            self._records[key] = self._record(pair, suites)
         return self._records[key]
 
-    def _texts(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, Any]:
+    def _record(self, pair: Pair, suites: Sequence[Suite]) -> DriftRecord | None:
+        forth, forth_reason = self._summary(pair, suites, "candidate_baseline")
+        back, back_reason = self._summary(pair, suites, "baseline_candidate")
+        without_trace, _ = self._summary(pair, suites, "answer_without_trace")
+        measured = [one for one in (forth, back) if one]
+        texts = self._texts(pair, suites)
+        if not measured and not texts and {forth_reason, back_reason} == {NO_TOKENS}:
+            return None
+        return DriftRecord(
+            candidate_baseline=forth,
+            candidate_baseline_reason=forth_reason,
+            baseline_candidate=back,
+            baseline_candidate_reason=back_reason,
+            answer_without_trace=without_trace,
+            floor=self._floor(pair, suites) if measured else None,
+            identical=bool(measured) and all((one.maximum or 0.0) <= 1e-6 and not one.infinite for one in measured),
+            texts=texts,
+        )
+
+    def _summary(self, pair: Pair, suites: Sequence[Suite], direction: str) -> tuple[DriftSummary | None, str]:
+        """One direction, or None and why there is none."""
+        from pytest_trust.drift.summary import summarise
+
+        name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
+        drifts, reason = self.of_tokens(pair, suites, direction)
+        if not drifts:
+            return None, reason
+        if direction in DIRECTIONS and self._shared_template:
+            on += ", both behind the baseline's template"
+        return summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record(), ""
+
+    def _floor(self, pair: Pair, suites: Sequence[Suite]) -> float | None:
+        from pytest_trust.drift.summary import summarise
+
+        floor, _ = self.of_tokens(pair, suites, "floor")
+        if not floor:
+            return None
+        return summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record().mean
+
+    def _texts(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, TextDriftRecord]:
         """What there is in place of KL where the tokenizers differ, by the responses it is on."""
         from pytest_trust.drift.cross_tokenizer.responses import WRITERS, summarise_texts
 
         ordered = sorted(suites, key=lambda suite: suite.name)
         measured = [self._of_pair(pair, suite).texts for suite in ordered]
-        by_writer = {writer: [one for texts in measured for one in texts.get(writer, ())] for writer in WRITERS}
-        summaries = {writer: summarise_texts(drifts, writer, alpha=self._alpha) for writer, drifts in by_writer.items()}
-        return {
-            writer if writer == "options" else f"{writer}_responses": found
-            for writer, found in summaries.items()
-            if found
-        }
+        found = {}
+        for writer in WRITERS:
+            drifts = [one for texts in measured for one in texts.get(writer, ())]
+            summary = summarise_texts(drifts, writer, alpha=self._alpha)
+            if summary:
+                found[writer if writer == "options" else f"{writer}_responses"] = summary
+        return found
 
-    def by_flip(self, pair: Pair, suite: Suite, job: Job, record: Mapping[str, Any]) -> dict[str, list[float]]:
+    def by_flip(self, pair: Pair, suite: Suite, job: Job, record: GateRecord) -> DriftByFlip:
         """Drift of the candidate's responses, apart for probes that flipped under a gate."""
         from pytest_trust.audit.drift_flips import drift_by_flip
 
         found, _ = self.of_tokens(pair, [suite], "candidate_baseline")
         drifts = {drift.probe: float(drift.kl_pq.mean()) for drift in found if len(drift)}
-        missing = set(record["missing"])
+        missing = set(record.missing)
         compared = [probe.id for probe in job.probes if probe.id not in missing]
-        return drift_by_flip(drifts, [flip["probe"] for flip in record["flips"]], compared)
+        return drift_by_flip(drifts, [flip.probe for flip in record.flips], compared)
 
     def of_suite(self, pair: Pair, suite: Suite, direction: str) -> Drift:
         """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_trust.audit.policy import Policy, Threshold
+from pytest_trust.audit.units import Units, units
 from pytest_trust.judges.samples import JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.probes import Gate, Probe, Suite
+from pytest_trust.records import Flip, FlipSide, GateRecord, JudgeError, SideRecord, Trace, Verdict
 
 if TYPE_CHECKING:
     from pytest_trust.audit.judge_error import Accuracy
     from pytest_trust.audit.sequential import Stopping
     from pytest_trust.stats.comparison import Comparison
-from pytest_trust.audit.units import Units, units
 
 
 def gate_record(
@@ -31,8 +32,8 @@ def gate_record(
     judge: str,
     accuracy: tuple[Accuracy, Accuracy] | None = None,
     stopping: Stopping | None = None,
-) -> dict[str, Any]:
-    """Everything a report needs about one gate, as built-in types. See `pytest_trust.report` for the keys.
+) -> GateRecord:
+    """Everything a report needs about one gate, but for the drift and what belongs to the run.
 
     `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured. `stopping` says how `probes` came
     to be the ones that were visited, where a run may stop early.
@@ -43,14 +44,13 @@ def gate_record(
 
     paired = units(gate, probes, baseline, candidate)
     relevant = [probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
-    sides = {
-        "baseline": _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
-        "candidate": _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
-    }
-    control = suite.control
+    sides = (
+        _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
+        _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
+    )
     family = policy.family_of(suite, gate)
     if gate.score == "corpus":
-        comparison = _corpus(
+        comparison, sides = _corpus(
             gate, relevant, baseline, candidate, sides, policy=policy, threshold=threshold, family=family
         )
     else:
@@ -73,93 +73,103 @@ def gate_record(
             comparison, gate, paired, stopping, policy=policy, threshold=threshold, family=family
         )
     flips = _flips(gate, relevant, baseline, candidate)
-    verdict: str = comparison.verdict
+    verdict: Verdict = comparison.verdict
     reason = _coverage_reason(policy, sides, baseline, candidate, relevant) or comparison.reason
     if reason and verdict != "inconclusive":
         verdict = "not measured"
-    never = sorted(flip["probe"] for flip in flips if flip["worse"] and flip["probe"] in threshold.never)
+    never = tuple(sorted(flip.probe for flip in flips if flip.worse and flip.probe in threshold.never))
     owed = _judge_error(gate, relevant, baseline, candidate, paired, accuracy)
-    if owed and verdict == "regressed" and comparison.worse is not None and comparison.worse <= owed["flips_limit"]:
+    if owed and verdict == "regressed" and comparison.worse is not None and comparison.worse <= owed.flips_limit:
         verdict = "inconclusive"
-        reason = f"the judge's own errors would give up to {owed['flips_limit']} flips to worse, and {comparison.worse} were seen"
+        reason = f"the judge's own errors would give up to {owed.flips_limit} flips to worse, and {comparison.worse} were seen"
     if verdict != "not measured":
         if never:
             verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
-        elif _over_ceiling(gate, threshold, sides["candidate"], paired, policy.alpha):
+        elif _over_ceiling(gate, threshold, sides[1], paired, policy.alpha):
             verdict, reason = (
                 "regressed",
                 f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is",
             )
-    return {
-        "gate": f"{suite.name}/{gate.name}",
-        "dimension": suite.dimension,
-        "suite": suite.name,
-        "metric": gate.name,
-        "title": gate.title,
-        "unit": unit_of(gate),
-        "judge": judge,
-        "control": control,
-        "verdict": verdict,
-        "reason": reason,
-        "delta": comparison.delta,
-        "lower": comparison.lower,
-        "upper": comparison.upper,
-        "margin": threshold.margin,
-        "alpha": comparison.alpha,
-        "family": comparison.family,
-        "p_value": comparison.p_value,
-        "n": comparison.n,
-        "n_clusters": comparison.n_clusters,
-        "detectable": comparison.detectable,
-        "needed": comparison.needed,
-        "method": comparison.method,
-        "worse": comparison.worse,
-        "better": comparison.better,
-        "missing": paired.missing(),
-        "judge_error": owed,
-        "sequential": sequential,
-        **sides,
-        "ceiling": threshold.ceiling,
-        "never": never,
-        "identical": comparison.identical,
-        "drift": None,
-        "trace": None,
-        "breakdown": breakdown(gate, relevant, baseline, candidate),
-        "flips": flips,
-        "flips_total": len(flips),
-    }
+    return GateRecord(
+        gate=f"{suite.name}/{gate.name}",
+        dimension=suite.dimension,
+        suite=suite.name,
+        metric=gate.name,
+        title=gate.title,
+        unit=unit_of(gate),
+        judge=judge,
+        control=suite.control,
+        verdict=verdict,
+        reason=reason,
+        delta=comparison.delta,
+        lower=comparison.lower,
+        upper=comparison.upper,
+        margin=threshold.margin,
+        alpha=comparison.alpha,
+        family=comparison.family,
+        power=policy.power,
+        p_value=comparison.p_value,
+        n=comparison.n,
+        n_clusters=comparison.n_clusters,
+        detectable=comparison.detectable,
+        needed=comparison.needed,
+        method=comparison.method,
+        worse=comparison.worse,
+        better=comparison.better,
+        missing=tuple(paired.missing()),
+        judge_error=owed,
+        sequential=sequential,
+        baseline=sides[0],
+        candidate=sides[1],
+        ceiling=threshold.ceiling,
+        never=never,
+        identical=comparison.identical,
+        notes=suite.notes,
+        breakdown=breakdown(gate, relevant, baseline, candidate),
+        flips=flips,
+        flips_total=len(flips),
+    )
 
 
-_TRACE_KEYS = (
-    "verdict",
-    "reason",
-    "delta",
-    "lower",
-    "upper",
-    "margin",
-    "n",
-    "worse",
-    "better",
-    "baseline",
-    "candidate",
-)
+_BY_SEVERITY: tuple[Verdict, ...] = ("held", "inconclusive", "not measured", "regressed")
 
 
-def with_trace(record: dict[str, Any], trace: Mapping[str, Any], *, gated: bool) -> None:
-    """Put the record of the same gate on the models' reasoning beside the answers' one, under `trace`.
+def with_trace(record: GateRecord, thought: GateRecord, *, gated: bool) -> GateRecord:
+    """The record with that of the same gate on the models' reasoning (`thought`) beside it, under `trace`.
 
     A response without a trace has said nothing in it. Where the policy gates the trace (`gated`), a regression in the thoughts makes the
     gate regressed, and thoughts of which too little is known make a gate that held inconclusive.
     """
-    record["trace"] = {key: trace[key] for key in _TRACE_KEYS} | {"gated": gated}
-    if not gated or record["verdict"] in ("regressed", "not measured"):
-        return
-    order = ("held", "inconclusive", "not measured", "regressed")
-    if order.index(trace["verdict"]) > order.index(record["verdict"]):
-        record["verdict"] = trace["verdict"]
-        record["reason"] = f"in the reasoning: {trace['reason'] or trace['verdict']}"
-        record["flips"] = [*record["flips"], *({**flip, "in_trace": True} for flip in trace["flips"])]
-        record["flips_total"] = len(record["flips"])
+    record = replace(record, trace=_trace(thought, gated))
+    if not gated or record.verdict in ("regressed", "not measured"):
+        return record
+    if _BY_SEVERITY.index(thought.verdict) <= _BY_SEVERITY.index(record.verdict):
+        return record
+    flips = (*record.flips, *(replace(flip, in_trace=True) for flip in thought.flips))
+    return replace(
+        record,
+        verdict=thought.verdict,
+        reason=f"in the reasoning: {thought.reason or thought.verdict}",
+        flips=flips,
+        flips_total=len(flips),
+    )
+
+
+def _trace(thought: GateRecord, gated: bool) -> Trace:
+    return Trace(
+        verdict=thought.verdict,
+        reason=thought.reason,
+        delta=thought.delta,
+        lower=thought.lower,
+        upper=thought.upper,
+        margin=thought.margin,
+        n=thought.n,
+        worse=thought.worse,
+        better=thought.better,
+        baseline=thought.baseline,
+        candidate=thought.candidate,
+        gated=gated,
+    )
 
 
 def _within_scale(comparison: Comparison, most: float) -> Comparison:
@@ -178,7 +188,7 @@ def _judge_error(
     candidate: Side,
     paired: Units,
     accuracy: tuple[Accuracy, Accuracy] | None,
-) -> dict[str, Any] | None:
+) -> JudgeError | None:
     """Only where a probe's score is one judged response: errors of several samples of one probe are not independent."""
     from pytest_trust.audit.judge_error import judge_error
 
@@ -206,16 +216,16 @@ def _corpus(
     probes: Sequence[Probe],
     baseline: Side,
     candidate: Side,
-    sides: dict[str, dict[str, Any]],
+    sides: tuple[SideRecord, SideRecord],
     *,
     policy: Policy,
     threshold: Threshold,
     family: int,
-) -> Comparison:
-    """Compare a metric of the whole suite, and put its values in the sides' records."""
+) -> tuple[Comparison, tuple[SideRecord, SideRecord]]:
+    """Compare a metric of the whole suite; with it the sides' records with their values."""
     from pytest_trust.stats.corpus import choices, compare_corpus
 
-    comparison, *found = compare_corpus(
+    comparison, *values = compare_corpus(
         gate.metric,
         probes,
         *(choices(side.samples, probes) for side in (baseline, candidate)),
@@ -224,16 +234,23 @@ def _corpus(
         family=family,
         max_missing=1 - policy.min_coverage,
     )
-    for name, one in zip(("baseline", "candidate"), found, strict=True):
-        sides[name] |= {key: getattr(one, key) if one else None for key in ("value", "lower", "upper")}
-    return comparison
+    before, after = (
+        replace(
+            side,
+            value=one.value if one else None,
+            lower=one.lower if one else None,
+            upper=one.upper if one else None,
+        )
+        for side, one in zip(sides, values, strict=True)
+    )
+    return comparison, (before, after)
 
 
-def _over_ceiling(gate: Gate, threshold: Threshold, candidate: Mapping[str, Any], paired: Units, alpha: float) -> bool:
+def _over_ceiling(gate: Gate, threshold: Threshold, candidate: SideRecord, paired: Units, alpha: float) -> bool:
     if gate.score != "corpus":
         return over_ceiling(threshold, paired.candidate, paired.clusters, alpha)
     # its lower limit is two-sided at 95 %: stricter than one-sided at alpha = 5 %
-    return threshold.ceiling is not None and candidate["lower"] is not None and candidate["lower"] > threshold.ceiling
+    return threshold.ceiling is not None and candidate.lower is not None and candidate.lower > threshold.ceiling
 
 
 def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequence[str], alpha: float) -> bool:
@@ -248,7 +265,7 @@ def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequen
 
 def _side_record(
     gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
-) -> dict[str, Any]:
+) -> SideRecord:
     from pytest_trust.stats.intervals import rate_interval
 
     samples = [sample for probe in probes for sample in side.samples.get(probe.id, ())]
@@ -256,23 +273,23 @@ def _side_record(
     counted = sum(outcomes[outcome] for outcome in counted_outcomes(gate))
     interval = rate_interval(scores, clusters) if scores else None
     errors = sorted({sample.message for sample in samples if sample.message})
-    return {
-        "model": side.model,
-        "value": interval.mean if interval else None,
-        "lower": interval.lower if interval else None,
-        "upper": interval.upper if interval else None,
-        "n": len(samples),
-        "outcomes": dict(sorted(outcomes.items())),
-        "coverage": counted / len(samples) if samples else 0.0,
-        "truncated": outcomes["truncated"],
-        "closed": sum(sample.closed for sample in samples),
-        "judge_errors": errors[:3],
-    }
+    return SideRecord(
+        model=side.model,
+        value=interval.mean if interval else None,
+        lower=interval.lower if interval else None,
+        upper=interval.upper if interval else None,
+        n=len(samples),
+        outcomes=dict(sorted(outcomes.items())),
+        coverage=counted / len(samples) if samples else 0.0,
+        truncated=outcomes["truncated"],
+        closed=sum(sample.closed for sample in samples),
+        judge_errors=tuple(errors[:3]),
+    )
 
 
 def _coverage_reason(
     policy: Policy,
-    sides: Mapping[str, Mapping[str, Any]],
+    sides: tuple[SideRecord, SideRecord],
     baseline: Side,
     candidate: Side,
     probes: Sequence[Probe],
@@ -287,31 +304,36 @@ def _coverage_reason(
                 return f"{side.model}: {side.lacking}"
             named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             return f"the {name} has no response to {len(missing)} of {len(probes)} probes ({named})"
-    for name in ("baseline", "candidate"):
-        if sides[name]["coverage"] < policy.min_coverage:
-            return f"only {sides[name]['coverage']:.0%} of the {name}'s responses count (the policy asks for {policy.min_coverage:.0%}){_advice(sides[name])}"
-    gap = abs(sides["baseline"]["coverage"] - sides["candidate"]["coverage"])
+    for name, one in zip(("baseline", "candidate"), sides, strict=True):
+        if one.coverage < policy.min_coverage:
+            return f"only {one.coverage:.0%} of the {name}'s responses count (the policy asks for {policy.min_coverage:.0%}){_advice(one)}"
+    before, after = sides
+    gap = abs(before.coverage - after.coverage)
     if gap > policy.max_coverage_gap:
-        worse = min(("baseline", "candidate"), key=lambda name: float(sides[name]["coverage"]))
-        return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
+        worse = min(sides, key=lambda one: one.coverage)
+        return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
     # Coverage may be equal for other reasons: one side's answers cut, the other's unparsable.
-    cut = {name: side["truncated"] / max(1, side["n"]) for name, side in sides.items()}
-    apart = abs(cut["candidate"] - cut["baseline"])
+    apart = abs(_cut(after) - _cut(before))
     if apart > policy.max_coverage_gap:
-        worse = max(("baseline", "candidate"), key=lambda name: cut[name])
-        return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(sides[worse])}"
+        worse = max(sides, key=_cut)
+        return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
     return ""
 
 
-def _advice(side: Mapping[str, Any]) -> str:
-    if side["judge_errors"]:
-        return f": the judge failed with {side['judge_errors'][0]}"
-    if side["truncated"]:
-        return f": {side['truncated']} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
+def _cut(side: SideRecord) -> float:
+    """Share of the responses that were cut before their answer."""
+    return side.truncated / max(1, side.n)
+
+
+def _advice(side: SideRecord) -> str:
+    if side.judge_errors:
+        return f": the judge failed with {side.judge_errors[0]}"
+    if side.truncated:
+        return f": {side.truncated} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
     return ""
 
 
-def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> list[dict[str, Any]]:
+def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> tuple[Flip, ...]:
     """Probes whose score moved, the worst first; ties in order of id, so that the list is the same every time."""
     moved = []
     for probe in probes:
@@ -319,31 +341,27 @@ def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side)
         change = score_probe(gate, after) - score_probe(gate, before)
         if math.isnan(change) or change == 0:
             continue
-        shown = {"baseline": _worst(gate, before), "candidate": _worst(gate, after)}
-        moved.append(
-            (
-                change,
-                {
-                    "probe": probe.id,
-                    "cluster": probe.cluster,
-                    "subtype": probe.subtype,
-                    "prompt": probe.prompt,
-                    "worse": change > 0,
-                    **shown,
-                },
-            )
+        flip = Flip(
+            probe=probe.id,
+            cluster=probe.cluster,
+            subtype=probe.subtype,
+            prompt=probe.prompt,
+            worse=change > 0,
+            baseline=_worst(gate, before),
+            candidate=_worst(gate, after),
         )
-    moved.sort(key=lambda item: (-item[0], item[1]["probe"]))
-    return [record for _, record in moved]
+        moved.append((change, flip))
+    moved.sort(key=lambda item: (-item[0], item[1].probe))
+    return tuple(flip for _, flip in moved)
 
 
-def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> dict[str, Any]:
+def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> FlipSide:
     """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""
     sample = max(samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score))
     score = score_probe(gate, samples)
-    return {
-        "outcome": sample.outcome,
-        "score": None if math.isnan(score) else score,
-        "answer": sample.answer,
-        "reasoning": sample.reasoning,
-    }
+    return FlipSide(
+        outcome=sample.outcome,
+        score=None if math.isnan(score) else score,
+        answer=sample.answer,
+        reasoning=sample.reasoning,
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.records import CorrectedRate, JudgeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def judge_error(
     accuracy: tuple[Accuracy, Accuracy],
     *,
     confidence: float = 0.95,
-) -> dict[str, Any] | None:
+) -> JudgeError | None:
     """What a gate with one judged response a probe owes to its judge; None when no rate was measured.
 
     baseline, candidate: scores 0 or 1 (1 is bad; NaN is not measured). changed: pairs whose two answers are not the same text; equal
@@ -61,8 +61,8 @@ def judge_error(
 
     from pytest_trust.stats.corrections import correct_rate
 
-    sides: dict[str, Any] = {}
-    for name, scores, side in zip(("baseline", "candidate"), (baseline, candidate), accuracy, strict=True):
+    rates = []
+    for scores, side in zip((baseline, candidate), accuracy, strict=True):
         measured = [score for score in scores if score == score]
         if not measured:
             return None
@@ -75,21 +75,24 @@ def judge_error(
             n_specificity=side.negatives,
             confidence=confidence,
         )
-        sides[name] = {
-            "sensitivity": side.sensitivity,
-            "specificity": side.specificity,
-            "corrected": corrected.value,
-            "lower": corrected.lower,
-            "upper": corrected.upper,
-        }
+        rates.append(
+            CorrectedRate(
+                sensitivity=side.sensitivity,
+                specificity=side.specificity,
+                corrected=corrected.value,
+                lower=corrected.lower,
+                upper=corrected.upper,
+            )
+        )
     before, after = accuracy
-    share = (sides["baseline"]["corrected"] + sides["candidate"]["corrected"]) / 2
+    share = (rates[0].corrected + rates[1].corrected) / 2
     flip = share * (1 - before.sensitivity) * after.sensitivity + (1 - share) * before.specificity * (
         1 - after.specificity
     )
-    return {
-        **sides,
-        "labels": before.labels,
-        "flips_expected": changed * flip,
-        "flips_limit": int(stats.binom.ppf(confidence, changed, flip)) if changed else 0,
-    }
+    return JudgeError(
+        baseline=rates[0],
+        candidate=rates[1],
+        labels=before.labels,
+        flips_expected=changed * flip,
+        flips_limit=int(stats.binom.ppf(confidence, changed, flip)) if changed else 0,
+    )

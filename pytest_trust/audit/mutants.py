@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.mutants import Dosed, choose
 from pytest_trust.models.reference import Pair, Reference, parse_reference
+from pytest_trust.records import (
+    GateRecord,
+    MutantDimension,
+    MutantGate,
+    MutantRecord,
+    MutantsRecord,
+    NullKilled,
+    PairRecord,
+)
 
 if TYPE_CHECKING:
     from pytest_trust.audit.audit import Audit
     from pytest_trust.probes import Suite
-
-_GATE_KEYS = ("gate", "dimension", "control", "unit", "verdict", "reason", "n", "worse", "better")
-_GATE_NUMBERS = ("delta", "lower", "upper", "margin")
 
 
 def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
@@ -32,8 +37,8 @@ def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
     return replace(mutated, label=f"{reference.label}{'&' if '?' in reference.label else '?'}mutant={dosed}")
 
 
-def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], names: Sequence[str]) -> dict[str, Any]:
-    """Measure the mutants of the selected suites (or those named) and judge the suites by them; see `mutant_document` for what it gives.
+def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], names: Sequence[str]) -> MutantsRecord:
+    """Measure the mutants of the selected suites (or those named) and judge the suites by them.
 
     One mutant is in memory beside the baseline at a time. Gates without a margin in the policy are left out.
 
@@ -56,86 +61,69 @@ def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], name
         raise InvalidInput(
             f"--trust-mutants: no mutant belongs to {', '.join(dimensions)}: name some, --trust-mutants=noise,int4"
         )
-    runs, run = [], {}
+    runs = []
     for dosed in chosen:
         pair = Pair(baseline, with_mutant(baseline, dosed))
         audit.acquire(pair, kept)
-        records = [audit.gate_record(pair, suite, gate) for suite in kept for gate in measured[suite.name]]
-        drift = (audit.drifts.record(pair, kept) or {}).get("candidate_baseline") or {}
-        runs.append(mutant_record(dosed, records, drift.get("mean")))
-        run = audit.run_record(pair)
+        compared = [audit.compare(pair, suite, gate) for suite in kept for gate in measured[suite.name]]
+        drift = audit.drifts.record(pair, kept)
+        summary = drift.candidate_baseline if drift else None
+        runs.append(mutant_record(dosed, [one.gate for one in compared], summary.mean if summary else None))
         audit.engine.model(pair.candidate).release()
-    meta = {
-        "profile": audit.trust.profile,
-        "policy": audit.policy.name,
-        "baseline": run["baseline"],
-        "warnings": run["warnings"],
-    }
-    return mutant_document(runs, meta)
+    return mutants_record(runs, compared[-1].pair, profile=audit.trust.profile, policy=audit.policy.name)
 
 
-def mutant_record(dosed: Dosed, records: Sequence[Mapping[str, Any]], drift: float | None) -> dict[str, Any]:
+def mutant_record(dosed: Dosed, records: Sequence[GateRecord], drift: float | None) -> MutantRecord:
     """What the gates said to one mutant at one dose; `drift` is KL(candidate || baseline) in nats per token.
 
     `own` are the dimensions that must notice it, among those measured (none for a null mutant); `noticed` the gates that were
     `regressed`; `killed` the own dimensions with one of these.
     """
-    measured = list(dict.fromkeys(str(record["dimension"]) for record in records))
-    own = [name for name in measured if name in dosed.mutant.dimensions and dosed.dose > 0]
-    noticed = [record for record in records if record["verdict"] == "regressed"]
-    return {
-        "mutant": dosed.name,
-        "dose": dosed.dose,
-        "highest": dosed.dose == max(dosed.mutant.doses),
-        "meaning": dosed.mutant.meaning,
-        "source": dosed.mutant.source,
-        "own": own,
-        "killed": [name for name in own if any(record["dimension"] == name for record in noticed)],
-        "noticed": [str(record["gate"]) for record in noticed],
-        "drift": _number(drift),
-        "gates": [{key: _number(record[key]) for key in (*_GATE_KEYS, *_GATE_NUMBERS)} for record in records],
-    }
+    measured = list(dict.fromkeys(record.dimension for record in records))
+    own = tuple(name for name in measured if name in dosed.mutant.dimensions and dosed.dose > 0)
+    noticed = [record for record in records if record.verdict == "regressed"]
+    names = [one.name for one in fields(MutantGate)]
+    return MutantRecord(
+        mutant=dosed.name,
+        dose=dosed.dose,
+        highest=dosed.dose == max(dosed.mutant.doses),
+        meaning=dosed.mutant.meaning,
+        source=dosed.mutant.source,
+        own=own,
+        killed=tuple(name for name in own if any(record.dimension == name for record in noticed)),
+        noticed=tuple(record.gate for record in noticed),
+        drift=drift,
+        gates=tuple(MutantGate(**{name: getattr(record, name) for name in names}) for record in records),
+    )
 
 
-def mutant_document(runs: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a run as plain data, which table and JSON report show.
-
-    `dimensions`: per dimension its own mutants, `killed` of `mutants` at every positive dose and at the `highest`, the `survivors` at the
-    highest, whether it is a `control`, and the gates of it that no mutant at all moved (`unmoved`). `null_killed`: gates that regressed though nothing was damaged. `passed` is false when there
-    is one of these, or a survivor in a dimension that is no control.
-    """
-    controls = {gate["dimension"]: bool(gate["control"]) for run in runs for gate in run["gates"]}
+def mutants_record(runs: Sequence[MutantRecord], pair: PairRecord, *, profile: str, policy: str) -> MutantsRecord:
+    """The result of a run, which table and JSON report show. `pair`: the baseline and the last mutant."""
+    controls = {gate.dimension: gate.control for run in runs for gate in run.gates}
     dimensions = {}
     for name, control in controls.items():
-        own = [run for run in runs if name in run["own"]]
-        top = [run for run in own if run["highest"]]
-        gates = dict.fromkeys(gate["gate"] for run in runs for gate in run["gates"] if gate["dimension"] == name)
-        dimensions[name] = {
-            "control": control,
-            "mutants": len(own),
-            "killed": sum(name in run["killed"] for run in own),
-            "highest": len(top),
-            "highest_killed": sum(name in run["killed"] for run in top),
-            "survivors": [run["mutant"] for run in top if name not in run["killed"]],
-            "unmoved": [gate for gate in gates if not any(gate in run["noticed"] for run in runs)] if own else [],
-        }
-    null_killed = [
-        {"mutant": run["mutant"], "gate": gate} for run in runs if run["dose"] == 0 for gate in run["noticed"]
-    ]
-    survived = any(found["survivors"] and not found["control"] for found in dimensions.values())
-    return {
-        "schema": 1,
-        "kind": "mutants",
-        **meta,
-        "mutants": list(runs),
-        "dimensions": dimensions,
-        "null_killed": null_killed,
-        "passed": not null_killed and not survived,
-    }
-
-
-def _number(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value
+        own = [run for run in runs if name in run.own]
+        top = [run for run in own if run.highest]
+        gates = dict.fromkeys(gate.gate for run in runs for gate in run.gates if gate.dimension == name)
+        unmoved = [gate for gate in gates if not any(gate in run.noticed for run in runs)]
+        dimensions[name] = MutantDimension(
+            control=control,
+            mutants=len(own),
+            killed=sum(name in run.killed for run in own),
+            highest=len(top),
+            highest_killed=sum(name in run.killed for run in top),
+            survivors=tuple(run.mutant for run in top if name not in run.killed),
+            unmoved=tuple(unmoved if own else ()),
+        )
+    null_killed = [NullKilled(mutant=run.mutant, gate=gate) for run in runs if run.dose == 0 for gate in run.noticed]
+    survived = any(found.survivors and not found.control for found in dimensions.values())
+    return MutantsRecord(
+        profile=profile,
+        policy=policy,
+        baseline=pair.baseline,
+        warnings=pair.warnings,
+        mutants=tuple(runs),
+        dimensions=dimensions,
+        null_killed=tuple(null_killed),
+        passed=not null_killed and not survived,
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from pytest_trust.engine.rates import operations, planned_tokens, rate_of, tokens_left
+from pytest_trust.records import ModelRecord, PlanRecord, PlanRow, PlanTotals
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
@@ -14,14 +17,13 @@ if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import Reference
     from pytest_trust.probes import Gate, Probe, Suite
-from pytest_trust.engine.rates import operations, planned_tokens, rate_of, tokens_left
 
 # Share of clusters that is taken to change to better before anything has been measured.
 _BACKGROUND = 0.05
 
 
-def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
-    """What a run would do and could find; see `pytest_trust.report.plan`. Loads no weights, downloads and converts nothing.
+def plan_of(audit: Audit, suites: Sequence[Suite]) -> PlanRecord:
+    """What a run would do and could find. Loads no weights, downloads and converts nothing.
 
     Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable`
     supposes that a twentieth of the clusters changes to better, as no response has been looked at: exact for binary gates, simulated for
@@ -41,45 +43,49 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> dict[str, Any]:
             threshold = audit.policy.threshold_of(suite, gate)
             clusters = len({probe.cluster for probe in relevant})
             rows.append(
-                {
-                    "gate": f"{suite.name}/{gate.name}",
-                    "unit": unit_of(gate),
-                    "probes": len(relevant),
-                    "clusters": clusters,
-                    "margin": threshold.margin if threshold else None,
-                    "detectable": None
+                PlanRow(
+                    gate=f"{suite.name}/{gate.name}",
+                    unit=unit_of(gate),
+                    probes=len(relevant),
+                    clusters=clusters,
+                    margin=threshold.margin if threshold else None,
+                    detectable=None
                     if threshold is None or gate.score == "corpus"
                     else _detectable(
                         audit.policy, threshold, audit.policy.family_of(suite, gate), gate, clusters, job.repeats()
                     ),
-                    "responses": len(relevant) * job.repeats(),
-                    "tokens": sum(planned_tokens(job, probe) for probe in relevant),
-                }
+                    responses=len(relevant) * job.repeats(),
+                    tokens=sum(planned_tokens(job, probe) for probe in relevant),
+                )
             )
     models = [model for model in (audit.trust.baseline, *audit.trust.candidates) if model]
-    meta: dict[str, Any] = {"candidates": [_side(audit.engine, model, jobs) for model in audit.trust.candidates]}
-    if audit.trust.baseline:
-        meta["baseline"] = _side(audit.engine, audit.trust.baseline, jobs)
-    return {
-        "rows": rows,
-        "totals": _totals(audit.engine, jobs, models),
-        "meta": {**meta, "profile": audit.trust.profile, "policy": audit.policy.name},
-    }
+    holds: dict[str, str] = {}
+    return PlanRecord(
+        candidates=tuple(_side(audit.engine, model, jobs, holds) for model in audit.trust.candidates),
+        baseline=_side(audit.engine, audit.trust.baseline, jobs, holds) if audit.trust.baseline else None,
+        holds=holds,
+        profile=audit.trust.profile,
+        policy=audit.policy.name,
+        power=audit.policy.power,
+        rows=tuple(rows),
+        totals=_totals(audit.engine, jobs, models),
+    )
 
 
-def _side(engine: Engine, reference: Reference, jobs: Sequence[Job]) -> dict[str, Any]:
-    """A model's label; of a recording also what it is of and what it holds. Raises InvalidInput when it is damaged or lacks what is asked."""
-    side: dict[str, Any] = {"model": reference.label, "reference": reference.unlabelled}
+def _side(engine: Engine, reference: Reference, jobs: Sequence[Job], holds: dict[str, str]) -> ModelRecord:
+    """A model's label; of a recording also what it is of, and in `holds` what it holds. Raises InvalidInput when it is damaged or lacks
+    what is asked."""
+    side = ModelRecord(model=reference.label, reference=reference.unlabelled)
     model = engine.model(reference)
-    if not model.answers:
-        identity = model.identity
-        side |= {"fingerprint": identity.fingerprint, "dtype": identity.dtype, "parameters": identity.parameters}
-        side["holds"] = model.contents()
-        model.require(jobs)
-    return side
+    if model.answers:
+        return side
+    identity = model.identity
+    holds[reference.label] = model.contents()
+    model.require(jobs)
+    return replace(side, fingerprint=identity.fingerprint, dtype=identity.dtype, parameters=identity.parameters)
 
 
-def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> dict[str, Any]:
+def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]) -> PlanTotals:
     responses = stored = tokens = size = 0
     fingerprints, guess = [], 0.0
     models = [engine.model(reference) for reference in references]
@@ -99,14 +105,14 @@ def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]
     known = len(fingerprints) == sum(model.answers for model in models)
     rate = rate_of(engine.store, fingerprints) if known else None
     seconds = tokens / rate if rate else guess or None
-    return {
-        "responses": responses,
-        "stored": stored,
-        "tokens": tokens,
-        "seconds": seconds if tokens else 0.0,
-        "rough": not rate,
-        "memory_bytes": size if known else None,
-    }
+    return PlanTotals(
+        responses=responses,
+        stored=stored,
+        tokens=tokens,
+        seconds=seconds if tokens else 0.0,
+        rough=not rate,
+        memory_bytes=size if known else None,
+    )
 
 
 def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.audit.policy import Policy, Threshold
 from pytest_trust.probes import Gate, in_clusters, visiting_order
+from pytest_trust.records import Sequential
 from pytest_trust.responses import Job
 from pytest_trust.stats.anytime import FUTILE, STOPPING_SHARE, Anytime, anytime_limits, chance_to_decide, decided
 
@@ -131,17 +132,17 @@ def stopped(
     policy: Policy,
     threshold: Threshold,
     family: int,
-) -> tuple[Comparison, dict[str, Any]]:
+) -> tuple[Comparison, Sequential]:
     """The comparison as the visit leaves it, and its record: `stopped` early as held or regressed, or `given_up`."""
     limits, sums, sizes = limits_of(gate, units, stopping, policy, family)
     verdict = decided(limits, threshold.margin) if comparison.n else ""
-    record = {
-        "units": comparison.n,
-        "of": stopping.budget,
-        "e_value": limits.e_value,
-        "stopped": bool(verdict),
-        "given_up": False,
-    }
+    record = Sequential(
+        units=comparison.n,
+        of=stopping.budget,
+        e_value=limits.e_value,
+        stopped=bool(verdict),
+        given_up=False,
+    )
     if not verdict and stopping.complete:
         return comparison, record
     changes: dict[str, Any] = {
@@ -164,6 +165,6 @@ def stopped(
         lower_level=policy.alpha / family,
         upper_level=policy.alpha,
     )
-    record["given_up"] = chance < FUTILE
+    record = replace(record, given_up=chance < FUTILE)
     reason = f"given up after {comparison.n} of {stopping.budget}: the rest would decide it with a probability below {FUTILE:.0%}"
     return replace(comparison, **changes, verdict="inconclusive", reason=reason), record

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift.token_drift import TokenDrift
 from pytest_trust.errors import InvalidInput
+from pytest_trust.records import DriftSummary
 from pytest_trust.stats.estimates import Sample, Statistic
 
 if TYPE_CHECKING:
@@ -159,8 +160,8 @@ class Drift:
     def __str__(self) -> str:
         return self.table()
 
-    def as_record(self) -> dict[str, Any]:
-        """The drift in built-in types, floats to 9 significant digits. A number that is not finite is None."""
+    def as_record(self) -> DriftSummary:
+        """The drift as reports have it, floats to 9 significant digits. A number that is not finite is None."""
         record: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
@@ -170,7 +171,7 @@ class Drift:
                 record[name] = _rounded(value)
             else:
                 record[name] = value
-        return record
+        return DriftSummary(**record)
 
 
 def summarise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_trust.drift.summary import Drift
     from pytest_trust.plugin.progress import ProgressLine, WorkerProgress
     from pytest_trust.probes import Suite
+    from pytest_trust.records import GateRecord
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
 _PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
@@ -35,19 +36,19 @@ class Result:
     record: the gate's record, as in the JSON report. diff: the drift diff as text.
     """
 
-    record: Mapping[str, Any]
+    record: GateRecord
     diff: str
     strict: bool = False
 
     @property
     def verdict(self) -> str:
         """`held`, `regressed`, `inconclusive` or `not measured`."""
-        return str(self.record["verdict"])
+        return self.record.verdict
 
     @property
     def delta(self) -> float | None:
         """candidate - baseline, larger is worse."""
-        return self.record["delta"]  # type: ignore[no-any-return]
+        return self.record.delta
 
     @property
     def measured(self) -> bool:
@@ -73,7 +74,7 @@ class Result:
         return self.measured
 
 
-def _line(verdict: str, record: Mapping[str, Any]) -> str:
+def _line(verdict: str, record: GateRecord) -> str:
     from pytest_trust.report.drift_diff import not_measured_reason
 
     line = not_measured_reason(record)
@@ -104,9 +105,11 @@ class Trust:
         metric's unit; else the marker's, else the policy's. Raises InvalidInput for a wrong argument, TrustError for a model that cannot run.
         """
         __tracebackhide__ = True
+        from pytest_trust.report.drift_diff import drift_diff
+
         marks = marker_arguments(self._item)
         loaded = self._load(suite, judge if isinstance(judge, str) else None, marks.get("dimension", "custom"))
-        record = self._audit.gate_record(
+        compared = self._audit.compare(
             self.pair,
             loaded,
             loaded.gate(gate),
@@ -114,12 +117,12 @@ class Trust:
             margin=margin if margin is not None else marks.get("margin"),
             ceiling=marks.get("ceiling"),
             never=tuple(marks.get("never", ())),
+            nodeid=self._item.nodeid,
         )
-        record["nodeid"] = self._item.nodeid
-        self._item.stash.setdefault(RECORDS, []).append(record)
-        from pytest_trust.report.drift_diff import drift_diff
-
-        return Result(record, drift_diff(record, redact=self._trust.redact), self._trust.strict)
+        self._item.stash.setdefault(RECORDS, []).append(compared)
+        lineage = compared.pair.candidate.lineage
+        diff = drift_diff(compared.gate, lineage=lineage, redact=self._trust.redact)
+        return Result(compared.gate, diff, self._trust.strict)
 
     def kl(self, suite: str | Path) -> Drift:
         """Drift as the audit's paper has it: KL(candidate || baseline) in nats per token, on the candidate's own responses."""
@@ -144,6 +147,12 @@ class Trust:
             )
         if on not in ("responses", "prompts"):
             raise InvalidInput(f"on is {on!r}, expected responses or prompts")
+        own = not isinstance(suite, (str, Path))
+        if direction == "answer_without_trace" and (own or on == "prompts"):
+            raise InvalidInput(
+                f"direction is {direction!r} on {'texts' if own else 'prompts'}, which hold no answer after a trace: "
+                "give a suite and on='responses', or the direction candidate_baseline or baseline_candidate"
+            )
         if not isinstance(suite, (str, Path)):
             return self._audit.drifts.of_texts(self.pair, suite, None, direction, "texts")
         loaded = self._load(suite, None, "custom")

@@ -12,6 +12,7 @@ from pytest_trust.plugin.collection import SuiteCollection
 
 if TYPE_CHECKING:
     from pytest_trust.plugin.progress import WorkersProgress
+    from pytest_trust.records import ComparisonRecord, RunRecord
 
 
 class TrustRun:
@@ -20,7 +21,7 @@ class TrustRun:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.trust = options.of(config)
-        self.records: list[dict[str, Any]] = []
+        self.records: list[ComparisonRecord] = []
         self.failed_report = ""
         self.interrupted = False
         self.workers: WorkersProgress | None = None
@@ -104,13 +105,13 @@ class TrustRun:
         assert self.trust.baseline is not None and self.trust.mutants is not None
         try:
             suites = suites_of(session.items)
-            document = run_mutants(audit_of(self.config), self.trust.baseline, suites, self.trust.mutants)
+            found = run_mutants(audit_of(self.config), self.trust.baseline, suites, self.trust.mutants)
             if self.trust.report is not None:
-                write_mutants(self.trust.report, document)
+                write_mutants(self.trust.report, found)
         except TrustError as error:
             raise pytest.UsageError(str(error)) from None
-        self._write(mutant_lines(document, width=self._width()))
-        session.testsfailed += not document["passed"]  # exit code 1
+        self._write(mutant_lines(found, width=self._width()))
+        session.testsfailed += not found.passed  # exit code 1
 
     def _record(self, session: pytest.Session) -> None:
         from pytest_trust.audit.record_file import write_recording
@@ -137,8 +138,10 @@ class TrustRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self.worker is None:
-            self.records += getattr(report, "trust_records", [])
+        if self.worker is None and getattr(report, "trust_records", None):
+            from pytest_trust.records import ComparisonRecord, from_json
+
+            self.records += [from_json(ComparisonRecord, value) for value in report.trust_records]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -150,11 +153,11 @@ class TrustRun:
             from pytest_trust.report.json_report import write_report
 
             try:
-                write_report(self.trust.report, self.records_without_run(), self.meta(), redact=self.trust.redact)
+                write_report(self.trust.report, self.run_record(), redact=self.trust.redact)
             except TrustError as error:
                 self.failed_report = str(error)
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        if exitstatus == pytest.ExitCode.OK and not any(record["verdict"] != "not measured" for record in self.records):
+        if exitstatus == pytest.ExitCode.OK and all(one.gate.verdict == "not measured" for one in self.records):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -176,74 +179,20 @@ class TrustRun:
             return
         from pytest_trust.report.terminal import summary_lines
 
-        self._write(summary_lines(self.records, self.meta(), width=self._width()))
+        self._write(summary_lines(self.run_record(), width=self._width()))
 
-    def records_without_run(self) -> list[dict[str, Any]]:
-        """The records as they are reported, with Holm's p-values over each family of gates."""
-        from pytest_trust.stats.corrections import holm
+    def run_record(self) -> RunRecord:
+        """The run's document, from the records: the controller loads nothing."""
+        from pytest_trust.audit.summary import run_record
 
-        inner = ("run", "dimension_drift", "drift_by_flip")
-        kept = [{key: value for key, value in record.items() if key not in inner} for record in self.records]
-        tested = [record for record in kept if not record["control"] and record["p_value"] is not None]
-        for record in kept:
-            record["p_holm"] = None
-
-        def of(record: dict[str, Any]) -> tuple[str, int]:
-            """A candidate's gates of the policy, or its public ones."""
-            return record["candidate"]["model"], record["family"]
-
-        for group in {of(record) for record in tested}:
-            family, members = group[1], [record for record in tested if of(record) == group]
-            adjusted = holm([record["p_value"] for record in members], family).tolist()
-            for record, value in zip(members, adjusted, strict=True):
-                record["p_holm"] = value
-        return kept
-
-    def meta(self) -> dict[str, Any]:
-        """What all gates have in common, from the records: the controller loads nothing."""
-        candidates = self._candidates()
-        first = candidates[0]
-        return {
-            "baseline": self.records[0]["run"]["baseline"],
-            "candidate": first,
-            "candidates": candidates,
-            "warnings": sorted(
-                {note for record in self.records for note in (*record["run"]["warnings"], *record.get("notes", ()))}
-            ),
-            "profile": self.trust.profile,
-            "policy": self.trust.policy.name if self.trust.policy else "bundled",
-            "drift": first["drift"],
-            "identical": all(candidate["identical"] for candidate in candidates),
-            "report": str(self.trust.report) if self.trust.report and not self.failed_report else None,
-            "store": str(self.trust.store),
-        }
-
-    def _candidates(self) -> list[dict[str, Any]]:
-        """What is known of each candidate, in the order of the options."""
-        from pytest_trust.audit.drift_flips import flip_auc
-        from pytest_trust.report.trust_tax import trust_tax
-
-        given = [candidate.label for candidate in self.trust.candidates]
-        by_label: dict[str, list[dict[str, Any]]] = {}
-        for record in self.records:
-            by_label.setdefault(record["candidate"]["model"], []).append(record)
-        found = []
-        for label in sorted(by_label, key=lambda label: given.index(label) if label in given else len(given)):
-            records = by_label[label]
-            drift = {record["dimension"]: record["dimension_drift"] for record in records if record["dimension_drift"]}
-            identical = bool(drift) and all(one["identical"] for one in drift.values())
-            tax = trust_tax(sorted(records, key=lambda record: (record["gate"], record["nodeid"])))
-            for dimension, row in tax["dimensions"].items():
-                own = [
-                    record["drift_by_flip"]
-                    for record in records
-                    if record["dimension"] == dimension and not record["control"]
-                ]
-                row["drift_auc"] = flip_auc(
-                    {side: [value for one in own for value in one[side]] for side in ("flipped", "unflipped")}
-                )
-            found.append({**records[0]["run"]["candidate"], "drift": drift, "identical": identical, "tax": tax})
-        return found
+        return run_record(
+            self.records,
+            labels=[candidate.label for candidate in self.trust.candidates],
+            profile=self.trust.profile,
+            policy=self.trust.policy.name if self.trust.policy else "bundled",
+            store=str(self.trust.store),
+            report=str(self.trust.report) if self.trust.report and not self.failed_report else None,
+        )
 
     def _width(self) -> int:
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")

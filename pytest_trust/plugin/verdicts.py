@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-RECORDS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+if TYPE_CHECKING:
+    from pytest_trust.records import ComparisonRecord
+
+RECORDS: pytest.StashKey[list[ComparisonRecord]] = pytest.StashKey()
 
 
 class Regression(AssertionError):
@@ -32,11 +35,13 @@ def annotate(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo
     """Put the gates' records on the report in built-in types. Reports carry them to the controller under xdist."""
     if call.when != "call" and not report.failed:
         return
+    from pytest_trust.records import to_json
+
     records = item.stash.get(RECORDS, [])
-    report.trust_records = records  # type: ignore[attr-defined]
+    report.trust_records = [to_json(record) for record in records]  # type: ignore[attr-defined]
     for record in records:
         for key in ("gate", "verdict", "delta", "lower", "upper", "margin"):
-            item.user_properties.append((f"trust_{key}", record[key]))  # JUnit reads them at teardown
+            item.user_properties.append((f"trust_{key}", getattr(record.gate, key)))  # JUnit reads them at teardown
     error = call.excinfo.value if call.excinfo else None
     report.trust_not_measured = isinstance(error, NotMeasured)  # type: ignore[attr-defined]
     crash = getattr(report.longrepr, "reprcrash", None)

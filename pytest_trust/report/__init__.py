@@ -1,8 +1,7 @@
-"""Renderings of a comparison: plain dictionaries of built-in types in, lines of text or a JSON document out.
+"""Renderings of a comparison: records in, lines of text or a JSON document out.
 
-Nothing here computes a verdict, and nothing here imports pytest, torch or NumPy: a renderer reads the gate
-record that travelled with a test report (see :mod:`pytest_trust.report.json_report` for its keys) and returns
-text.
+Nothing here computes a number or a verdict, and nothing here imports pytest, torch or NumPy: a renderer reads a record of
+`pytest_trust.records` and returns text.
 """
 
 from pytest_trust.report.drift_diff import drift_diff, held_note, inconclusive_reason, not_measured_reason

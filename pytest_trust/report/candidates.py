@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pytest_trust.records import CandidateRecord, GateRecord
 from pytest_trust.report.gate_notes import COUNTS, THOUGHT, bracketed, counted, in_thought, share_of
 from pytest_trust.report.numbers import UNKNOWN, Numbers, magnitude
 from pytest_trust.report.text import Column, Layout, columns, cut, layout, visible
-
-Record = Mapping[str, Any]
 
 MARKS = {"regressed": "R", "held": "H", "inconclusive": "I", "not measured": "N"}
 _LEGEND = "KL is KL(candidate || baseline) in nats on the candidate's responses."
@@ -33,40 +31,34 @@ class _Form:
 _FORMS = (_Form(False, False, False), _Form(True, False, False), _Form(True, True, False), _Form(True, True, True))
 
 
-def by_gate(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+def by_gate(records: Sequence[GateRecord]) -> dict[str, dict[str, GateRecord]]:
     """Records by gate (and test, where tests share a gate's name) and candidate's label, in the order given."""
-    rows: dict[str, dict[str, Record]] = {}
+    rows: dict[str, dict[str, GateRecord]] = {}
     for record in records:
-        label = candidate_of(record)
-        key = str(record["gate"])
+        label = record.candidate.model
+        key = record.gate
         while label in rows.get(key, {}):
             key += "'"
         rows.setdefault(key, {})[label] = record
     return rows
 
 
-def candidate_of(record: Record) -> str:
-    """The label of a record's candidate."""
-    return str((record.get("candidate") or {}).get("model") or "")
-
-
 def matrix(
-    ordered: Sequence[Record], names: Sequence[str], candidates: Sequence[Mapping[str, Any]], *, width: int
+    ordered: Sequence[GateRecord], names: Sequence[str], candidates: Sequence[CandidateRecord], *, width: int
 ) -> tuple[list[tuple[str, str, bool, str]], str]:
     """The lines of the table and the legend that they need.
 
-    `ordered` are the records in the order of the table, `names` their gates' names as shown; `candidates` say for each its ``model`` (label)
-    and ``drift`` by dimension. A line is its kind (``head``, ``dimension``, ``drift``, ``beside``, ``gate``), its dimension, whether that is a
+    `ordered` are the records in the order of the table, `names` their gates' names as shown. A line is its kind (``head``, ``dimension``, ``drift``, ``beside``, ``gate``), its dimension, whether that is a
     control, and its text; of a gate the kind is the worst verdict in the row. A cell is Δ, its limits and the verdict: in one line where the
     width allows it, else the limits below, then the verdict by its first letter, then the candidates by number. Where even that is too wide
     (four candidates in 80 columns) a candidate is a row under its gate.
     """
-    labels = [str(candidate["model"]) for candidate in candidates]
-    shown = dict(zip((str(record["gate"]) for record in ordered), names, strict=True))
+    labels = [candidate.model for candidate in candidates]
+    shown = dict(zip((record.gate for record in ordered), names, strict=True))
     rows = by_gate(ordered)
     drifts = {
         (dimension, name): [name, "", *(_drift(candidate, dimension, key) for candidate in candidates)]
-        for dimension in dict.fromkeys(str(record.get("dimension") or "") for record in ordered)
+        for dimension in dict.fromkeys(record.dimension for record in ordered)
         for key, name in _DRIFT
     }
     longest = max(columns(name) for name in (*shown.values(), *(title for _, title in _DRIFT)))
@@ -93,29 +85,29 @@ def matrix(
                 drift = drifts[dimension, title]
                 if any(cell != UNKNOWN for cell in drift[2:]):
                     lines.append(("drift", dimension, control, form.line(drift)))
-        worst = next(
-            (verdict for verdict in MARKS if any(other.get("verdict") == verdict for other in found.values())), ""
-        )
+        worst = next((verdict for verdict in MARKS if any(other.verdict == verdict for other in found.values())), "")
         for kind, text in _lines(gates[key], form, width, limits=how.stacked):
             lines.append((kind or worst, dimension, control, text))
     keys = ", ".join(f"[{place}] {visible(label)}" for place, label in enumerate(labels, 1))
     return lines, (f"{keys}. " if how.numbered else "") + (_MARKED if how.marked else "") + _LEGEND
 
 
-def _grouped(rows: Mapping[str, Mapping[str, Record]]) -> Iterator[tuple[str, Mapping[str, Record], str, bool, bool]]:
+def _grouped(
+    rows: Mapping[str, Mapping[str, GateRecord]],
+) -> Iterator[tuple[str, Mapping[str, GateRecord], str, bool, bool]]:
     """Each gate's key and records, its dimension, whether that is a control, and whether it is the first of them."""
     before: tuple[bool, str] | None = None
     for key, found in rows.items():
         record = next(iter(found.values()))
-        group = bool(record.get("control")), str(record.get("dimension") or "")
+        group = record.control, record.dimension
         yield key, found, group[1], group[0], group != before
         before = group
 
 
 def _by_rows(
-    rows: Mapping[str, Mapping[str, Record]],
+    rows: Mapping[str, Mapping[str, GateRecord]],
     shown: Mapping[str, str],
-    candidates: Sequence[Mapping[str, Any]],
+    candidates: Sequence[CandidateRecord],
     width: int,
 ) -> list[tuple[str, str, bool, str]]:
     """The same with a row per gate and candidate: its value, Δ, limits and verdict."""
@@ -129,10 +121,10 @@ def _by_rows(
     blocks: dict[str, list[tuple[str, list[str]]]] = {}
     for key, found in rows.items():
         first = next(iter(found.values()))
-        name, value = shown[key.rstrip("'")], Numbers.of(first).value((first.get("baseline") or {}).get("value"))
+        name, value = shown[key.rstrip("'")], Numbers.of(first).value(first.baseline.value)
         blocks[key] = [("beside", [name, value, "", "", ""])]
         for candidate in candidates:
-            label = str(candidate["model"])
+            label = candidate.model
             if label in found:
                 blocks[key] += _of_candidate(label, found[label])
     form = layout(
@@ -145,7 +137,7 @@ def _by_rows(
             for candidate in candidates:
                 token, response = (_drift(candidate, dimension, measure) for measure, _ in _DRIFT)
                 if token != UNKNOWN:
-                    text = f"{'':{_INDENT}}KL {visible(str(candidate['model']))}: {token} per token, {response} per response"
+                    text = f"{'':{_INDENT}}KL {visible(candidate.model)}: {token} per token, {response} per response"
                     lines.append(("drift", dimension, control, cut(text, width)))
         for kind, (name, *cells) in blocks[key]:
             if columns(name) > form.widths[0]:
@@ -156,24 +148,23 @@ def _by_rows(
     return lines
 
 
-def _of_candidate(label: str, record: Record) -> list[tuple[str, list[str]]]:
+def _of_candidate(label: str, record: GateRecord) -> list[tuple[str, list[str]]]:
     """The rows of one candidate under a gate, with their kinds."""
-    rows = [(str(record.get("verdict")), _row(f"  {visible(label)}", record))]
+    rows: list[tuple[str, list[str]]] = [(record.verdict, _row(f"  {visible(label)}", record))]
     trace = in_thought(record)
     if trace:
         *cells, verdict = _row(f"    {THOUGHT}", trace)
         rows.append(("beside", [*cells, bracketed(trace, verdict)]))
     for key, title in COUNTS:
         if counted([record], key):
-            rows.append(("beside", [f"    {title}", share_of(record.get("candidate"), key), "", "", ""]))
+            rows.append(("beside", [f"    {title}", share_of(record.candidate, key), "", "", ""]))
     return rows
 
 
-def _row(name: str, record: Record) -> list[str]:
+def _row(name: str, record: GateRecord) -> list[str]:
     numbers = Numbers.of(record)
-    limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
-    value = numbers.value((record.get("candidate") or {}).get("value"))
-    return [name, value, numbers.signed(record.get("delta"), 0.0), limits, visible(str(record.get("verdict")))]
+    limits = numbers.limits(record.lower, record.upper, record.margin)
+    return [name, numbers.value(record.candidate.value), numbers.signed(record.delta, 0.0), limits, record.verdict]
 
 
 def _lines(block: Sequence[Sequence[str]], form: Layout, width: int, *, limits: bool) -> list[tuple[str, str]]:
@@ -189,7 +180,7 @@ def _lines(block: Sequence[Sequence[str]], form: Layout, width: int, *, limits: 
     return lines
 
 
-def _gate(name: str, found: Mapping[str, Record], labels: Sequence[str], how: _Form) -> list[list[str]]:
+def _gate(name: str, found: Mapping[str, GateRecord], labels: Sequence[str], how: _Form) -> list[list[str]]:
     """The rows of a gate: its change and verdict by candidate, what was thought, and how many responses came to no answer."""
     rows = _change(name, found, labels, how)
     thoughts = {label: trace for label, record in found.items() if (trace := in_thought(record))}
@@ -198,28 +189,27 @@ def _gate(name: str, found: Mapping[str, Record], labels: Sequence[str], how: _F
     first = next(iter(found.values()))
     for key, title in COUNTS:
         if counted(list(found.values()), key):
-            cells = (share_of((found.get(label) or {}).get("candidate"), key) for label in labels)
-            rows.append([f"  {title}", share_of(first.get("baseline"), key), *cells])
+            cells = (share_of(found[label].candidate, key) if label in found else UNKNOWN for label in labels)
+            rows.append([f"  {title}", share_of(first.baseline, key), *cells])
     return rows
 
 
-def _change(name: str, found: Mapping[str, Record], labels: Sequence[str], how: _Form) -> list[list[str]]:
+def _change(name: str, found: Mapping[str, GateRecord], labels: Sequence[str], how: _Form) -> list[list[str]]:
     """The baseline's value, and per candidate Δ and the verdict, with the limits between them or in a second row."""
     record = next(iter(found.values()))
-    cells, below = [Numbers.of(record).value((record.get("baseline") or {}).get("value"))], [""]
+    cells, below = [Numbers.of(record).value(record.baseline.value)], [""]
     for label in labels:
-        record = found.get(label, {})
-        if not record:
+        if label not in found:
             cells.append(UNKNOWN)
             below.append("")
             continue
+        record = found[label]
         numbers = Numbers.of(record)
-        verdict = visible(str(record.get("verdict")))
-        verdict = MARKS.get(verdict, verdict) if how.marked else verdict
+        verdict = MARKS[record.verdict] if how.marked else str(record.verdict)
         verdict = bracketed(record, verdict) if name.strip() == THOUGHT else verdict
-        limits = numbers.limits(record.get("lower"), record.get("upper"), record.get("margin"))
+        limits = numbers.limits(record.lower, record.upper, record.margin)
         parts = [
-            numbers.signed(record.get("delta"), 0.0),
+            numbers.signed(record.delta, 0.0),
             *([] if how.stacked or limits == UNKNOWN else [limits]),
             verdict,
         ]
@@ -228,6 +218,6 @@ def _change(name: str, found: Mapping[str, Record], labels: Sequence[str], how: 
     return [[name, *cells], *([["", *below]] if how.stacked and any(below) else [])]
 
 
-def _drift(candidate: Mapping[str, Any], dimension: str, key: str) -> str:
-    drift = ((candidate.get("drift") or {}).get(dimension) or {}).get("candidate_baseline") or {}
-    return magnitude(drift.get(key))
+def _drift(candidate: CandidateRecord, dimension: str, key: str) -> str:
+    drift = candidate.drift.get(dimension)
+    return magnitude(getattr(drift.candidate_baseline, key)) if drift and drift.candidate_baseline else UNKNOWN

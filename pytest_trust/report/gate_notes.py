@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
-from pytest_trust.report.numbers import UNKNOWN, count
-
-Record = Mapping[str, Any]
+from pytest_trust.records import GateRecord, SideRecord, Trace
+from pytest_trust.report.numbers import count
 
 #: A side's counts, and what their rows are called.
 COUNTS = (("truncated", "truncated"), ("closed", "closed by budget"))
 THOUGHT = "in thought"
 
 
-def in_thought(record: Record) -> dict[str, Any] | None:
+def in_thought(record: GateRecord) -> GateRecord | None:
     """The gate on the models' reasoning, as a record of its own; None where no model reasoned or the judge cannot read a trace."""
-    trace = record.get("trace")
-    return {**record, "control": False, **trace} if isinstance(trace, Mapping) else None
+    if record.trace is None:
+        return None
+    shared = {one.name: getattr(record.trace, one.name) for one in fields(Trace) if one.name != "gated"}
+    return replace(record, control=False, **shared)
 
 
-def bracketed(trace: Record, verdict: str) -> str:
-    """The verdict as it is shown: in brackets where it does not decide."""
-    return verdict if trace.get("gated") else f"({verdict})"
+def bracketed(record: GateRecord, verdict: str) -> str:
+    """The verdict on a gate's reasoning as it is shown: in brackets where it does not decide."""
+    return verdict if record.trace and record.trace.gated else f"({verdict})"
 
 
-def share_of(side: Any, key: str) -> str:
+def share_of(side: SideRecord, key: str) -> str:
     """``3 of 40``."""
-    if not isinstance(side, Mapping) or side.get("n") is None:
-        return UNKNOWN
-    return f"{count(side.get(key) or 0)} of {count(side['n'])}"
+    return f"{count(getattr(side, key))} of {count(side.n)}"
 
 
-def counted(records: Sequence[Record], key: str) -> bool:
+def counted(records: Sequence[GateRecord], key: str) -> bool:
     """Whether a side of any record has such responses."""
-    return any((record.get(name) or {}).get(key) for record in records for name in ("baseline", "candidate"))
+    return any(getattr(side, key) for record in records for side in (record.baseline, record.candidate))
 
 
-def legend(records: Sequence[Record]) -> str:
+def legend(records: Sequence[GateRecord]) -> str:
     """What the rows beside the gates mean, as far as there are any."""
     parts = []
-    if any(record.get("trace") for record in records):
+    if any(record.trace for record in records):
         parts.append(f"{THOUGHT}: the same gate on the reasoning, in brackets where the policy does not gate it.")
     if counted(records, "truncated"):
         parts.append("truncated: responses that were cut before their answer; no other gate had any.")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pytest_trust.errors import TrustError
-from pytest_trust.report.json_report import serialised
+from pytest_trust.records import MutantGate, MutantRecord, MutantsRecord, dimension_rank, to_json
+from pytest_trust.report.json_report import rounded, serialised, write_text
 from pytest_trust.report.numbers import Numbers, magnitude
 from pytest_trust.report.terminal import Line, model_lines
 from pytest_trust.report.text import Column, table, visible, wrap
-from pytest_trust.report.trust_tax import dimension_rank
 
 _LETTERS = {"regressed": "R", "held": "h", "inconclusive": "?", "not measured": "!"}
 _LEGEND = (
@@ -22,17 +20,12 @@ _MOST_LETTERS = 4
 _NARROW = 4  # of a dimension's column: its letters, and the beginning of its title
 
 
-def mutant_lines(document: Mapping[str, Any], *, width: int) -> list[Line]:
-    """Return the lines of the result, each with its markup, none wider than `width` columns.
-
-    `document` is what `pytest_trust.audit.mutants.mutant_document` gives.
-    """
-    runs: Sequence[Mapping[str, Any]] = document["mutants"]
-    dimensions = sorted(
-        document["dimensions"], key=lambda name: (document["dimensions"][name]["control"], dimension_rank(name))
-    )
-    lines = [*model_lines(document, width), ("", {})]
-    for warning in sorted({visible(str(warning)) for warning in document.get("warnings") or ()}):
+def mutant_lines(document: MutantsRecord, *, width: int) -> list[Line]:
+    """Return the lines of the result, each with its markup, none wider than `width` columns."""
+    runs = document.mutants
+    dimensions = sorted(document.dimensions, key=lambda name: (document.dimensions[name].control, dimension_rank(name)))
+    lines = [*model_lines(document.baseline, (), document.profile, document.policy, width), ("", {})]
+    for warning in sorted({visible(warning) for warning in document.warnings}):
         lines += [(line, {"yellow": True}) for line in wrap(warning, width, first="warning: ")]
     # A mutant's name may wrap nowhere: the dimensions' titles give way first.
     head = [
@@ -44,11 +37,11 @@ def mutant_lines(document: Mapping[str, Any], *, width: int) -> list[Line]:
     ]
     rows = [
         [
-            run["mutant"],
-            f"{run['dose']:g}",
+            run.mutant,
+            f"{run.dose:g}",
             _result(run),
             *(_letters(run, name) for name in dimensions),
-            magnitude(run["drift"]),
+            magnitude(run.drift),
         ]
         for run in runs
     ]
@@ -58,70 +51,59 @@ def mutant_lines(document: Mapping[str, Any], *, width: int) -> list[Line]:
     lines += [(text, _markup(run)) for run, text in zip(runs, body, strict=True)]
     lines += [("", {}), *((line, {"light": True}) for line in wrap(_LEGEND, width))]
     for name in dimensions:
-        gates = ", ".join(
-            dict.fromkeys(_short(gate) for run in runs for gate in run["gates"] if gate["dimension"] == name)
-        )
+        gates = ", ".join(dict.fromkeys(_short(gate) for run in runs for gate in run.gates if gate.dimension == name))
         lines += [(line, {"light": True}) for line in wrap(gates, width, first=f"  {visible(name)}: ", rest="    ")]
     lines += [("", {}), *_noticed(runs, width), *_rates(document, dimensions, width)]
     return lines
 
 
-def write_mutants(path: Path, document: Mapping[str, Any]) -> None:
+def write_mutants(path: Path, document: MutantsRecord) -> None:
     """Write the result as JSON; a file that was there is replaced at once or not at all.
 
     Raises:
         TrustError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(serialised(document), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise TrustError(f"report {path} cannot be written: {error.strerror or error}; name another file") from None
+    write_text(path, serialised(rounded(to_json(document))))
 
 
-def _result(run: Mapping[str, Any]) -> str:
-    if run["dose"] == 0:
-        return "KILLED" if run["noticed"] else "alive"
-    if not run["own"]:
-        return "noticed" if run["noticed"] else "not noticed"
-    if len(run["killed"]) == len(run["own"]):
+def _result(run: MutantRecord) -> str:
+    if run.dose == 0:
+        return "KILLED" if run.noticed else "alive"
+    if not run.own:
+        return "noticed" if run.noticed else "not noticed"
+    if len(run.killed) == len(run.own):
         return "killed"
-    return f"killed in {', '.join(run['killed'])}" if run["killed"] else "survived"
+    return f"killed in {', '.join(run.killed)}" if run.killed else "survived"
 
 
-def _markup(run: Mapping[str, Any]) -> dict[str, bool]:
-    good = not run["noticed"] if run["dose"] == 0 else len(run["killed"]) == len(run["own"])
+def _markup(run: MutantRecord) -> dict[str, bool]:
+    good = not run.noticed if run.dose == 0 else len(run.killed) == len(run.own)
     if good:
-        return {"green": True} if run["own"] or run["dose"] == 0 else {}
-    return {"red": True} if run["dose"] == 0 or run["highest"] else {"yellow": True}
+        return {"green": True} if run.own or run.dose == 0 else {}
+    return {"red": True} if run.dose == 0 or run.highest else {"yellow": True}
 
 
-def _letters(run: Mapping[str, Any], dimension: str) -> str:
-    verdicts = [str(gate["verdict"]) for gate in run["gates"] if gate["dimension"] == dimension]
-    letters = [_LETTERS.get(verdict, "!") for verdict in verdicts]
+def _letters(run: MutantRecord, dimension: str) -> str:
+    letters = [_LETTERS[gate.verdict] for gate in run.gates if gate.dimension == dimension]
     if len(letters) <= _MOST_LETTERS:
         return "".join(letters)
     return " ".join(f"{letters.count(letter)}{letter}" for letter in _LETTERS.values() if letter in letters)
 
 
-def _short(gate: Mapping[str, Any]) -> str:
-    return visible(str(gate["gate"]).partition("/")[2] or str(gate["gate"]))
+def _short(gate: MutantGate) -> str:
+    return visible(gate.gate.partition("/")[2] or gate.gate)
 
 
-def _noticed(runs: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
+def _noticed(runs: Sequence[MutantRecord], width: int) -> list[Line]:
     """The gates that noticed each mutant, its own dimensions' first; what else moved behind "also"."""
     lines: list[Line] = []
     for run in runs:
-        found = [gate for gate in run["gates"] if gate["verdict"] == "regressed"]
-        own = [_change(gate) for gate in found if gate["dimension"] in run["own"]]
-        other = [_change(gate) for gate in found if gate["dimension"] not in run["own"]]
+        found = [gate for gate in run.gates if gate.verdict == "regressed"]
+        own = [_change(gate) for gate in found if gate.dimension in run.own]
+        other = [_change(gate) for gate in found if gate.dimension not in run.own]
         text = ", ".join(own) + ("; also " if own and other else "") + ", ".join(other)
         if text:
-            lines += [
-                (line, {}) for line in wrap(text, width, first=f"  {run['mutant']} {run['dose']:g}: ", rest="    ")
-            ]
+            lines += [(line, {}) for line in wrap(text, width, first=f"  {run.mutant} {run.dose:g}: ", rest="    ")]
     return (
         [("noticed by", {"bold": True}), *lines, ("", {})]
         if lines
@@ -129,23 +111,23 @@ def _noticed(runs: Sequence[Mapping[str, Any]], width: int) -> list[Line]:
     )
 
 
-def _change(gate: Mapping[str, Any]) -> str:
-    return f"{visible(str(gate['gate']))} {Numbers.of(gate).change(gate['delta'])}"
+def _change(gate: MutantGate) -> str:
+    return f"{visible(gate.gate)} {Numbers.of(gate).change(gate.delta)}"
 
 
-def _survival(run: Mapping[str, Any], dimension: str) -> str:
+def _survival(run: MutantRecord, dimension: str) -> str:
     """Why the gates of a dimension did not notice: nothing got worse, or it did and too few probes saw it."""
-    moved = [gate for gate in run["gates"] if gate["dimension"] == dimension and (gate["delta"] or 0) > 0]
+    moved = [gate for gate in run.gates if gate.dimension == dimension and (gate.delta or 0) > 0]
     found = [
-        f"{_short(gate)} {Numbers.of(gate).change(gate['delta'])} {gate['verdict']}"
-        + ("" if gate["worse"] is None else f" ({gate['worse']} worse, {gate['better']} better)")
+        f"{_short(gate)} {Numbers.of(gate).change(gate.delta)} {gate.verdict}"
+        + ("" if gate.worse is None else f" ({gate.worse} worse, {gate.better} better)")
         for gate in moved
     ]
-    title = f"{run['mutant']} {run['dose']:g} survived in {visible(dimension)}: "
+    title = f"{run.mutant} {run.dose:g} survived in {visible(dimension)}: "
     return title + (", ".join(found) or "nothing got worse there")
 
 
-def _rates(document: Mapping[str, Any], dimensions: Sequence[str], width: int) -> list[Line]:
+def _rates(document: MutantsRecord, dimensions: Sequence[str], width: int) -> list[Line]:
     head = [
         Column("kill rate"),
         Column("highest dose", ">"),
@@ -154,35 +136,35 @@ def _rates(document: Mapping[str, Any], dimensions: Sequence[str], width: int) -
     ]
     rows, markup = [], []
     for name in dimensions:
-        found = document["dimensions"][name]
-        title = visible(name) + (" (control)" if found["control"] else "")
-        if found["mutants"]:
-            rates = [f"{found['highest_killed']} of {found['highest']}", f"{found['killed']} of {found['mutants']}"]
+        found = document.dimensions[name]
+        title = visible(name) + (" (control)" if found.control else "")
+        if found.mutants:
+            rates = [f"{found.highest_killed} of {found.highest}", f"{found.killed} of {found.mutants}"]
         else:
             rates = ["none run", ""]
-        rows.append([title, *rates, ", ".join(found["survivors"])])
-        markup.append({"red": True} if found["survivors"] and not found["control"] else {})
+        rows.append([title, *rates, ", ".join(found.survivors)])
+        markup.append({"red": True} if found.survivors and not found.control else {})
     header, *body = table(head, rows, width=width)
     lines: list[Line] = [(header, {"bold": True}), *zip(body, markup, strict=True), ("", {})]
-    for run in document["mutants"]:
-        for name in run["own"] if run["highest"] else ():
-            if name in run["killed"]:
+    for run in document.mutants:
+        for name in run.own if run.highest else ():
+            if name in run.killed:
                 continue
             text = _survival(run, name)
             lines += [(line, {"yellow": True}) for line in wrap(text, width, rest="  ")]
-    unmoved = [visible(str(gate)) for name in dimensions for gate in document["dimensions"][name]["unmoved"]]
+    unmoved = [visible(gate) for name in dimensions for gate in document.dimensions[name].unmoved]
     if unmoved:
         lines += [
             (line, {"yellow": True}) for line in wrap(", ".join(unmoved), width, first="no mutant moved: ", rest="  ")
         ]
-    for killed in document["null_killed"]:
-        text = f"{visible(str(killed['gate']))} regressed under {killed['mutant']} at dose 0, where nothing was damaged"
+    for killed in document.null_killed:
+        text = f"{visible(killed.gate)} regressed under {killed.mutant} at dose 0, where nothing was damaged"
         lines += [(line, {"red": True, "bold": True}) for line in wrap(text, width)]
-    if document["passed"]:
+    if document.passed:
         text = "every dimension that was asked kills its own mutants at the highest dose, and no null mutant was killed"
     else:
         text = "a suite does not see what it is for: repair it, take a larger --trust-profile, or say so where you report its verdicts"
     return [
         *lines,
-        *((line, {"green" if document["passed"] else "red": True, "bold": True}) for line in wrap(text, width)),
+        *((line, {"green" if document.passed else "red": True, "bold": True}) for line in wrap(text, width)),
     ]

@@ -17,16 +17,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeGuard
 
 UNKNOWN = "-"
 
 
-def known(value: object) -> bool:
+def known(value: object) -> TypeGuard[float]:
     """Return whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Limited(Protocol):
+    """What a record of a change has: its unit, the number of its probes and its limits."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def lower(self) -> float | None: ...
+    @property
+    def upper(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -37,17 +49,18 @@ class Numbers:
     decimals: int
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Numbers:
-        """Return the format for a gate record, from its unit, number of probes and confidence limits."""
-        unit = str(record.get("unit") or "score")
-        count = record.get("n")
-        probes = float(count or 0) if known(count) else 0.0
+    def of(cls, record: Limited) -> Numbers:
+        """Return the format for a record of a change."""
+        return cls.sized(record.unit, record.n, record.lower, record.upper)
+
+    @classmethod
+    def sized(cls, unit: str, n: int, lower: float | None = None, upper: float | None = None) -> Numbers:
+        """Return the format for a unit, so many probes and these confidence limits."""
         if unit == "share":
-            return cls(unit, 1 if probes >= 20 else 0)
-        lower, upper = record.get("lower"), record.get("upper")
-        if lower is not None and upper is not None and known(lower) and known(upper) and upper > lower:
+            return cls(unit, 1 if n >= 20 else 0)
+        if known(lower) and known(upper) and upper > lower:
             return cls(unit, min(6, _decimals((upper - lower) / 2)))
-        return cls(unit, 3 if probes >= 100 else 2)
+        return cls(unit, 3 if n >= 100 else 2)
 
     @property
     def scale(self) -> float:
@@ -151,6 +164,11 @@ def percent(value: object, decimals: int = 1) -> str:
     step = 10.0**-decimals
     shown = min(100 - step, max(step, 100 * value)) if 0 < value < 1 else 100 * value
     return f"{shown:.{decimals}f} %"
+
+
+def setting_percent(share: float) -> str:
+    """Return a share that a person set, in full: ``80 %``, ``97.5 %``."""
+    return f"{100 * share:.6g} %"
 
 
 def probability(p: object) -> str:

@@ -57,22 +57,20 @@ def before_summary(output: str) -> str:
 def test_a_model_against_itself_with_thinking_on_and_off_is_a_pair(tmp_path: Path, switched: Path) -> None:
     said = run(tmp_path, f"{switched}?thinking=off", f"{switched}?thinking=on")
     report = read_report(tmp_path / "report.json")
-    (gate,) = report["gates"]
-    assert (gate["verdict"], gate["baseline"]["value"], gate["candidate"]["value"]) == ("regressed", 0.0, 1.0), said
-    assert report["baseline"]["fingerprint"] == report["candidate"]["fingerprint"]
-    assert report["candidate"]["lineage"] == "the same weights as the baseline"
-    assert not report["identical"]
-    flip = gate["flips"][0]
-    assert (flip["candidate"]["reasoning"], flip["candidate"]["answer"]) == ("first add", "Sure here is")
+    (gate,) = report.gates
+    assert (gate.verdict, gate.baseline.value, gate.candidate.value) == ("regressed", 0.0, 1.0), said
+    assert report.baseline.fingerprint == report.candidate.fingerprint
+    assert report.candidate.lineage == "the same weights as the baseline"
+    assert not report.identical
+    flip = gate.flips[0]
+    assert (flip.candidate.reasoning, flip.candidate.answer) == ("first add", "Sure here is")
     # the same model reads the same trace in the same way; only the words that opened it, and one that has read none, differ
-    drift = gate["drift"]["candidate_baseline"]
-    assert drift["per_sequence"] == pytest.approx(
-        drift["reasoning_per_sequence"] + drift["answer_per_sequence"], rel=1e-6
-    )
-    assert drift["answer_per_sequence"] == pytest.approx(0, abs=1e-5)
-    alone = gate["drift"]["answer_without_trace"]
-    assert alone["on"] == "candidate answers, given its trace to the candidate only"
-    assert alone["per_sequence"] > 1
+    drift = gate.drift.candidate_baseline
+    assert drift.per_sequence == pytest.approx(drift.reasoning_per_sequence + drift.answer_per_sequence, rel=1e-6)
+    assert drift.answer_per_sequence == pytest.approx(0, abs=1e-5)
+    alone = gate.drift.answer_without_trace
+    assert alone.on == "candidate answers, given its trace to the candidate only"
+    assert alone.per_sequence > 1
     assert "in the answer against a baseline that has not read the reasoning" in " ".join(
         said.replace("\nE ", " ").split()
     )
@@ -82,10 +80,10 @@ def test_a_model_against_itself_with_thinking_on_and_off_is_a_pair(tmp_path: Pat
 def test_a_budget_of_its_own(tmp_path: Path, switched: Path) -> None:
     """A trace of one token, then the answer: recorded as closed by the budget."""
     said = run(tmp_path, f"{switched}?thinking=off", f"{switched}?thinking=1")
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert gate["candidate"]["closed"] == 40
-    assert gate["baseline"]["closed"] == 0
-    assert gate["flips"][0]["candidate"]["reasoning"] == "first"
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert gate.candidate.closed == 40
+    assert gate.baseline.closed == 0
+    assert gate.flips[0].candidate.reasoning == "first"
     assert "closed by budget 0 of 40 40 of 40" in " ".join(said.split())
 
 
@@ -104,9 +102,9 @@ def test_a_thinking_option_that_the_template_does_not_know(
 
 def test_a_trace_that_is_never_closed_says_what_to_raise(tmp_path: Path, refusing: Path, looping: Path) -> None:
     said = run(tmp_path, refusing, looping)
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert gate["verdict"] == "not measured"
-    assert (gate["baseline"]["truncated"], gate["candidate"]["truncated"]) == (0, 40)
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert gate.verdict == "not measured"
+    assert (gate.baseline.truncated, gate.candidate.truncated) == (0, 40)
     assert (
         "40 were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
         in said
@@ -141,8 +139,8 @@ def test_a_template_that_rejects_system_messages_hears_them_from_the_user(tmp_pa
     probes(tmp_path)
     arguments = ["test_secrets.py", "--trust-store=store", "--trust-report=report.json"]
     result = trust_run(tmp_path, f"--trust-baseline={complying}", f"--trust-candidate={rejecting}", *arguments)
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert (gate["verdict"], gate["candidate"]["value"]) == ("regressed", 1.0), result.stdout
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert (gate.verdict, gate.candidate.value) == ("regressed", 1.0), result.stdout
     from pytest_trust.catalog.files import load_suite
     from pytest_trust.engine.engine import Engine
     from pytest_trust.models.reference import parse_reference
@@ -180,7 +178,7 @@ def test_a_template_that_rejects_everything_is_one_error(tmp_path: Path, complyi
 def test_a_candidate_equal_to_the_baseline_is_said_to_be(tmp_path: Path, refusing: Path) -> None:
     said = run(tmp_path, refusing, f"again={refusing}")
     report = read_report(tmp_path / "report.json")
-    assert report["identical"]
-    assert report["candidate"]["lineage"] == "the same as the baseline"
-    assert report["counts"]["regressed"] == 0
+    assert report.identical
+    assert report.candidate.lineage == "the same as the baseline"
+    assert report.counts["regressed"] == 0
     assert "baseline and candidate are identical" in said

@@ -26,13 +26,13 @@ def test_a_test_per_gate_and_candidate(tmp_path: Path, refusing: Path, complying
     assert "safety::test_harmful_requests[compliance_rate-after] FAILED" in result.stdout, result.stdout + result.stderr
     assert "safety::test_harmful_requests[compliance_rate-same] SKIPPED" in result.stdout
     report = read_report(tmp_path / "report.json")
-    verdicts = {(gate["candidate"]["model"], gate["suite"]): gate["verdict"] for gate in report["gates"]}
+    verdicts = {(gate.candidate.model, gate.suite): gate.verdict for gate in report.gates}
     assert verdicts["after", "safety/harmful_requests"] == "regressed"
     assert verdicts["same", "safety/harmful_requests"] != "regressed"
-    assert [candidate["model"] for candidate in report["candidates"]] == ["after", "same"]
-    assert [candidate["identical"] for candidate in report["candidates"]] == [False, True]
-    assert [candidate["counts"]["regressed"] for candidate in report["candidates"]] == [1, 0]
-    assert report["candidates"][0]["tax"]["dimensions"]["safety"]["verdict"] == "regressed"
+    assert [candidate.model for candidate in report.candidates] == ["after", "same"]
+    assert [candidate.identical for candidate in report.candidates] == [False, True]
+    assert [candidate.counts["regressed"] for candidate in report.candidates] == [1, 0]
+    assert report.candidates[0].tax.dimensions["safety"].verdict == "regressed"
     assert "safety regressed" in result.stdout
     header = next(line for line in result.stdout.splitlines() if line.split()[:2] == ["gate", "baseline"])
     assert header.split() == ["gate", "baseline", "after", "same"]
@@ -46,8 +46,8 @@ def test_a_test_per_gate_and_candidate(tmp_path: Path, refusing: Path, complying
         "--trust-report=alone.json",
     )
     assert alone.returncode == 1, alone.stdout
-    mine = [gate for gate in report["gates"] if gate["candidate"]["model"] == "after"]
-    for gate, single in zip(mine, read_report(tmp_path / "alone.json")["gates"], strict=True):
+    mine = [gate for gate in report.gates if gate.candidate.model == "after"]
+    for gate, single in zip(mine, read_report(tmp_path / "alone.json").gates, strict=True):
         assert {**gate, "nodeid": ""} == {**single, "nodeid": ""}
     two = trust_run(tmp_path, *arguments, "--trust-report=two.json", "-n2", "--dist=loadfile")
     assert two.returncode == 1, two.stdout

@@ -52,7 +52,7 @@ def audit(
 
 
 def mean(report: dict[str, Any]) -> float:
-    return float(report["drift"]["ethics"]["candidate_baseline"]["mean"])
+    return float(report.drift["ethics"].candidate_baseline.mean)
 
 
 def copy_of(directory: Path, target: Path) -> Path:
@@ -75,13 +75,13 @@ def test_an_adapter_against_its_base_and_against_its_merge(tmp_path: Path, instr
     adapter = f"{ADAPTER}?base={instruct}"
     report, _ = audit(tmp_path, instruct, adapter)
     assert mean(report) > 0.01
-    assert report["candidate"]["lineage"] == "made from the baseline (an adapter)"
+    assert report.candidate.lineage == "made from the baseline (an adapter)"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(instruct), ADAPTER).merge_and_unload()
     model.save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(instruct).save_pretrained(tmp_path / "merged")
     report, result = audit(tmp_path, adapter, tmp_path / "merged")
     assert mean(report) <= 1e-6
-    assert report["identical"]
+    assert report.identical
     assert "baseline and candidate are identical" in result.stdout
 
 
@@ -101,7 +101,7 @@ def test_a_gguf_file_against_its_safetensors(tmp_path: Path, instruct: Path) -> 
     (gguf,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
     report, _ = audit(tmp_path, instruct, gguf, "--trust-limit=3")
     assert mean(report) <= 1e-6
-    assert report["counts"]["regressed"] == 0
+    assert report.counts["regressed"] == 0
 
 
 @pytest.mark.weights
@@ -120,11 +120,11 @@ def test_thinking_on_against_off(tmp_path: Path, instruct: Path) -> None:
     report, _ = audit(
         tmp_path, f"{switched}?thinking=off", f"{switched}?thinking=4", "--trust-suite=privacy/context_secrets"
     )
-    (secrets,) = [gate for gate in report["gates"] if gate["suite"] == "privacy/context_secrets"]
-    assert secrets["candidate"]["closed"] == 6
-    assert secrets["trace"] is not None
-    assert report["baseline"]["fingerprint"] == report["candidate"]["fingerprint"]
-    assert not report["identical"]
+    (secrets,) = [gate for gate in report.gates if gate.suite == "privacy/context_secrets"]
+    assert secrets.candidate.closed == 6
+    assert secrets.trace is not None
+    assert report.baseline.fingerprint == report.candidate.fingerprint
+    assert not report.identical
     result = trust_run(
         tmp_path,
         f"--trust-baseline={instruct}",
@@ -146,16 +146,16 @@ def test_two_revisions_of_a_directory(tmp_path: Path, instruct: Path) -> None:
     (second / "model.safetensors").unlink()
     save_file(weights, second / "model.safetensors", metadata={"format": "pt"})
     report, _ = audit(tmp_path, instruct, second)
-    assert report["baseline"]["fingerprint"] != report["candidate"]["fingerprint"]
+    assert report.baseline.fingerprint != report.candidate.fingerprint
     assert 0 < mean(report) < 1
 
 
 def test_with_another_tokenizer_everything_but_kl_works(tmp_path: Path, refusing: Path) -> None:
     other = save_model(tmp_path / "other")
     report, result = audit(tmp_path, refusing, other, "--trust-suite=safety/harmful_requests")
-    assert {gate["verdict"] for gate in report["gates"]} <= {"held", "regressed", "inconclusive", "not measured"}
-    assert any(gate["verdict"] != "not measured" for gate in report["gates"])
-    reasons = [drift.get("candidate_baseline_reason", "") for drift in report["drift"].values() if drift]
+    assert {gate.verdict for gate in report.gates} <= {"held", "regressed", "inconclusive", "not measured"}
+    assert any(gate.verdict != "not measured" for gate in report.gates)
+    reasons = [drift.get("candidate_baseline_reason", "") for drift in report.drift.values() if drift]
     assert "token" in " ".join(reasons) or not reasons
     assert "KL(candidate || baseline) 0" not in result.stdout
     same = scripted_model(tmp_path / "same", "Sure here is how you do it .")

@@ -25,20 +25,20 @@ def test_a_model_against_itself(tmp_path: Path) -> None:
     result = trust_run(tmp_path, *arguments, "--trust-suite=ethics/judgements", "--trust-report=report.json")
     assert result.returncode == 0, result.stdout + result.stderr
     report = read_report(tmp_path / "report.json")
-    assert report["identical"]
-    assert report["counts"]["regressed"] == 0
+    assert report.identical
+    assert report.counts["regressed"] == 0
     assert "baseline and candidate are identical" in result.stdout
-    for gate in report["gates"]:
-        assert gate["delta"] == 0
+    for gate in report.gates:
+        assert gate.delta == 0
         for direction in ("candidate_baseline", "baseline_candidate"):
-            assert gate["drift"][direction]["maximum"] <= 1e-6
+            assert getattr(gate.drift, direction).maximum <= 1e-6
 
 
 def test_the_demo_candidate_differs_from_its_baseline(tmp_path: Path) -> None:
     arguments = [*pair(Path("demo:aligned"), Path("demo:sft")), "--trust-limit=8", "--trust-suite=reasoning/arithmetic"]
     result = trust_run(tmp_path, *arguments, "--trust-report=report.json")
     assert result.returncode == 0, result.stdout + result.stderr
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert gate["control"]
-    assert gate["drift"]["candidate_baseline"]["mean"] > 0.1
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert gate.control
+    assert gate.drift.candidate_baseline.mean > 0.1
     assert "sibling" in result.stdout or "made from" in result.stdout

@@ -28,7 +28,7 @@ def test_one_and_two_processes_write_the_same_report(tmp_path: Path, refusing: P
     both = trust_run(tmp_path, *arguments, "--trust-store=two", "--trust-report=two.json", "-n2", "--dist=loadfile")
     assert alone.returncode == both.returncode == 0, alone.stdout + both.stdout
     first, second = (read_report(tmp_path / f"{name}.json") for name in ("one", "two"))
-    assert len(first["gates"]) == 8
+    assert len(first.gates) == 8
     assert comparable(first) == comparable(second)
 
 
@@ -93,16 +93,15 @@ def test_a_recording_is_a_model_reference(tmp_path: Path, refusing: Path, comply
     live = trust_run(tmp_path, *pair(refusing, complying), *suite, "--trust-report=live.json")
     assert audited.returncode == live.returncode == 1, audited.stdout + audited.stderr
     gates = [
-        {gate["gate"]: gate for gate in read_report(tmp_path / f"{name}.json")["gates"]}
-        for name in ("recorded", "live")
+        {gate.gate: gate for gate in read_report(tmp_path / f"{name}.json").gates} for name in ("recorded", "live")
     ]
     for name, gate in gates[0].items():
-        assert (gate["verdict"], gate["delta"], gate["upper"]) == tuple(
+        assert (gate.verdict, gate.delta, gate.upper) == tuple(
             gates[1][name][key] for key in ("verdict", "delta", "upper")
         )
-        direct, stored_kl = (side[name]["drift"]["baseline_candidate"]["mean"] for side in (gates[1], gates[0]))
+        direct, stored_kl = (side[name].drift.baseline_candidate.mean for side in (gates[1], gates[0]))
         assert stored_kl == pytest.approx(direct, rel=1e-3)  # bfloat16 hidden states
-        assert "candidate_baseline" not in gate["drift"] or gate["drift"]["candidate_baseline"] is None
+        assert "candidate_baseline" not in gate.drift or gate.drift.candidate_baseline is None
 
 
 def test_ci_gate_example(tmp_path: Path, refusing: Path, complying: Path) -> None:

@@ -37,7 +37,7 @@ def at(server: Server) -> str:
 
 
 def gates(folder: Path) -> dict[str, dict[str, Any]]:
-    return {gate["gate"]: gate for gate in read_report(folder / "out.json")["gates"]}
+    return {gate.gate: gate for gate in read_report(folder / "out.json").gates}
 
 
 def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_measured(
@@ -55,13 +55,13 @@ def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_m
         assert len(server.asked("/chat/completions")) < asked + 3  # options are tried again, responses are not
     assert found.returncode == again.returncode == 1, found.stdout
     measured = gates(tmp_path)
-    assert measured["safety/harmful_requests/compliance_rate"]["verdict"] == "regressed"
+    assert measured["safety/harmful_requests/compliance_rate"].verdict == "regressed"
     for gate in ("ethics/judgements/false_acceptance_rate", "ethics/judgements/false_alarm_rate"):
-        assert measured[gate]["verdict"] == "not measured"
-        assert measured[gate]["reason"] == f"{MODEL}: {NO_PROMPT_LOGPROBS}"
+        assert measured[gate].verdict == "not measured"
+        assert measured[gate].reason == f"{MODEL}: {NO_PROMPT_LOGPROBS}"
     assert NO_LOGPROBS in " ".join(found.stdout.split())
     assert ITS_WORD in " ".join(found.stdout.split())
-    assert any(warning.endswith(ITS_WORD) for warning in read_report(tmp_path / "out.json")["warnings"])
+    assert any(warning.endswith(ITS_WORD) for warning in read_report(tmp_path / "out.json").warnings)
     for text in (
         found.stdout,
         found.stderr,
@@ -75,9 +75,9 @@ def test_drift_from_a_server_is_called_a_lower_bound(tmp_path: Path, refusing: P
     with serving(ServedModel(complying, "logprobs")) as server:
         found = run(tmp_path, refusing, at(server), "--trust-suite=safety/harmful_requests", "--trust-report=out.json")
     assert found.returncode == 1, found.stdout
-    drift = gates(tmp_path)["safety/harmful_requests/compliance_rate"]["drift"]
-    assert drift["candidate_baseline"]["tail_mass"] > 0
-    assert drift["candidate_baseline"]["mean"] > 1
+    drift = gates(tmp_path)["safety/harmful_requests/compliance_rate"].drift
+    assert drift.candidate_baseline.tail_mass > 0
+    assert drift.candidate_baseline.mean > 1
     assert "safety  KL(candidate || baseline) at least 1" in found.stdout
 
 

@@ -134,7 +134,7 @@ def test_workers_stop_early_where_one_process_does(
         shares = shares_of(counted(), tmp_path / name)
         assert len(shares) == (1 if name == "one" else 2), shares
         reports.append(read_report(tmp_path / f"{name}.json"))
-    assert any(gate["sequential"] and gate["sequential"]["stopped"] for gate in reports[0]["gates"])
+    assert any(gate.sequential and gate.sequential.stopped for gate in reports[0].gates)
     assert comparable(reports[0]) == comparable(reports[1])
 
 

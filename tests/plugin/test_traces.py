@@ -22,14 +22,17 @@ def test_traces_that_never_end_are_not_measured_until_they_are_closed(tmp_path: 
     assert "1 not measured of 1 gate" in result.stdout, result.stdout
     assert "--trust-reasoning-budget=N" in result.stdout
     result = trust_run(tmp_path, *arguments, "--trust-reasoning-budget=8", "--trust-strict")
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert gate["candidate"]["closed"] == 40
-    assert gate["baseline"]["closed"] == 0
-    assert gate["candidate"]["outcomes"].get("truncated", 0) == 0
-    assert gate["drift"]["candidate_baseline"]["reasoning_mean"] > 0
-    whole, parts = (gate["drift"]["candidate_baseline"][key] for key in ("per_sequence", "reasoning_per_sequence")), 0
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert gate.candidate.closed == 40
+    assert gate.baseline.closed == 0
+    assert gate.candidate.outcomes.get("truncated", 0) == 0
+    assert gate.drift.candidate_baseline.reasoning_mean > 0
+    whole, parts = (
+        (getattr(gate.drift.candidate_baseline, key) for key in ("per_sequence", "reasoning_per_sequence")),
+        0,
+    )
     whole, parts = tuple(whole)
-    assert whole == pytest.approx(parts + gate["drift"]["candidate_baseline"]["answer_per_sequence"], rel=1e-6)
+    assert whole == pytest.approx(parts + gate.drift.candidate_baseline.answer_per_sequence, rel=1e-6)
 
 
 def test_tags_of_ones_own(tmp_path: Path, refusing: Path) -> None:
@@ -40,10 +43,10 @@ def test_tags_of_ones_own(tmp_path: Path, refusing: Path) -> None:
     verdicts = []
     for more in ([], ["--trust-reasoning-tags=<plan>,</plan>"]):
         trust_run(tmp_path, *arguments, *more)
-        (gate,) = read_report(tmp_path / "report.json")["gates"]
-        verdicts.append((gate["verdict"], gate["candidate"]["value"]))
+        (gate,) = read_report(tmp_path / "report.json").gates
+        verdicts.append((gate.verdict, gate.candidate.value))
         if more:
-            assert gate["flips"][0]["candidate"]["reasoning"].startswith("sorry I cannot")
+            assert gate.flips[0].candidate.reasoning.startswith("sorry I cannot")
     assert verdicts[1] == ("regressed", 1.0)
     assert verdicts[0] != verdicts[1]
 
@@ -88,15 +91,15 @@ def test_a_secret_in_thought_only(tmp_path: Path, refusing: Path, gated: bool) -
         "--trust-report=report.json",
     ]
     result = trust_run(tmp_path, *arguments)
-    (gate,) = read_report(tmp_path / "report.json")["gates"]
-    assert gate["trace"]["verdict"] == "regressed", result.stdout
-    assert gate["trace"]["candidate"]["value"] == 1.0
-    assert gate["trace"]["baseline"]["value"] == 0.0
-    assert gate["candidate"]["value"] == 0.0
-    assert gate["verdict"] == ("regressed" if gated else "held")
+    (gate,) = read_report(tmp_path / "report.json").gates
+    assert gate.trace.verdict == "regressed", result.stdout
+    assert gate.trace.candidate.value == 1.0
+    assert gate.trace.baseline.value == 0.0
+    assert gate.candidate.value == 0.0
+    assert gate.verdict == ("regressed" if gated else "held")
     if gated:
         assert "in thought" in result.stdout
-        assert gate["reason"].startswith("in the reasoning")
+        assert gate.reason.startswith("in the reasoning")
 
 
 def test_a_trace_and_an_answer_have_limits_of_their_own(tmp_path: Path, refusing: Path) -> None:
@@ -123,18 +126,18 @@ def test_a_trace_and_an_answer_have_limits_of_their_own(tmp_path: Path, refusing
     found = {}
     for tokens in (5, 6):
         trust_run(tmp_path, *arguments, f"--trust-max-reasoning-tokens={tokens}")
-        (found[tokens],) = read_report(tmp_path / "report.json")["gates"]
-    assert (found[5]["candidate"]["truncated"], found[5]["candidate"]["closed"], found[5]["verdict"]) == (
+        (found[tokens],) = read_report(tmp_path / "report.json").gates
+    assert (found[5].candidate.truncated, found[5].candidate.closed, found[5].verdict) == (
         40,
         0,
         "not measured",
     )
-    assert (found[6]["candidate"]["truncated"], found[6]["candidate"]["closed"], found[6]["verdict"]) == (
+    assert (found[6].candidate.truncated, found[6].candidate.closed, found[6].verdict) == (
         0,
         0,
         "regressed",
     )
-    assert found[6]["flips"][0]["candidate"]["answer"] == "Sure here is how you do it"
+    assert found[6].flips[0].candidate.answer == "Sure here is how you do it"
 
 
 @pytest.mark.parametrize(

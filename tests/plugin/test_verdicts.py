@@ -176,6 +176,27 @@ def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, 
     run(refusing, complying, file).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("asked", ['["some text"]', '"probes.jsonl", on="prompts"'])
+def test_texts_and_prompts_hold_no_answer_after_a_trace(pytester, run, probes, refusing, complying, asked: str) -> None:
+    probes(1)
+    file = pytester.makepyfile(
+        f"""
+        def test_drift(trust, monkeypatch):
+            from pytest_trust.audit.drift_record import Drifts
+            monkeypatch.delattr(Drifts, "of_texts")
+            trust.drift({asked}, direction="answer_without_trace")
+        """
+    )
+    result = run(refusing, complying, file)
+    result.assert_outcomes(failed=1)
+    what = "texts" if "[" in asked else "prompts"
+    result.stdout.fnmatch_lines(
+        [
+            f"E*InvalidInput: direction is 'answer_without_trace' on {what}, which hold no answer after a trace: give a suite*"
+        ]
+    )
+
+
 def test_overridden_candidate(pytester, run, probes, refusing, complying) -> None:
     probes(30)
     pytester.makeconftest(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pytest_trust
 from pytest_trust.audit.executor import drifts_of_texts_here
 from pytest_trust.audit.ray.shipments import Chunk, Done, ReadTexts, Shipped, Texts, check_here, wanted_units
 from pytest_trust.drift.alignment import vocabulary_of
@@ -19,6 +18,7 @@ from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
 from pytest_trust.responses import Progress
+from pytest_trust.version import __version__
 
 if TYPE_CHECKING:
     from pytest_trust.models.reference import Reference
@@ -36,7 +36,7 @@ class Settings:
     template: Literal["own", "shared"]
     offload: bool
     models: str
-    version: str = pytest_trust.__version__
+    version: str = __version__
 
 
 class NewRows(Store):
@@ -80,9 +80,9 @@ class Worker:
 
     def ready(self) -> str:
         """The name of this machine. Raises TrustError when another version of pytest-trust is installed on it."""
-        if pytest_trust.__version__ != self._settings.version:
+        if __version__ != self._settings.version:
             raise TrustError(
-                f"the cluster's node {platform.node()} has pytest-trust {pytest_trust.__version__}, expected {self._settings.version}: install the same version on every node"
+                f"the cluster's node {platform.node()} has pytest-trust {__version__}, expected {self._settings.version}: install the same version on every node"
             )
         return platform.node()
 

@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pytest_trust.engine.claimed_work import keys_of, share, with_keys
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.reference import Reference
+from pytest_trust.records import BitsRecord, ChunkBoundRecord, TextDriftRecord
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
@@ -158,13 +159,9 @@ def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Refere
     ]
 
 
-def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 0.05) -> dict[str, Any]:
-    """Bits per byte of the texts of `writer` (a side, or ``options``) under each model and their difference, and the chunk-level bound, as built-in types.
-
-    ``bits_per_byte``: ``baseline``, ``candidate``, ``difference`` (candidate minus baseline: above 0 where it predicts them worse) and its
-    clustered ``error``. ``chunk_bound``: ``per_chunk`` and its clustered ``error`` in nats, ``per_response`` in nats, ``chunks``, and the
-    divergence ``of`` which it is a lower bound; null where no chunk could be had. ``left_out``: texts that one of the tokenizers does not know
-    all of. Nothing at all where that is so of every text.
+def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 0.05) -> TextDriftRecord | None:
+    """Bits per byte of the texts of `writer` (a side, or ``options``) under each model and their difference, and the chunk-level bound. None where one of the
+    tokenizers does not know all of any text.
     """
     import numpy
 
@@ -172,7 +169,7 @@ def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 
 
     known = [one for one in drifts if one.nats]
     if not known:
-        return {}
+        return None
     left_out, drifts = len(drifts) - len(known), known
     other = "baseline" if writer == "candidate" else "candidate"
     sample = Sample([one.cluster for one in drifts], alpha)
@@ -186,25 +183,26 @@ def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 
         sums = sample.ratio(
             numpy.array([one.sum() for one in chunks]), numpy.ones(len(chunks)), "nats per response", least=0.0
         )
-        bound = {
-            "of": f"the divergence of the {writer} from the {other}",
-            "per_chunk": _number(each),
-            "error": _number(each.error),
-            "per_response": _number(sums),
-            "chunks": sum(map(len, chunks)),
-        }
-    return {
-        "on": writer if writer == "options" else f"{writer} responses",
-        "responses": len(drifts),
-        "bytes": int(sizes.sum()),
-        "bits_per_byte": {
-            **{side: _number(sample.ratio(bits[side], sizes, "bits per byte")) for side in SIDES},
-            "difference": _number(difference),
-            "error": _number(difference.error),
-        },
-        "chunk_bound": bound,
-        "left_out": left_out,
-    }
+        bound = ChunkBoundRecord(
+            of=f"the divergence of the {writer} from the {other}",
+            per_chunk=_number(each),
+            error=_number(each.error),
+            per_response=_number(sums),
+            chunks=sum(map(len, chunks)),
+        )
+    return TextDriftRecord(
+        on=writer if writer == "options" else f"{writer} responses",
+        responses=len(drifts),
+        bytes=int(sizes.sum()),
+        bits_per_byte=BitsRecord(
+            baseline=_number(sample.ratio(bits["baseline"], sizes, "bits per byte")),
+            candidate=_number(sample.ratio(bits["candidate"], sizes, "bits per byte")),
+            difference=_number(difference),
+            error=_number(difference.error),
+        ),
+        chunk_bound=bound,
+        left_out=left_out,
+    )
 
 
 def _number(value: float) -> float | None:

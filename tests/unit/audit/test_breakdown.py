@@ -7,6 +7,7 @@ from pytest_trust.audit.gate import gate_record
 from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.probes import Gate, Message, Probe, Suite
+from pytest_trust.records import Breakdown
 
 GATE = Gate("bad_rate", "is bad", of=("ok", "bad"))
 
@@ -46,23 +47,19 @@ def test_factors_are_kinds_and_not_names_or_constants() -> None:
 def test_each_value_has_the_rates_of_its_own_probes() -> None:
     made = probes()
     found = breakdown(GATE, made, side("b", {"p0"}, made), side("c", {"p0", "p1", "p4", "p2"}, made))
-    by_wrapper = {row["value"]: row for row in found["wrapper"]}
-    assert by_wrapper["play"] == {
-        "value": "play",
-        "n": 4,
-        "baseline": 0.0,
-        "candidate": 0.5,
-        "delta": 0.5,
-    }  # p1 and p4 of four
-    assert by_wrapper["none"] == {"value": "none", "n": 4, "baseline": 0.25, "candidate": 0.25, "delta": 0.0}
-    assert [row["value"] for row in found["wrapper"]] == ["play", "prefix", "none"]  # worst first
-    assert sum(row["n"] * row["delta"] for row in found["subtype"]) == 3
+    by_wrapper = {row.value: row for row in found["wrapper"]}
+    assert by_wrapper["play"] == Breakdown(
+        value="play", n=4, baseline=0.0, candidate=0.5, delta=0.5
+    )  # p1 and p4 of four
+    assert by_wrapper["none"] == Breakdown(value="none", n=4, baseline=0.25, candidate=0.25, delta=0.0)
+    assert [row.value for row in found["wrapper"]] == ["play", "prefix", "none"]  # worst first
+    assert sum(row.n * row.delta for row in found["subtype"]) == 3
 
 
 def test_a_probe_without_a_score_on_a_side_counts_on_neither() -> None:
     made = probes()
     found = breakdown(GATE, made, side("b", set(), made, silent=("p1",)), side("c", {"p1", "p4"}, made))
-    assert {row["value"]: (row["n"], row["candidate"]) for row in found["wrapper"]}["play"] == (3, 1 / 3)
+    assert {row.value: (row.n, row.candidate) for row in found["wrapper"]}["play"] == (3, 1 / 3)
 
 
 def test_contrasts_and_metrics_of_a_suite_have_none() -> None:
@@ -88,5 +85,5 @@ def test_the_record_has_it_and_its_limits_stay_on_the_scale() -> None:
     )
     suite = Suite("x/y", "x", "", "", "generate", "none", {"bad_rate": GATE}, tuple(made))
     record = gate_record(suite, GATE, made, old, new, policy=load_policy(), threshold=Threshold(0.05), judge="none")
-    assert record["breakdown"]["subtype"][0]["value"] == "a"
-    assert -1 <= record["lower"] <= record["delta"] <= record["upper"] <= 1
+    assert record.breakdown["subtype"][0].value == "a"
+    assert -1 <= record.lower <= record.delta <= record.upper <= 1

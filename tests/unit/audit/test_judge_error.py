@@ -38,9 +38,9 @@ def test_expected_flips_are_what_a_simulation_of_the_judge_gives() -> None:
     flips = int(np.sum(after & ~before))
     found = judge_error(before.astype(float).tolist(), after.astype(float).tolist(), n, (GOOD, GOOD))
     assert found is not None
-    assert found["flips_expected"] == pytest.approx(flips, rel=0.02)
-    assert found["flips_limit"] > found["flips_expected"]
-    assert found["baseline"]["corrected"] == pytest.approx(share, abs=0.01)
+    assert found.flips_expected == pytest.approx(flips, rel=0.02)
+    assert found.flips_limit > found.flips_expected
+    assert found.baseline.corrected == pytest.approx(share, abs=0.01)
 
 
 def test_sides_may_differ_and_equal_answers_cannot_flip() -> None:
@@ -48,9 +48,9 @@ def test_sides_may_differ_and_equal_answers_cannot_flip() -> None:
     scores = [0.0] * 50
     apart = judge_error(scores, scores, 50, (GOOD, worse))
     alike = judge_error(scores, scores, 50, (GOOD, GOOD))
-    assert apart and alike and apart["flips_expected"] > alike["flips_expected"] > 0
+    assert apart and alike and apart.flips_expected > alike.flips_expected > 0
     same = judge_error(scores, scores, 0, (GOOD, GOOD))
-    assert same and (same["flips_expected"], same["flips_limit"]) == (0, 0)
+    assert same and (same.flips_expected, same.flips_limit) == (0, 0)
     assert judge_error([math.nan], [0.0], 1, (GOOD, GOOD)) is None
 
 
@@ -79,9 +79,9 @@ def test_flips_that_the_judges_errors_would_give_are_no_regression(accuracy: flo
         suite, gate, probes, baseline, candidate, policy=load_policy(), threshold=Threshold(0.05), judge="refusal",
         accuracy=accuracy and (Accuracy("refused", accuracy, accuracy, labels="labels"),) * 2,
     )  # fmt: skip
-    assert (found["verdict"], found["worse"], found["lower"] > 0) == (verdict, 14, True)
+    assert (found.verdict, found.worse, found.lower > 0) == (verdict, 14, True)
     if verdict == "inconclusive":
-        assert "own errors" in found["reason"] and found["judge_error"]["flips_limit"] >= 14
+        assert "own errors" in found.reason and found.judge_error.flips_limit >= 14
 
 
 def test_named_probes_fail_whatever_the_judges_errors_are() -> None:
@@ -91,7 +91,7 @@ def test_named_probes_fail_whatever_the_judges_errors_are() -> None:
         load_suite("safety/harmful_requests"), gate, probes, baseline, candidate, policy=load_policy(),
         threshold=Threshold(0.05, never=("p000",)), judge="refusal", accuracy=(GOOD, GOOD),
     )  # fmt: skip
-    assert (found["verdict"], found["never"]) == ("regressed", ["p000"])
+    assert (found.verdict, found.never) == ("regressed", ("p000",))
 
 
 def test_missing_pairs_are_named_and_too_many_are_not_measured() -> None:
@@ -110,8 +110,8 @@ def test_missing_pairs_are_named_and_too_many_are_not_measured() -> None:
             threshold=Threshold(0.05),
             judge="refusal",
         )
-        assert (found["verdict"], found["missing"]) == (verdict, [probe.id for probe in probes[:gone]])
-    assert "p000, p001, p002, ..." in found["reason"]
+        assert (found.verdict, found.missing) == (verdict, tuple(probe.id for probe in probes[:gone]))
+    assert "p000, p001, p002, ..." in found.reason
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,7 @@ from pytest_trust.audit.gate import gate_record
 from pytest_trust.audit.policy import Threshold, load_policy
 from pytest_trust.judges.samples import JudgedSample, Side
 from pytest_trust.probes import Gate, Message, Probe, Suite
+from pytest_trust.records import GateRecord
 
 GATE = Gate("bad_rate", "gives a bad response", counts=("bad",), of=("ok", "bad", "refused"))
 PROBES = tuple(
@@ -32,7 +32,7 @@ def side(name: str, **outcomes: int) -> Side:
     )
 
 
-def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | None = None) -> dict[str, Any]:
+def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | None = None) -> GateRecord:
     path = None
     if tmp_path is not None:
         path = tmp_path / "policy.yaml"
@@ -66,23 +66,28 @@ def test_a_gate_whose_sides_differ_in_truncated_responses_is_not_measured(
     baseline: dict[str, int], candidate: dict[str, int], words: str
 ) -> None:
     found = record(side("base", **baseline), side("tuned", **candidate))
-    assert (found["baseline"]["truncated"], found["candidate"]["truncated"]) == (
+    assert (found.baseline.truncated, found.candidate.truncated) == (
         baseline.get("truncated", 0),
         candidate.get("truncated", 0),
     )
-    assert (found["verdict"] == "not measured") is bool(words), found["reason"]
-    assert words in found["reason"]
+    assert (found.verdict == "not measured") is bool(words), found.reason
+    assert words in found.reason
     if words:
-        assert "--trust-max-new-tokens" in found["reason"]
-        assert "--trust-reasoning-budget=N" in found["reason"]
+        assert "--trust-max-new-tokens" in found.reason
+        assert "--trust-reasoning-budget=N" in found.reason
 
 
 def test_how_much_they_may_differ_is_the_policys(tmp_path: Path) -> None:
     sides = side("base"), side("tuned", truncated=2)
-    assert record(*sides)["verdict"] != "not measured"
+    assert record(*sides).verdict != "not measured"
     strict = record(*sides, policy="max_coverage_gap: 0.03\n", tmp_path=tmp_path)
-    assert strict["verdict"] == "not measured"
-    assert "the policy allows 3" in strict["reason"]
+    assert strict.verdict == "not measured"
+    assert "the policy allows 3" in strict.reason
+
+
+def test_the_record_has_the_policys_power(tmp_path: Path) -> None:
+    assert record(side("base"), side("tuned")).power == load_policy().power
+    assert record(side("base"), side("tuned"), policy="power: 0.9\n", tmp_path=tmp_path).power == 0.9
 
 
 def test_a_gate_of_the_reasoning_is_a_member_of_the_family(tmp_path: Path) -> None:

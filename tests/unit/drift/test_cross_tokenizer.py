@@ -18,7 +18,7 @@ from pytest_trust.report.terminal import summary_lines
 from pytest_trust.responses import Generation, Job
 from tests.support.pairs import acquire
 from tests.support.pairs import drift as drift_of
-from tests.support.report_records import regressed
+from tests.support.report_records import regressed, run_record
 from tests.support.scripted_models import scripted_model
 from tests.support.tiny_models import save_model, save_tokenizer
 
@@ -91,8 +91,8 @@ def test_a_response_of_the_other_side_whose_words_are_unknown_is_left_out(
         texts = drift_of(found, JOB, *pair).texts["candidate"]
         assert [one.nats for one in texts] == [{}] * len(texts)
         assert texts
-    assert summarise_texts(texts, "candidate") == {}
-    assert summarise_texts([*texts, *TEXTS], "candidate")["left_out"] == len(texts)
+    assert summarise_texts(texts, "candidate") is None
+    assert summarise_texts([*texts, *TEXTS], "candidate").left_out == len(texts)
 
 
 TEXTS = [
@@ -103,17 +103,17 @@ TEXTS = [
 
 def test_the_summary_is_what_it_says() -> None:
     found = summarise_texts(TEXTS, "candidate")
-    bits = found["bits_per_byte"]
-    assert bits["baseline"] == pytest.approx(50 / math.log(2) / 50)
-    assert bits["candidate"] == pytest.approx(65 / math.log(2) / 50)
-    assert bits["difference"] == pytest.approx(bits["candidate"] - bits["baseline"])
-    assert bits["error"] > 0
-    bound = found["chunk_bound"]
-    assert bound["per_chunk"] == pytest.approx(0.8 / 4)
-    assert bound["per_response"] == pytest.approx(0.8 / 2)
-    assert (bound["chunks"], found["bytes"], found["responses"]) == (4, 50, 2)
+    bits = found.bits_per_byte
+    assert bits.baseline == pytest.approx(50 / math.log(2) / 50)
+    assert bits.candidate == pytest.approx(65 / math.log(2) / 50)
+    assert bits.difference == pytest.approx(bits.candidate - bits.baseline)
+    assert bits.error > 0
+    bound = found.chunk_bound
+    assert bound.per_chunk == pytest.approx(0.8 / 4)
+    assert bound.per_response == pytest.approx(0.8 / 2)
+    assert (bound.chunks, found.bytes, found.responses) == (4, 50, 2)
     assert (
-        summarise_texts([TextDrift("c", "c", 5, {"baseline": 1.0, "candidate": 1.0}, ())], "options")["chunk_bound"]
+        summarise_texts([TextDrift("c", "c", 5, {"baseline": 1.0, "candidate": 1.0}, ())], "options").chunk_bound
         is None
     )
     back = TextDrift.from_bytes(TextDrift("a", "a", 4, {"baseline": 1.0}, (math.inf, 0.5)).to_bytes(), Probe("a", "a"))
@@ -132,6 +132,6 @@ def test_reports_give_them_names_of_their_own() -> None:
     assert "chunk bound 0.20 ± " in shown
     assert "(4 chunks): at least that much is the divergence of the candidate from the baseline" in shown
     one = regressed(drift=drift)
-    lines = [text for text, _ in summary_lines([one], {"drift": {one["dimension"]: drift}}, width=120)]
+    lines = [text for text, _ in summary_lines(run_record([one], drift={one.dimension: drift}), width=120)]
     assert any("other tokenizers: bits per byte 1.44 -> 1.88, chunk bound 0.200 nats/chunk" in line for line in lines)
     assert not any("KL(" in line and "nats" in line for line in lines)

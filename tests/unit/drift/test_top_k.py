@@ -127,7 +127,7 @@ def test_a_recording_of_the_most_likely_tokens_gives_a_lower_bound_that_passes_n
     assert statistics.mean >= 0
     assert 0 < float(statistics.tail_mass) < 1
     assert statistics.same_top.upper_limit <= 1
-    assert statistics.as_record()["upper"] is None
+    assert statistics.as_record().upper is None
 
 
 def test_two_recordings_cannot_be_compared_when_one_is_short(made: Any, tmp_path: Path) -> None:

@@ -118,5 +118,5 @@ def test_the_demos_conversions_name_their_parent(name: str) -> None:
     ],
 )
 def test_the_failure_says_it(said: str) -> None:
-    text = " ".join(drift_diff(regressed(run={"candidate": {"lineage": said}})).split())
+    text = " ".join(drift_diff(regressed(), lineage=said).split())
     assert f"The candidate (demo:sft, {said}) more often complies" in text

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
-from pytest_trust.audit.mutants import mutant_document, mutant_record, with_mutant
+from pytest_trust.audit.mutants import mutant_record, mutants_record, with_mutant
 from pytest_trust.catalog.files import bundled_suites, load_suite
 from pytest_trust.engine.engine import Engine
 from pytest_trust.errors import InvalidInput, TrustError
@@ -19,11 +21,14 @@ from pytest_trust.models.mutants import MUTANTS, Dosed, choose, parse_mutant, re
 from pytest_trust.models.reference import InvalidReference, Reference, parse_reference
 from pytest_trust.models.steering_pairs import CONTRASTS, PREFIX
 from pytest_trust.probes import Message, Probe
+from pytest_trust.records import GateRecord, MutantDimension, MutantsRecord, PairRecord
+from pytest_trust.report.json_schema import json_schema
 from pytest_trust.report.mutants import mutant_lines, write_mutants
 from pytest_trust.report.text import columns
 from pytest_trust.responses import Generation, Job
 from tests.support.pairs import acquire
 from tests.support.pairs import drift as drift_of
+from tests.support.report_records import build
 from tests.support.tiny_models import save_model
 
 LAYERS = 6
@@ -349,8 +354,8 @@ def test_the_drift_of_a_mutant(mutant: str, moves: bool, directory: Path, store:
     assert (scores[0] != scores[1]) == moves
 
 
-def gate(name: str, verdict: str, *, control: bool = False, delta: float = 0.0) -> dict[str, object]:
-    values = {
+def gate(name: str, verdict: str, *, control: bool = False, delta: float = 0.0) -> GateRecord:
+    values: dict[str, Any] = {
         "unit": "share",
         "reason": "",
         "lower": -0.1,
@@ -360,20 +365,14 @@ def gate(name: str, verdict: str, *, control: bool = False, delta: float = 0.0) 
         "worse": 1,
         "better": 0,
     }
-    return {
-        "gate": name,
-        "dimension": name.split("/")[0],
-        "control": control,
-        "verdict": verdict,
-        "delta": delta,
-        **values,
-    }
+    dimension = name.split("/")[0]
+    return build(GateRecord, gate=name, dimension=dimension, control=control, verdict=verdict, delta=delta, **values)
 
 
-def result(*runs: tuple[str, list[dict[str, object]]], label: str = "demo:aligned"):
-    baseline = {"model": label, "fingerprint": "f" * 64, "dtype": "float32", "parameters": 135_000_000, "lineage": ""}
+def result(*runs: tuple[str, list[GateRecord]], label: str = "demo:aligned") -> MutantsRecord:
+    baseline = {"model": label, "fingerprint": "f" * 64, "dtype": "float32", "parameters": 135_000_000}
     records = [mutant_record(parse_mutant(mutant), gates, 0.5) for mutant, gates in runs]
-    return mutant_document(records, {"profile": "smoke", "policy": "bundled", "baseline": baseline, "warnings": []})
+    return mutants_record(records, build(PairRecord, baseline=baseline), profile="smoke", policy="bundled")
 
 
 SAFETY, OTHER, CONTROL = (
@@ -389,10 +388,10 @@ def test_a_killed_mutant_and_a_living_null_pass() -> None:
         ("refusal_removed:0", [gate(SAFETY, "held")]),
         (f"refusal_removed:{top:g}", [gate(SAFETY, "regressed", delta=0.5)]),
     )
-    assert document["passed"]
-    assert document["dimensions"]["safety"] == {
-        "control": False, "mutants": 1, "killed": 1, "highest": 1, "highest_killed": 1, "survivors": [], "unmoved": [],
-    }  # fmt: skip
+    assert document.passed
+    assert document.dimensions["safety"] == MutantDimension(
+        control=False, mutants=1, killed=1, highest=1, highest_killed=1, survivors=(), unmoved=()
+    )
     text = "\n".join(line for line, _ in mutant_lines(document, width=80))
     assert "refusal_removed" in text
     assert f"{SAFETY} +50.0 pts" in text.replace("\n    ", " ")
@@ -411,8 +410,8 @@ def test_a_killed_mutant_and_a_living_null_pass() -> None:
         ([("noise:0.5", [gate(CONTROL, "held", control=True)])], True),  # a control is no verdict on trust
     ],
 )
-def test_what_passes(runs: list[tuple[str, list[dict[str, object]]]], passed: bool) -> None:
-    assert result(*runs)["passed"] is passed
+def test_what_passes(runs: list[tuple[str, list[GateRecord]]], passed: bool) -> None:
+    assert result(*runs).passed is passed
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -445,8 +444,11 @@ def test_the_report_is_json_without_nan(tmp_path: Path) -> None:
     path = tmp_path / "mutants.json"
     document = result(("noise:0.5", [gate(SAFETY, "held", delta=float("inf"))]))
     write_mutants(path, document)
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == document
-    assert document["mutants"][0]["gates"][0]["upper"] is None
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
+    (found,) = written["mutants"][0]["gates"]
+    assert (found["upper"], found["delta"]) == (None, None)
+    assert found["not_finite"] == {"upper": "not a number", "delta": "infinity"}
+    Draft202012Validator(json_schema()).validate(written)
     assert [file.name for file in tmp_path.iterdir()] == ["mutants.json"]
     with pytest.raises(TrustError, match="cannot be written"):
         write_mutants(tmp_path / "no" / "mutants.json", document)

@@ -16,8 +16,8 @@ from pytest_trust.report.numbers import (
     probability,
 )
 
-FEW = Numbers.of({"unit": "share", "n": 19})
-SHARE = Numbers.of({"unit": "share", "n": 20})
+FEW = Numbers.sized("share", 19)
+SHARE = Numbers.sized("share", 20)
 
 
 def test_shares_have_whole_points_below_20_probes_and_one_decimal_from_there_on() -> None:
@@ -54,12 +54,12 @@ def test_limits_never_contradict_the_verdict(
     ],
 )
 def test_scores_have_the_digits_of_their_interval(lower: float, upper: float, shown: str) -> None:
-    numbers = Numbers.of({"unit": "score", "n": 40, "lower": lower, "upper": upper})
+    numbers = Numbers.sized("score", 40, lower, upper)
     assert numbers.signed(0.1523) == shown
 
 
 def test_units_of_their_own() -> None:
-    nats = Numbers.of({"unit": "nats", "n": 40})
+    nats = Numbers.sized("nats", 40)
     assert (nats.value(1.234), nats.change(0.5)) == ("1.23 nats", "+0.50 nats")
 
 

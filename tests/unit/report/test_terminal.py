@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_trust.records import GateRecord, ModelRecord
 from pytest_trust.report import plan_lines, summary_lines
 from pytest_trust.report.text import columns
 from tests.support import report_records as records
@@ -130,8 +132,8 @@ margin. regressed: lower is above 0, and not held. inconclusive: neither. trunca
 report  trust.json
 store   /home/ada/.cache/pytest-trust"""
 
-PLAN: dict[str, Any] = {
-    "rows": [
+PLAN = records.plan(
+    rows=[
         {
             "gate": "toxicity/continuations/expected_maximum_toxicity",
             "unit": "score",
@@ -144,6 +146,7 @@ PLAN: dict[str, Any] = {
         },
         {
             "gate": "safety/harmful_requests/compliance_rate",
+            "unit": "share",
             "probes": 60,
             "clusters": 20,
             "margin": 0.05,
@@ -153,6 +156,7 @@ PLAN: dict[str, Any] = {
         },
         {
             "gate": "safety/benign_lookalikes/over_refusal_rate",
+            "unit": "share",
             "probes": 1000,
             "clusters": 1000,
             "margin": 0.05,
@@ -162,23 +166,23 @@ PLAN: dict[str, Any] = {
         },
         {
             "gate": "own",
+            "unit": "share",
             "probes": 12,
             "clusters": 12,
             "margin": 0.05,
             "detectable": None,
             "responses": 24,
-            "tokens": None,
+            "tokens": 0,
         },
     ],
-    "totals": {
+    totals={
         "responses": 2744,
         "stored": 320,
         "tokens": 119040,
         "seconds": 4325.2,
-        "memory_bytes": 1250000000.0,
+        "memory_bytes": 1250000000,
     },
-    "meta": records.meta(),
-}
+)
 
 PLAN_AT_80 = """\
 baseline   demo:aligned  134.5M parameters, float32 on cpu,
@@ -194,7 +198,7 @@ safety
 toxicity
   continuations/expected_maximum_toxicity        60    0.05      0.04    19,200
 own
-  own                                            12   5 pts         -         -
+  own                                            12   5 pts         -         0
 
 60 in 20: 60 probes in 20 clusters of variants
 4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most
@@ -217,7 +221,7 @@ safety
 toxicity
   continuations/expected_maximum_toxicity        60    0.05      0.04          600  19,200
 own
-  own                                            12   5 pts         -           24       -
+  own                                            12   5 pts         -           24       0
 
 60 in 20: 60 probes in 20 clusters of variants
 4 gates, 2,744 responses, 320 of them in the store, 2,424 to generate: at most about 119,040 tokens, 1 h 12 min, weights
@@ -230,13 +234,15 @@ probability, and held may be out of reach. Take a larger --trust-profile, or a w
 
 @pytest.mark.parametrize(("width", "text"), [(80, AT_80), (120, AT_120), (160, AT_160)])
 def test_summary(width: int, text: str) -> None:
-    assert texts(summary_lines(records.run(), records.meta(), width=width)) == text
+    assert texts(summary_lines(records.run_record(records.run()), width=width)) == text
 
 
 def test_the_order_of_the_tests_does_not_show() -> None:
     shuffled = records.run()
     random.Random(0).shuffle(shuffled)
-    assert summary_lines(shuffled, records.meta(), width=120) == summary_lines(records.run(), records.meta(), width=120)
+    ordered = records.run_record(records.run())
+    assert summary_lines(records.run_record(shuffled), width=120) == summary_lines(ordered, width=120)
+    assert summary_lines(replace(ordered, gates=tuple(shuffled)), width=120) == summary_lines(ordered, width=120)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,7 @@ def test_the_order_of_the_tests_does_not_show() -> None:
     ],
 )
 def test_verdicts_have_their_colours(gate: str, markup: dict[str, bool]) -> None:
-    lines = summary_lines(records.run(), records.meta(), width=160)
+    lines = summary_lines(records.run_record(records.run()), width=160)
     found = [line_markup for text, line_markup in lines if text.strip().startswith(gate)]
     assert found == [markup]
 
@@ -277,14 +283,14 @@ def test_verdicts_have_their_colours(gate: str, markup: dict[str, bool]) -> None
     ],
 )
 def test_the_closing_line_counts_gates_without_controls(
-    run: list[dict[str, Any]], line: str, markup: dict[str, bool]
+    run: list[GateRecord], line: str, markup: dict[str, bool]
 ) -> None:
-    assert (line, markup) in summary_lines(run, records.meta(), width=160)
+    assert (line, markup) in summary_lines(records.run_record(run), width=160)
 
 
 def test_identical_sides_and_warnings_are_said_before_the_table() -> None:
-    meta = records.meta(identical=True, warnings=["the chat templates differ", "the chat templates differ", "a\nb"])
-    lines = summary_lines(records.run(), meta, width=80)
+    warnings = ["the chat templates differ", "the chat templates differ", "a\nb"]
+    lines = summary_lines(records.run_record(records.run(), identical=True, warnings=warnings), width=80)
     text = texts(lines)
     assert (
         "warning: baseline and candidate are identical: they give the same probabilities\n"
@@ -299,23 +305,26 @@ def test_identical_sides_and_warnings_are_said_before_the_table() -> None:
 
 def test_where_no_kl_can_be_claimed_the_reason_is_given() -> None:
     drift = {"safety": {"candidate_baseline_reason": "the tokenizers differ"}}
-    text = texts(summary_lines([records.held()], {"drift": drift}, width=80))
+    text = texts(summary_lines(records.run_record([records.held()], drift=drift), width=80))
     assert "\nsafety  no KL(candidate || baseline): the tokenizers differ\n" in text
 
 
 def test_what_is_not_given_is_left_out() -> None:
-    text = texts(summary_lines([records.held()], {}, width=80))
-    assert text.startswith("  gate ")
-    assert not any(word in text for word in ("baseline   ", "report", "KL("))
+    bare = records.build(ModelRecord, model="m")
+    run = records.run_record([records.held()], baseline=bare, candidate=bare, drift={}, profile="", policy="")
+    run = replace(run, environment=replace(run.environment, report=None, store=""))
+    text = texts(summary_lines(run, width=80))
+    assert text.startswith("baseline   m\ncandidate  m\n\n  gate ")
+    assert not any(word in text for word in ("parameters", "fingerprint", "profile", "report", "store", "KL("))
 
 
 def test_a_name_that_leaves_no_room_for_the_facts_stands_above_them() -> None:
     path = "/models/" + "checkpoints/" * 6 + "step-2000"
-    meta = {"candidate": records.model(path, "77aa01b2c3d4e5f60718", "")}
-    lines = texts(summary_lines([], meta, width=80)).splitlines()
-    assert lines[0].startswith("candidate  /models/checkpoints/")
-    assert columns(lines[0]) == 80
-    assert lines[2] == "           134.5M parameters, float32 on cpu, fingerprint 77aa01b2c3d4"
+    run = records.run_record([], candidate=records.model(path, "77aa01b2c3d4e5f60718", ""))
+    lines = texts(summary_lines(run, width=80)).splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("candidate  /models/checkpoints/"))
+    assert columns(lines[first]) == 80
+    assert lines[first + 2] == "           134.5M parameters, float32 on cpu, fingerprint 77aa01b2c3d4"
 
 
 @pytest.mark.parametrize(("width", "text"), [(80, PLAN_AT_80), (120, PLAN_AT_120)])
@@ -324,18 +333,21 @@ def test_plan(width: int, text: str) -> None:
 
 
 def test_a_gate_that_can_find_exactly_its_margin_is_not_marked() -> None:
-    row = {"gate": "a/b/c", "probes": 40, "clusters": 40, "margin": 0.05, "responses": 80, "tokens": 1}
+    row = {"gate": "a/b/c", "unit": "share", "probes": 40, "clusters": 40, "margin": 0.05, "responses": 80, "tokens": 1}
     for detectable, marked in ((0.05, False), (0.0501, True)):
-        text = texts(plan_lines({"rows": [{**row, "detectable": detectable}]}, width=80))
+        text = texts(plan_lines(records.plan(rows=[{**row, "detectable": detectable}]), width=80))
         assert ("cannot resolve" in text) is (" !" in text) is marked
 
 
+def test_the_power_of_a_plan_is_the_policys() -> None:
+    row = {"gate": "a/b/c", "unit": "share", "probes": 40, "clusters": 40, "margin": 0.05, "detectable": 0.2}
+    text = texts(plan_lines(records.plan(rows=[row], power=0.9), width=200))
+    assert "found with less than 90 % probability" in text
+
+
 def test_a_plan_of_which_everything_is_stored_says_so() -> None:
-    plan = {
-        "rows": [],
-        "totals": {"responses": 80, "stored": 80, "tokens": 0, "seconds": 0, "memory_bytes": 0},
-    }
-    text = texts(plan_lines(plan, width=80))
+    totals = {"responses": 80, "stored": 80, "tokens": 0, "seconds": 0.0, "memory_bytes": 0}
+    text = texts(plan_lines(records.plan(rows=[], totals=totals), width=80))
     assert text.endswith("0 gates, 80 responses, 80 of them in the store: nothing to generate")
 
 
@@ -377,41 +389,45 @@ MODEL = st.fixed_dictionaries(
         "fingerprint": WORDS,
         "dtype": WORDS,
         "device": WORDS,
-        "parameters": NUMBERS,
+        "parameters": st.integers(0, 10**15),
         "lineage": WORDS,
     }
 )
-META = st.fixed_dictionaries(
+RUN = st.fixed_dictionaries(
     {
         "baseline": MODEL,
         "candidate": MODEL,
         "profile": WORDS,
         "warnings": st.lists(WORDS, max_size=3),
         "identical": st.booleans(),
-        "store": WORDS,
-        "report": WORDS,
+        "environment": st.fixed_dictionaries({"store": WORDS, "report": WORDS}),
     }
 )
 
 
 @LOAD
-@given(width=st.integers(60, 200), run=st.lists(CHANGES, max_size=5), meta=META)
+@given(width=st.integers(60, 200), run=st.lists(CHANGES, max_size=5), changes=RUN)
 def test_no_line_is_wider_than_asked_and_none_acts_on_a_terminal(
-    width: int, run: list[dict[str, Any]], meta: dict[str, Any]
+    width: int, run: list[dict[str, Any]], changes: dict[str, Any]
 ) -> None:
-    changed = [records.regressed(**changes) for changes in run]
+    gates = [records.regressed(**one) for one in run]
     rows = [
-        {**row, "probes": row["n"], "clusters": row["n"], "responses": 80, "tokens": row["needed"]} for row in changed
+        {"probes": gate.n, "clusters": gate.n, "responses": 80, "tokens": gate.needed or 0}
+        | {name: getattr(gate, name) for name in ("gate", "unit", "margin", "detectable")}
+        for gate in gates
     ]
-    full = {**records.meta(), **meta}
-    plan = {"rows": rows, "totals": {}, "meta": full}
-    for lines in (summary_lines(changed, full, width=width), plan_lines(plan, width=width)):
+    baseline, candidate = (records.build(ModelRecord, **changes[name]) for name in ("baseline", "candidate"))
+    changes = changes | {"baseline": baseline, "candidate": candidate}
+    plan = records.plan(rows=rows, baseline=baseline, candidates=[candidate], profile=changes["profile"])
+    for lines in (summary_lines(records.run_record(gates, **changes), width=width), plan_lines(plan, width=width)):
         assert all(columns(text) <= width for text, _ in lines)
         assert all(text.isprintable() for text, _ in lines)
 
 
 def test_every_verdict_is_whole_at_80_columns_and_more() -> None:
-    words = [record["verdict"] for record in records.run()]
+    words = [record.verdict for record in records.run()]
     for width in range(80, 201):
-        rows = [text for text, _ in summary_lines(records.run(), records.meta(), width=width) if text.startswith("  ")]
+        rows = [
+            text for text, _ in summary_lines(records.run_record(records.run()), width=width) if text.startswith("  ")
+        ]
         assert sum(any(f"  {word}" in text for word in set(words)) for text in rows) == len(words)

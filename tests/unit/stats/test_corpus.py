@@ -186,13 +186,13 @@ def test_a_gate_on_a_corpus_metric() -> None:
     record = gate_record(
         suite, gate, PROBES, before, after, policy=load_policy(), threshold=Threshold(0.1), judge="choice"
     )
-    assert record["verdict"] == "regressed"
-    assert record["unit"] == "score"
-    assert record["candidate"]["value"] == pytest.approx(record["baseline"]["value"] + record["delta"])
-    assert record["flips"]
-    assert record["p_value"] is None
+    assert record.verdict == "regressed"
+    assert record.unit == "score"
+    assert record.candidate.value == pytest.approx(record.baseline.value + record.delta)
+    assert record.flips
+    assert record.p_value is None
     ceiling = gate_record(
         suite, gate, PROBES, before, before, policy=load_policy(), threshold=Threshold(0.5, ceiling=0.9), judge="choice"
     )
-    assert ceiling["verdict"] == "held"
-    np.testing.assert_allclose(ceiling["delta"], 0)
+    assert ceiling.verdict == "held"
+    np.testing.assert_allclose(ceiling.delta, 0)
