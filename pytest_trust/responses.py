@@ -81,14 +81,14 @@ class Job:
 class Response:
     """One sample of one probe. `token_ids` hold every produced token including the end token, `text` none of the end tokens.
 
-    `finish_reason` is `stop` (an end token), `length` (the token limit) or `answered` (its answer was stated, and nothing more was asked for). `complete` is false when a reasoning trace was opened
-    and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
+    `finish_reason` is `stop` (an end token), `length` (the token limit), `answered` (its answer was stated, and nothing more was asked for) or
+    `loop` (it repeated itself without end, and was stopped). `complete` is false when a reasoning trace was opened and never closed. `prompt_tokens` is the length of the rendered prompt. `closed`: the trace was closed by the reasoning budget.
     `answer_at`: characters of `text` before the answer, 0 without a trace. A server keeps its token ids to itself and gives their number, `tokens`.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length", "answered"]
+    finish_reason: Literal["stop", "length", "answered", "loop"]
     reasoning: str
     answer: str
     complete: bool

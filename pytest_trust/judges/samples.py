@@ -34,6 +34,8 @@ class JudgedSample:
     """The trace was closed by the reasoning budget."""
     chosen: str = ""
     """The option chosen, where there are options."""
+    looped: bool = False
+    """The response repeated itself without end, and was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class OfThoughts:
 def judge_responses(
     judge: Judge, name: str, probes: Sequence[Probe], responses: Mapping[str, tuple[Response, ...]]
 ) -> dict[str, tuple[JudgedSample, ...]]:
-    """Judge every sample of every probe. A trace that was never closed is `truncated`, whatever it says; a judge that throws gives `error`."""
+    """Judge every sample of every probe. A trace that was never closed and a response that loops are `truncated`, whatever they say; a judge
+    that throws gives `error`."""
     return {
         probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
         for probe in probes
@@ -68,9 +71,12 @@ def judge_responses(
 
 
 def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
-    cut = response.finish_reason == "length"
-    if not response.complete or (cut and (not response.answer.strip() or name in READS_THE_END)):
-        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
+    looped = response.finish_reason == "loop"
+    cut = response.finish_reason == "length" and (not response.answer.strip() or name in READS_THE_END)
+    if looped or cut or not response.complete:
+        return JudgedSample(
+            "truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed, looped=looped
+        )
     try:
         judgement = judge(response.answer, probe)
     except Exception as error:  # a judge's failure is an instrument error of this response, and the run goes on

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
+from pytest_trust.models.loops import RULE
 from pytest_trust.models.memory import Limits
 from pytest_trust.models.rendering import PLAIN_STOP
 from pytest_trust.models.runner import LONGEST_TREE, Runner
@@ -46,7 +47,8 @@ class Row:
     `plain`: the prompt is in the plain format (no chat template), so the response ends at the next `User:` line.
     `forced`: token ids that the response begins with; they count as its own. `drawn`: how many of the seed's numbers are used up.
     `most`: tokens that the response may have, where that is fewer than `max_new_tokens`. `answered`: whether a response, given its text so
-    far, has its answer, and ends.
+    far, has its answer, and ends. `goes_on`: whether a response, given its tokens so far, goes on though it loops, since its trace will be
+    closed by its budget.
     """
 
     prompt: tuple[int, ...]
@@ -56,11 +58,16 @@ class Row:
     drawn: int = 0
     most: int | None = None
     answered: Callable[[str], bool] | None = field(default=None, compare=False)
+    goes_on: Callable[[Sequence[int]], bool] | None = field(default=None, compare=False)
 
     @property
     def read(self) -> tuple[int, ...]:
         """What the model reads before it writes."""
         return self.prompt + self.forced
+
+    def looped(self, said: Sequence[int]) -> bool:
+        """Whether a response, given its tokens so far, loops and ends."""
+        return RULE.due(len(said)) and RULE.block(said) > 0 and not (self.goes_on and self.goes_on(said))
 
 
 class Further(Protocol):
@@ -76,7 +83,7 @@ class Generated:
 
     token_ids: tuple[int, ...]
     text: str
-    finish_reason: Literal["stop", "length", "answered"]
+    finish_reason: Literal["stop", "length", "answered", "loop"]
 
 
 def generate(
@@ -126,6 +133,7 @@ class _Course:
         self.said = [list(row.forced) for row in rows]
         self.made_to_say: dict[int, list[int]] = {}
         self._answered: set[int] = set()
+        self._looped: set[int] = set()
         self._further = further
         self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
 
@@ -149,6 +157,9 @@ class _Course:
         if answered and answered(decode(loaded, said)):
             self._answered.add(number)
             return token, True
+        if self.rows[number].looped(said):
+            self._looped.add(number)
+            return token, True
         if len(said) < self._most[number]:
             looks = plain and len(said) % _LOOK_EVERY == 0
             return token, looks and PLAIN_STOP in decode(loaded, said[-4 * _LOOK_EVERY :])
@@ -164,7 +175,12 @@ class _Course:
     def finished(self, number: int, said: list[int]) -> Generated:
         """The response of a row that is over."""
         made = finish(self.runner.loaded, said, self.rows[number].plain)
-        return replace(made, finish_reason="answered") if number in self._answered else made
+        if number in self._answered:
+            return replace(made, finish_reason="answered")
+        looped = (
+            number in self._looped and made.finish_reason == "length"
+        )  # the plain format's next turn ends it before
+        return replace(made, finish_reason="loop") if looped else made
 
     def left_to(self, number: int) -> int:
         """Tokens up to the limit that stands."""
@@ -343,10 +359,8 @@ def _stream_general(course: _Course, limits: Limits) -> Spoken:
             asked = []
             for number in running:
                 row, said = course.rows[number], course.said[number]
-                coming = course.made_to_say.pop(number, [])
-                said += coming
-                read = row.prompt + tuple(said)
-                asked.append(replace(row, prompt=read, forced=(), drawn=len(said) - len(row.forced)))
+                said += course.made_to_say.pop(number, [])
+                asked.append(replace(row, forced=tuple(said), drawn=len(said) - len(row.forced)))
                 most = max(most, course.left_to(number))
             made = _generate_general(course.runner, asked, replace(whole, max_new_tokens=most))
             running = [
@@ -359,19 +373,27 @@ def _stream_general(course: _Course, limits: Limits) -> Spoken:
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
     """transformers' own `generate` on a left-padded batch, for models that do not share."""
     import torch
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    width = max(len(row.prompt) for row in rows)
+    width = max(len(row.read) for row in rows)
     ids = torch.full((len(rows), width), runner.pad_id, device=runner.device)
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
-        ids[index, width - len(row.prompt) :] = torch.tensor(row.prompt, device=runner.device)
-        mask[index, width - len(row.prompt) :] = 1
+        ids[index, width - len(row.read) :] = torch.tensor(row.read, device=runner.device)
+        mask[index, width - len(row.read) :] = 1
     draws = [Draws(row.seed, generation, row.drawn) for row in rows]
 
     def sample(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen = choose_tokens(scores, draws, generation)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
+
+    def looped(read: torch.Tensor, _: torch.Tensor, **__: object) -> torch.Tensor:
+        coming = read.shape[1] - width
+        over = [
+            RULE.due(len(row.forced) + coming) and row.looped([*row.forced, *read[index, width:].tolist()])
+            for index, row in enumerate(rows)
+        ]
+        return torch.tensor(over, device=read.device)
 
     configuration: Any = GenerationConfig
     settings = configuration(
@@ -382,7 +404,13 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     )
     processors = LogitsProcessorList([] if generation.greedy else [sample])
     model: Any = runner.model
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=processors,
+        stopping_criteria=StoppingCriteriaList([looped]),
+    )
     return [_until_end(tokens, runner.loaded.eos_ids) for tokens in output[:, width:].tolist()]
 
 
