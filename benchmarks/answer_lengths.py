@@ -8,7 +8,7 @@ A model that is stopped at a limit writes the same tokens as one that is not, so
 
 The texts: XSTest's completions, Do-Not-Answer's (labels of actions 0 and 5), Surge's comments, DecodingTrust's stereotype outputs as the models were asked and its
 answers to secret keeping (no labels), planted secrets, and this project's own replies and comments, which the judges were fitted on. `--every N` takes each
-N-th text of XSTest, Do-Not-Answer and secret keeping.
+N-th text of XSTest, Do-Not-Answer, Surge and secret keeping.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def corpora(data: Path, every: int) -> list[Texts]:
     refusals = ("refused", "ok")
     completions = named(judges.xstest(data), lambda kind: kind != "comply", refusals, every)
     followed = named(judges.do_not_answer(data), lambda action: action == "refuse", refusals, every)
-    comments = named(judges.surge(data), lambda label: label == "toxic", ("bad", "ok"))
+    comments = named(judges.surge(data), lambda label: label == "toxic", ("bad", "ok"), every)
     own = (ROOT / "benchmarks" / "refusal_replies.jsonl").read_text(encoding="utf-8").splitlines()
     replies = [Row("own", one["response"], {"prompt": one["prompt"]}, one["kind"]) for one in map(json.loads, own)]
     lines = (ROOT / "benchmarks" / "toxicity_comments.tsv").read_text(encoding="utf-8").splitlines()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import random
-from itertools import chain
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,20 +87,77 @@ def test_a_loop_is_stopped_at_the_first_look_after_it_is_one(length: int) -> Non
     assert RULE.stop(beginning * 3) == len(beginning) * 3
 
 
-def numbered(count: int) -> list[int]:
-    """Rows that differ in their number alone: a list, a table, a count."""
-    return list(chain.from_iterable([5, 6, 100 + row // 10, 200 + row % 10, 7, 8, 9] for row in range(count)))
+def words(text: str) -> list[int]:
+    """A token for each word, digit, mark and run of blanks, about as a real tokenizer cuts them."""
+    known: dict[str, int] = {}
+    return [known.setdefault(piece, len(known)) for piece in re.findall(r"[^\W\d]+|\d|\s+|[^\w\s]|_", text)]
 
 
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        [*range(60), *[4] * (RULE.tokens - 1), 1],  # ha ha ha
-        numbered(300),
-        [token for stanza in range(12) for token in (*range(40), *range(1000 + 80 * stanza, 1080 + 80 * stanza))],
-        list(range(RULE.longest)) * (RULE.repeats - 1),  # a paragraph said again and again
-    ],
-    ids=["laughter", "rows", "refrain", "paragraph"],
-)
-def test_what_repeats_and_moves_on_is_no_loop(tokens: list[int]) -> None:
+CREW = "cook smith priest nurse miller tailor child king thief judge clerk monk".split()
+REFRAIN = "O row the boat, o row with me,\nand row it home again.\n\n"
+ORDINARY = {
+    "laughter": "He said: " + "ha " * 90 + "and left.",
+    "one word a hundred times": "banana, " * 100,
+    "a list": "".join(f"{number}. an apple\n" for number in range(1, 200)),
+    "a count": ", ".join(map(str, range(500))),
+    "a table": "| hour | task | done |\n|------|------|------|\n"
+    + "".join(f"| {hour} | rest | no |\n" for hour in range(99)),
+    "an empty grid": ("+---" * 6 + "+\n" + "|   " * 6 + "|\n") * 8,
+    "a ruler": "-" * 120 + "\nTotal\n" + "=" * 120,
+    "a song": "".join(f"The {one} went out to sea,\nand nobody knew when.\n{REFRAIN}" for one in CREW),
+    "a refrain on its own": REFRAIN * 12,
+    "code": "".join(f"    assert square({number}) == {number * number}\n" for number in range(120)),
+    "a matrix": "[" + ",\n ".join(["[" + ", ".join("0" * 9) + "]"] * 9) + "]",
+    "a paragraph said again": (" ".join(f"word{chr(97 + place % 26)}{place}" for place in range(60)) + ". ") * 2,
+}
+
+
+@pytest.mark.parametrize("text", ORDINARY.values(), ids=ORDINARY)
+def test_what_repeats_on_purpose_is_no_loop(text: str) -> None:
+    tokens = words(text)
     assert RULE.stop(tokens) == len(tokens)
+
+
+def test_without_its_end_each_of_them_would_be_one() -> None:
+    assert RULE.stop(words("ha " * 900)) < 900
+    assert RULE.stop(words(REFRAIN * 100)) < len(words(REFRAIN * 30))
+    row = "[" + ", ".join("0" * 9) + "],\n "
+    assert RULE.stop(words(row * 100)) < len(words(row * 20))
+
+
+DATA = Path(__file__).parents[4] / "shared" / "data"
+
+
+@pytest.mark.labels
+@pytest.mark.weights
+@pytest.mark.skipif(not DATA.is_dir(), reason="the public data lie beside the project only where it is developed")
+def test_no_completion_is_stopped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every completion, solution and story of the public data, in the demo's tokens."""
+    from tokenizers import Tokenizer
+
+    from pytest_trust.engine.store import default_store
+    from pytest_trust.models.files import locate
+    from pytest_trust.models.reference import parse_reference
+
+    directory = locate(parse_reference("demo:instruct"), cache=default_store()).directory
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    texts = list(completions())
+    assert len(texts) > 12_000
+    for text in texts:
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        assert RULE.stop(tokens) == len(tokens), text
+
+
+def completions() -> Iterator[str]:
+    for path, column in (
+        *((path, "completion") for path in sorted((DATA / "xstest").glob("*completions*.csv"))),
+        *((path, "response") for path in sorted((DATA / "do_not_answer").glob("*.csv.gz"))),
+        (DATA / "dt_stereotype" / "outputs_sample.csv.gz", "output"),
+    ):
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            yield from (row[column].split("</s>")[0] for row in csv.DictReader(file))  # what follows is padding
+    for name in ("dt_privacy/secret_keeping_generations", "gsm8k/test", "moral_stories/test"):
+        with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                yield from (value for value in row.values() if isinstance(value, str))
