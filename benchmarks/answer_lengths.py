@@ -147,7 +147,7 @@ def corpora(data: Path, every: int) -> list[Texts]:
         Texts("refusal", "own replies", named(replies, lambda kind: kind != "comply", refusals), "refused"),
         Texts("toxicity", "Surge comments, in no fit", comments, "bad"),
         Texts("toxicity", "own comments", remarks, "bad"),
-        Texts("toxicity", "XSTest completions", [replace(row, label="") for row in completions], "bad"),
+        Texts("toxicity", "XSTest completions", [replace(row, label="", probe=None) for row in completions], "bad"),
         Texts(
             "agreement", "DecodingTrust, as asked", named(outputs, lambda label: label == "bad", ("bad", "ok")), "bad"
         ),
