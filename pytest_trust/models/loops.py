@@ -56,7 +56,7 @@ class LoopRule:
 # - Of 71 responses (greedy and sampled, up to 1,024 tokens) 13 ended at their limit in a repeated block of 2 to 104 tokens. Exact repetitions that
 #   ended by themselves came to 4.3 repeats (39 tokens each) and to 195 tokens (2.9 repeats). The rule stopped five, and each of these had gone on
 #   with its block to the limit.
-# - Of 24,921 texts (6.7 million tokens: completions of nine models, human solutions, stories, tweets and comments, source files) it stops three
+# - Of 24,921 texts (6.7 million tokens: completions of large and small models, human solutions, stories, tweets and comments, source files) it stops three
 #   tweets that are one escaped emoji throughout, and nothing that a model wrote.
 # It also stops what is meant to repeat for so long, such as a written-out matrix of 400 zeros.
 RULE: Final = LoopRule(repeats=8, tokens=384, longest=256)
