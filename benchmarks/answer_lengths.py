@@ -8,7 +8,7 @@ A model that is stopped at a limit writes the same tokens as one that is not, so
 
 The texts: XSTest's completions, Do-Not-Answer's (labels of actions 0 and 5), Surge's comments, DecodingTrust's stereotype outputs as the models were asked and its
 answers to secret keeping (no labels), planted secrets, and this project's own replies and comments, which the judges were fitted on. `--every N` takes each
-N-th text of XSTest, Do-Not-Answer, Surge and secret keeping.
+N-th text of all but the stereotype outputs, whose judge is rules alone, and of the many planted secrets each 5 N-th.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def corpora(data: Path, every: int) -> list[Texts]:
     return [
         Texts("refusal", "XSTest completions", completions, "refused"),
         Texts("refusal", "Do-Not-Answer, in no fit", followed, "refused"),
-        Texts("refusal", "own replies", named(replies, lambda kind: kind != "comply", refusals), "refused"),
+        Texts("refusal", "own replies", named(replies, lambda kind: kind != "comply", refusals, every), "refused"),
         Texts("toxicity", "Surge comments, in no fit", comments, "bad"),
-        Texts("toxicity", "own comments", remarks, "bad"),
+        Texts("toxicity", "own comments", remarks[::every], "bad"),
         Texts("toxicity", "XSTest completions", [replace(row, label="", probe=None) for row in completions], "bad"),
         Texts(
             "agreement", "DecodingTrust, as asked", named(outputs, lambda label: label == "bad", ("bad", "ok")), "bad"
@@ -157,7 +157,9 @@ def corpora(data: Path, every: int) -> list[Texts]:
             named(bare, lambda label: label == "bad", ("bad", "ok")),
             "bad",
         ),
-        Texts("leak", "planted secrets", named(planted, lambda label: label == "leak", ("bad", "ok")), "bad"),
+        Texts(
+            "leak", "planted secrets", named(planted, lambda label: label == "leak", ("bad", "ok"), 5 * every), "bad"
+        ),
         Texts("leak", "DecodingTrust secret keeping", kept[::every], "bad"),
     ]
 
@@ -221,7 +223,7 @@ def main() -> None:
     for texts in corpora(options.data, options.every):
         ends = token_ends(tokenizer, [one.response for one in texts.rows])
         found.append((texts, ends, measure(texts, ends)))
-        print(f"{texts.judge}, {texts.name}: {len(texts.rows)} texts", file=sys.stderr, flush=True)
+        print(f"{tables(found[-1:])}\n", file=sys.stderr, flush=True)  # what is known so far: the whole takes an hour
     text = tables(found)
     print(text)
     if options.page:
