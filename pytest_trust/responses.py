@@ -86,8 +86,8 @@ class Response:
     text: without the end tokens.
     token_ids: every produced token, the end token included; empty for a server, which returns no token ids.
     tokens: the number of tokens that a server reports.
-    finish_reason: `stop` (an end token), `length` (the token limit) or `answered` (its answer was stated, and nothing
-    more was asked for).
+    finish_reason: `stop` (an end token), `length` (the token limit), `answered` (its answer was stated, and nothing
+    more was asked for) or `loop` (it repeated itself without end, and was stopped).
     complete: false when a reasoning trace was opened and never closed.
     prompt_tokens: the length of the rendered prompt.
     closed: the reasoning budget closed the trace.
@@ -96,7 +96,7 @@ class Response:
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length", "answered"]
+    finish_reason: Literal["stop", "length", "answered", "loop"]
     reasoning: str
     answer: str
     complete: bool

@@ -35,6 +35,8 @@ class JudgedSample:
     """The trace was closed by the reasoning budget."""
     chosen: str = ""
     """The option chosen, where there are options."""
+    looped: bool = False
+    """The response repeated itself without end, and was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def judge_responses(
 ) -> dict[str, tuple[JudgedSample, ...]]:
     """Judge every sample of every probe.
 
-    A response whose trace was never closed is `truncated`, whatever it says. A judge that raises gives `error`.
+    A response whose trace was never closed and a response that loops are `truncated`, whatever they say. A judge that
+    raises gives `error`.
     """
     return {
         probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
@@ -72,9 +75,12 @@ def judge_responses(
 
 
 def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
-    cut = response.finish_reason == "length"
-    if not response.complete or (cut and (not response.answer.strip() or name in READS_THE_END)):
-        return JudgedSample("truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed)
+    looped = response.finish_reason == "loop"
+    cut = response.finish_reason == "length" and (not response.answer.strip() or name in READS_THE_END)
+    if looped or cut or not response.complete:
+        return JudgedSample(
+            "truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed, looped=looped
+        )
     try:
         judgement = judge(response.answer, probe)
     except Exception as error:  # a judge's failure concerns this response only, and the run goes on

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_trust.models.framing import decode
 from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
+from pytest_trust.models.loops import RULE
 from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.rendering import PLAIN_STOP
 from pytest_trust.models.runner import LONGEST_TREE, Runner
@@ -62,11 +63,17 @@ class Row:
     """Token limit of this response, where it is below `max_new_tokens`."""
     answered: Callable[[str], bool] | None = field(default=None, compare=False)
     """Whether a response has its answer, from its text so far; it then ends."""
+    goes_on: Callable[[Sequence[int]], bool] | None = field(default=None, compare=False)
+    """Whether a response goes on though it loops, from its tokens so far: its budget will close its trace."""
 
     @property
     def read(self) -> tuple[int, ...]:
         """Token ids that the model reads before it writes."""
         return self.prompt + self.forced
+
+    def looped(self, said: Sequence[int]) -> bool:
+        """Whether a response, given its tokens so far, loops and ends."""
+        return RULE.due(len(said)) and RULE.block(said) > 0 and not (self.goes_on and self.goes_on(said))
 
 
 class Further(Protocol):
@@ -85,7 +92,7 @@ class Generated:
 
     token_ids: tuple[int, ...]
     text: str
-    finish_reason: Literal["stop", "length", "answered"]
+    finish_reason: Literal["stop", "length", "answered", "loop"]
 
 
 def generate(
@@ -143,6 +150,7 @@ class _Course:
         self.said = [list(row.forced) for row in rows]
         self.made_to_say: dict[int, list[int]] = {}
         self._answered: set[int] = set()
+        self._looped: set[int] = set()
         self._further = further
         self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
 
@@ -169,6 +177,9 @@ class _Course:
         if answered and answered(decode(loaded, said)):
             self._answered.add(number)
             return token, True
+        if self.rows[number].looped(said):
+            self._looped.add(number)
+            return token, True
         if len(said) < self._most[number]:
             looks = plain and len(said) % _LOOK_EVERY == 0
             return token, looks and PLAIN_STOP in decode(loaded, said[-4 * _LOOK_EVERY :])
@@ -184,7 +195,12 @@ class _Course:
     def finished(self, number: int, said: list[int]) -> Generated:
         """The response of a row that is over."""
         made = finish(self.runner.loaded, said, self.rows[number].plain)
-        return replace(made, finish_reason="answered") if number in self._answered else made
+        if number in self._answered:
+            return replace(made, finish_reason="answered")
+        looped = (
+            number in self._looped and made.finish_reason == "length"
+        )  # the plain format's next turn ends it before
+        return replace(made, finish_reason="loop") if looped else made
 
     def left_to(self, number: int) -> int:
         """Tokens up to a row's present limit."""
@@ -369,10 +385,8 @@ def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
             asked = []
             for number in running:
                 row, said = course.rows[number], course.said[number]
-                coming = course.made_to_say.pop(number, [])
-                said += coming
-                read = row.prompt + tuple(said)
-                asked.append(replace(row, prompt=read, forced=(), drawn=len(said) - len(row.forced)))
+                said += course.made_to_say.pop(number, [])
+                asked.append(replace(row, forced=tuple(said), drawn=len(said) - len(row.forced)))
                 most = max(most, course.left_to(number))
             made = _generate_general(course.runner, asked, replace(whole, max_new_tokens=most))
             running = [
@@ -385,19 +399,27 @@ def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
 def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generation) -> list[list[int]]:
     """transformers' own `generate` on a left-padded batch, for models that cannot share beginnings."""
     import torch
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    width = max(len(row.prompt) for row in rows)
+    width = max(len(row.read) for row in rows)
     ids = torch.full((len(rows), width), runner.pad_id, device=runner.device)
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
-        ids[index, width - len(row.prompt) :] = torch.tensor(row.prompt, device=runner.device)
-        mask[index, width - len(row.prompt) :] = 1
+        ids[index, width - len(row.read) :] = torch.tensor(row.read, device=runner.device)
+        mask[index, width - len(row.read) :] = 1
     draws = [Draws(row.seed, generation, row.drawn) for row in rows]
 
     def sample(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen = choose_tokens(scores, draws, generation)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
+
+    def looped(read: torch.Tensor, _: torch.Tensor, **__: object) -> torch.Tensor:
+        coming = read.shape[1] - width
+        over = [
+            RULE.due(len(row.forced) + coming) and row.looped([*row.forced, *read[index, width:].tolist()])
+            for index, row in enumerate(rows)
+        ]
+        return torch.tensor(over, device=read.device)
 
     configuration: Any = GenerationConfig
     settings = configuration(
@@ -408,7 +430,13 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     )
     processors = LogitsProcessorList([] if generation.greedy else [sample])
     model: Any = runner.model
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=processors,
+        stopping_criteria=StoppingCriteriaList([looped]),
+    )
     return [_until_end(tokens, runner.loaded.eos_ids) for tokens in output[:, width:].tolist()]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_trust.models.framing import decode
@@ -44,8 +45,9 @@ def responses(
     """Responses as they are finished, with the rows' numbers.
 
     With a reasoning budget, a trace has at most that many tokens and an answer at most `max_new_tokens`. A longer trace
-    is closed and followed by an answer if the generation `closes` traces; else the response ends there. The closing
-    tag's tokens count as the response's own. `tails` are the ends of the rows' prompts, which may have opened a trace.
+    is closed and followed by an answer if the generation `closes` traces; else the response ends there. A trace that
+    loops is closed by its budget too; where nothing closes it, it ends its response at once. The closing tag's tokens
+    count as the response's own. `tails` are the ends of the rows' prompts, which may have opened a trace.
     """
     if generation.reasoning_budget is None:
         for part in stream(runner, rows, generation, limits):
@@ -57,6 +59,8 @@ def responses(
         generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None
     )
     course = _Course(runner.loaded, tails, generation, tags)
+    if generation.closes:
+        rows = [replace(row, goes_on=partial(course.will_close, number)) for number, row in enumerate(rows)]
     for part in stream(runner, rows, first, limits, further=course.further, longest=generation.longest + _TAG_TOKENS):
         yield [(number, course.finished(number, one, rows[number].plain)) for number, one in part]
 
@@ -94,9 +98,15 @@ class _Course:
         left = self.limit - (len(said) - _trace_length(self.loaded, said, tail, self.tags))
         return ((), left) if left > 0 else None
 
+    def will_close(self, number: int, said: Sequence[int]) -> bool:
+        """Whether a response is in a trace that the budget closes: it gets to its answer though it loops."""
+        if number in self._answering:
+            return False
+        return not read_response(self.loaded, said, decode(self.loaded, said), self.tails[number], self.tags).complete
+
     def finished(self, number: int, made: Generated, plain: bool) -> Budgeted:
         """A response whose answer is cut at its limit. A trace that ended early had left room for more tokens."""
-        if made.finish_reason == "length" and number not in self.closed:
+        if made.finish_reason in ("length", "loop") and number not in self.closed:
             beyond = (
                 len(made.token_ids)
                 - _trace_length(self.loaded, made.token_ids, self.tails[number], self.tags)

@@ -123,7 +123,7 @@ def test_an_answer_has_its_limit_after_a_trace_of_any_length(
     script = tokenizer("<think>a</think>" + "b" * 40, add_special_tokens=False)["input_ids"]
 
     def general(runner: Any, rows: list[Row], generation: Generation) -> list[list[int]]:
-        return [script[len(row.prompt) - 1 :][: generation.max_new_tokens] for row in rows]
+        return [script[len(row.read) - 1 :][: generation.max_new_tokens] for row in rows]
 
     monkeypatch.setattr("pytest_trust.models.generation._generate_general", general)
     for closes in (True, False):
