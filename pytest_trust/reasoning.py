@@ -28,8 +28,9 @@ from typing import Final, Literal
 
 from pytest_trust.errors import InvalidInput
 
-Tags = tuple[tuple[str, str], ...]
-DEFAULT_TAGS: Final[Tags] = (
+Tags = tuple[tuple[str, ...], ...]
+"""(opening, closing) of a trace, or (opening, closing, opening of the answer, end of the answer), the last two of which may be empty."""
+DEFAULT_TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -112,7 +113,10 @@ class Split:
 
 @dataclass(frozen=True)
 class _Grammar:
-    """One table of tags, compiled. Groups of `pattern`: o<i> and c<i> open and close pair i; hf, he, hx Harmony's final, end and frame; w wrappers."""
+    """One table of tags, compiled.
+
+    Groups of `pattern`: o<i> and c<i> open and close pair i; a<i> stands around its answer; hf, he, hx are Harmony's final, end and frame; w wrappers.
+    """
 
     pattern: re.Pattern[str]
     tags: Tags
@@ -121,7 +125,7 @@ class _Grammar:
 
 @lru_cache(maxsize=16)
 def _grammar(tags: Tags) -> _Grammar:
-    harmony = next((i for i, (opening, _) in enumerate(tags) if opening == _HARMONY), None)
+    harmony = next((i for i, pair in enumerate(tags) if pair[0] == _HARMONY), None)
     pieces = []
     if harmony is not None:
         pieces += [
@@ -130,18 +134,33 @@ def _grammar(tags: Tags) -> _Grammar:
         ]  # fmt: skip
     # longer tags first, so that no tag hides one that it begins
     literal = [
-        (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)
+        (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair[:2])
     ]
     pieces += [f"(?P<{name}>{re.escape(tag)})" for tag, name in sorted(literal, key=lambda item: -len(item[0]))]
+    around = [(mark, i) for i, pair in enumerate(tags) for mark in pair[2:] if mark]
+    for number, (mark, _) in enumerate(sorted(around, key=lambda item: -len(item[0]))):
+        pieces.append(f"(?P<a{number}>{_around(mark)})")
     pieces.append("(?P<w>" + "|".join(map(re.escape, _WRAPPERS)) + ")")
     return _Grammar(re.compile(r"(?<!`)(?:" + "|".join(pieces) + ")", re.IGNORECASE), tags, harmony)
 
 
-def _checked(tags: Sequence[tuple[str, str]]) -> Tags:
+def _around(mark: str) -> str:
+    """What stands around an answer is often several marks; a response that ends among them has the first ones."""
+    pieces = [
+        re.sub(r"(?:\\\s)+", r"\\s*", re.escape(piece))
+        for piece in re.findall(r"[^>\]▷】]*[>\]▷】]+|.+", mark, re.DOTALL)
+    ]
+    pattern = pieces.pop()
+    for piece in reversed(pieces):
+        pattern = rf"{piece}\s*(?:\Z|{pattern})"
+    return pattern
+
+
+def _checked(tags: Sequence[tuple[str, ...]]) -> Tags:
     pairs = tuple(
-        (str(pair[0]), str(pair[1])) if len(pair) == 2 and not isinstance(pair, str) else ("", "") for pair in tags
+        tuple(map(str, pair)) if len(pair) in (2, 4) and not isinstance(pair, str) else ("", "") for pair in tags
     )
-    for given, (opening, closing) in zip(tags, pairs, strict=True):
+    for given, (opening, closing, *_) in zip(tags, pairs, strict=True):
         if not opening.strip() or not closing.strip() or opening.casefold() == closing.casefold():
             raise InvalidInput(
                 f"reasoning tags {given!r}: expected a pair of different tags, such as ('<think>', '</think>')"
@@ -202,7 +221,7 @@ class _Reader:
         elif name == "hf":
             self.tag(text)
             self.state, self.final, self.seen = "answer", True, True
-        elif name in ("he", "hx", "w") and (self.seen or name == "hx"):
+        elif name[0] == "a" or (name in ("he", "hx", "w") and (self.seen or name == "hx")):
             self.tag(text)
         else:
             self.text(text)
@@ -221,12 +240,12 @@ class _Reader:
     def cut(self, tail: str) -> tuple[str, tuple[str, ...]]:
         """The end of the last text that is the beginning of a tag which would count here, or "", and the tags that it may become."""
         expected: list[str] = []
-        for index, (opening, closing) in enumerate(self.grammar.tags):
+        for index, (opening, closing, *around) in enumerate(self.grammar.tags):
             if self.state == "reasoning":
                 if self.pair is None or index == self.pair:
                     expected += [closing, opening, *(["<|end|>"] if index == self.grammar.harmony else [])]
             else:
-                expected += [opening, *([] if self.seen else [closing])]
+                expected += [opening, *([] if self.seen else [closing]), *filter(None, around)]
                 if index == self.grammar.harmony:
                     expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
         if self.grammar.harmony is not None and self.pair in (None, self.grammar.harmony):
@@ -268,7 +287,7 @@ def _begins(text: str | None, words: Sequence[str]) -> bool:
 
 def split_reasoning(
     text: str,
-    tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+    tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS,
     opened_by_template: bool = False,
     *,
     spelled: Sequence[tuple[int, int]] = (),
@@ -277,7 +296,8 @@ def split_reasoning(
     """Cut a response into reasoning and answer.
 
     text: what the model generated, special tokens that mark a trace included.
-    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
+    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one. Four strings also name what stands before and
+        behind the answer, which is then no part of it: ``("<plan>", "</plan>", "<answer>", "</answer>")``.
     opened_by_template: the chat template ended inside a trace, so that the response starts in it.
     spelled: stretches [start, end) of the text in which a tag is only spelled out, in a vocabulary that has a token for it: they are text.
     ended: the model ended the response itself, so that its last characters are not the beginning of a tag.
@@ -308,7 +328,7 @@ def split_reasoning(
 
 
 def _read(
-    text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]
+    text: str, tags: Sequence[tuple[str, ...]], opened: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[_Reader, str]:
     """The reader after the last whole tag, and the text behind it."""
     reader = _Reader(_grammar(_checked(tags)), opened)
@@ -326,26 +346,26 @@ def _overlaps(start: int, end: int, stretches: Sequence[tuple[int, int]]) -> boo
     return any(start < stop and begin < end for begin, stop in stretches)
 
 
-def tags_in(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
+def tags_in(text: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
     """Where a text has anything that reads as a tag, [start, end), whatever it means there."""
     return [match.span() for match in _grammar(_checked(tags)).pattern.finditer(text)]
 
 
 def cut_tag(
-    text: str, tags: Sequence[tuple[str, str]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
+    text: str, tags: Sequence[tuple[str, ...]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[str, tuple[str, ...]]:
     """The beginning of a tag that a response was cut in, or "", and the tags that it may become."""
     reader, tail = _read(text, tags, opened_by_template, spelled)
     return reader.cut(tail)
 
 
-def opened_by(prompt: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> str:
+def opened_by(prompt: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> str:
     """The tag that closes the trace which a prompt's end has opened; empty when it has opened none."""
     end = prompt.rstrip()
-    return next((_closing((opening, closing)) for opening, closing in tags if end.endswith(opening)), "")
+    return next((_closing(pair) for pair in tags if end.endswith(pair[0])), "")
 
 
-def _closing(pair: tuple[str, str]) -> str:
+def _closing(pair: tuple[str, ...]) -> str:
     return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else pair[1]
 
 
