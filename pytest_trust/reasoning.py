@@ -137,22 +137,25 @@ def _grammar(tags: Tags) -> _Grammar:
         (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair[:2])
     ]
     pieces += [f"(?P<{name}>{re.escape(tag)})" for tag, name in sorted(literal, key=lambda item: -len(item[0]))]
-    around = [(mark, i) for i, pair in enumerate(tags) for mark in pair[2:] if mark]
-    for number, (mark, _) in enumerate(sorted(around, key=lambda item: -len(item[0]))):
-        pieces.append(f"(?P<a{number}>{_around(mark)})")
+    around = [(_blanks(mark), mark) for pair in tags for mark in pair[2:3] if mark]
+    around += [(_ending(mark), mark) for pair in tags for mark in pair[3:] if mark]
+    around.sort(key=lambda item: -len(item[1]))
+    pieces += [f"(?P<a{number}>{pattern})" for number, (pattern, _) in enumerate(around)]
     pieces.append("(?P<w>" + "|".join(map(re.escape, _WRAPPERS)) + ")")
     return _Grammar(re.compile(r"(?<!`)(?:" + "|".join(pieces) + ")", re.IGNORECASE), tags, harmony)
 
 
-def _around(mark: str) -> str:
-    """What stands around an answer is often several marks; a response that ends among them has the first ones."""
-    pieces = [
-        re.sub(r"(?:\\\s)+", r"\\s*", re.escape(piece))
-        for piece in re.findall(r"[^>\]▷】]*[>\]▷】]+|.+", mark, re.DOTALL)
-    ]
-    pattern = pieces.pop()
+def _blanks(mark: str) -> str:
+    """A pattern for a mark, with any white space where it has some."""
+    return r"\s*".join(map(re.escape, mark.split()))
+
+
+def _ending(mark: str) -> str:
+    """What stands behind an answer is often several marks, the last of which ends the response and is not in its text."""
+    pieces = re.findall(r"[^>\]▷】]*[>\]▷】]+|.+", mark, re.DOTALL)
+    pattern = _blanks(pieces.pop())
     for piece in reversed(pieces):
-        pattern = rf"{piece}\s*(?:\Z|{pattern})"
+        pattern = rf"{_blanks(piece)}\s*(?:\Z|{pattern})"
     return pattern
 
 
@@ -336,6 +339,8 @@ def _read(
     for match in reader.grammar.pattern.finditer(text):
         if _overlaps(*match.span(), spelled):
             continue
+        if str(match.lastgroup)[0] == "a" and reader.state == "reasoning":
+            continue  # what ends an answer may begin what closes a trace
         reader.text(text[position : match.start()])
         reader.read(str(match.lastgroup), match.group(0))
         position = match.end()

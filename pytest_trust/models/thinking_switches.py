@@ -187,7 +187,7 @@ class _Template:
 
     def _levels(self, on: Switch) -> dict[str, Switch]:
         """Levels with prompts of their own. Some templates read them only when thinking is on."""
-        for name in self.names:
+        for name in (name for name in self.names if not _TAKES_NUMBERS.search(name)):
             for base in ((), on.settings):
                 prompts = {level: self.prompt({**dict(base), name: level}) for level in LEVELS}
                 found = {

@@ -168,7 +168,7 @@ class _Reader:
                 continue
             opening, closing = (_literal(field, side) for side in ("open", "close"))
             if opening and closing and opening.casefold() != closing.casefold():
-                return self.format("response_template", opening, closing, "", self.answer_end())
+                return self.format("response_template", opening, closing, *self.around_answer(closing))
         return None
 
     def rendered(self) -> TraceFormat | None:
@@ -212,12 +212,13 @@ class _Reader:
             opening = _opening(before, prompt, inserted[0], between)
             closings = [inserted[1], _closing(opening, between)] if opening else []
             for closing in _unique([closing.strip() for closing in closings if closing.strip()]):
-                rest = "" if chat.calls else between[between.index(closing) + len(closing) :].strip()
-                end = self.answer_end() if chat.calls else after.strip()
+                rest, end = between[between.index(closing) + len(closing) :].strip(), after.strip()
+                if chat.calls:
+                    rest, end = self.around_answer(closing)
                 found = self.format("template", opening, closing, rest, end)
                 shown = f"{opening}{_TRACE}{behind}"
                 if chat.calls:
-                    shown = f"{opening}\n{_TRACE}\n{closing}\n{_ANSWER}{end}"
+                    shown = f"{opening}\n{_TRACE}\n{closing}{rest}\n{_ANSWER}{end}"
                 if found is not None and _reads(found, shown):
                     return found
         return None
@@ -253,7 +254,7 @@ class _Reader:
         if not likely:
             return None
         opening, closing = max(likely, key=lambda pair: _likeness(*pair))
-        found = self.format("template", opening, closing, "", self.answer_end())
+        found = self.format("template", opening, closing, *self.around_answer(closing))
         return found if found and _reads(found, f"{opening}\n{_TRACE}\n{closing}\n{_ANSWER}") else None
 
     def known(self) -> TraceFormat | None:
@@ -265,17 +266,23 @@ class _Reader:
         for prompt in prompts:
             for opening, closing in DEFAULT_TAGS:
                 if prompt and prompt.rstrip().endswith(opening):
-                    return self.format("table", opening, closing, "", self.answer_end())
+                    return self.format("table", opening, closing, *self.around_answer(closing))
         spoken = [pair for pair in DEFAULT_TAGS if pair[1] in self.template]
         spoken = [pair for pair in spoken if pair[0] in self.template] or spoken
         if not spoken:
             return None
-        return self.format("table", spoken[0][0], spoken[0][1], "", self.answer_end(), spoken)
+        return self.format("table", *spoken[0], *self.around_answer(spoken[0][1]), spoken)
 
-    def answer_end(self) -> str:
-        """What stands behind an answer that has no trace."""
-        bare = self.render([_user(), {"role": "assistant", "content": _ANSWER}], self.used)
-        return bare.rpartition(_ANSWER)[2].strip() if bare and _ANSWER in bare else ""
+    def around_answer(self, closing: str) -> tuple[str, str]:
+        """What stands before an answer that has no trace, behind the generation prompt and an empty trace, and what stands behind it."""
+        for settings in self.silent_settings():
+            rendered = self.render([_user(), {"role": "assistant", "content": _ANSWER}], settings)
+            before, answer, behind = _behind_question(rendered or "").partition(_ANSWER)
+            if answer:
+                prompt = _behind_question(self.prompt(settings) or "").rstrip()
+                opening = before[len(prompt) :] if before.startswith(prompt) else ""
+                return opening.rpartition(closing)[2].strip(), behind.strip()
+        return "", ""
 
     def format(
         self,
