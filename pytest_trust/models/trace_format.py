@@ -127,6 +127,7 @@ class _Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, switch: Switch, settings: Mapping[str, Setting]) -> None:
         self.tokenizer = tokenizer
         self.template = template_text(tokenizer)
+        self.settings = dict(settings)
         self.used: dict[str, Setting] = {**dict(switch.settings), **settings}
         self.system = switch.system
         self._prompts: dict[tuple[tuple[str, Setting], ...], str | None] = {}
@@ -151,14 +152,14 @@ class _Reader:
         return bool(opened_by(self.prompt(self.used, self.system) or "", tags))
 
     def thinking_settings(self) -> list[dict[str, Setting]]:
-        """Settings under which a trace may be rendered: thinking on, the ones used, and the template's own."""
+        """Settings under which a trace may be rendered: thinking on, the template's own, and both with the variables that were given."""
         on = dict(thinking_switches(self.tokenizer).known.get("on", Switch()).settings)
-        return _unique([{**self.used, **on}, self.used, {}])
+        return _unique([on, {}, {**self.settings, **on}, self.settings])
 
     def silent_settings(self) -> list[dict[str, Setting]]:
         """Settings under which an answer may be rendered without a trace: thinking off first."""
         off = dict(thinking_switches(self.tokenizer).known.get("off", Switch()).settings)
-        return _unique([{**self.used, **off}, *self.thinking_settings()])
+        return _unique([off, *self.thinking_settings()])
 
     def declared(self) -> TraceFormat | None:
         """The tokenizer's `response_template`, if it says in plain strings how a trace opens and closes."""
@@ -208,10 +209,10 @@ class _Reader:
             return None
         between, _, after = behind.partition(ending)
         for bare in self.bare_renderings(chat):
-            inserted = _insertion(before, behind, bare)
-            opening = _opening(before, prompt, inserted[0], between)
-            closings = [inserted[1], _closing(opening, between)] if opening else []
-            for closing in _unique([closing.strip() for closing in closings if closing.strip()]):
+            inserted, closed = _insertion(before, behind, bare)
+            openings = [_opening(before, prompt), inserted, *(_opening_like(end, between) for end in (prompt, before))]
+            pairs = [(opening, closing) for opening in openings for closing in (closed, _closing(opening, between))]
+            for opening, closing in _unique([pair for pair in pairs if all(pair)]):
                 rest, end = between[between.index(closing) + len(closing) :].strip(), after.strip()
                 if chat.calls:
                     rest, end = self.around_answer(closing)
@@ -233,9 +234,7 @@ class _Reader:
         known = thinking_switches(self.tokenizer).known
         if "on" not in known or "off" not in known:
             return None
-        on, off = (
-            self.prompt({**self.used, **dict(known[value].settings)}, known[value].system) for value in ("on", "off")
-        )
+        on, off = (self.prompt(dict(known[value].settings), known[value].system) for value in ("on", "off"))
         if on is None or off is None:
             return None
         on, off = _behind_question(on), _behind_question(off)
@@ -293,7 +292,7 @@ class _Reader:
         answer_end: str,
         pairs: Sequence[tuple[str, ...]] = (),
     ) -> TraceFormat | None:
-        if not opening or not closing or opening.casefold() == closing.casefold():
+        if not opening or not closing or closing.casefold() in opening.casefold():
             return None
         # Harmony's channels are more than a pair: their grammar is the table's
         table = next(
@@ -367,19 +366,18 @@ def _insertion(before: str, behind: str, bare: str) -> tuple[str, str]:
     return opening, told[: -len(rest)].strip() if rest and told.endswith(rest) else ""
 
 
-def _opening(before: str, prompt: str, inserted: str, between: str) -> str:
+def _opening(before: str, prompt: str) -> str:
     """The opening: what stands before the trace beyond the generation prompt, or what the prompt has beyond a past turn."""
     if before.startswith(prompt.rstrip()):
-        opening = before[len(prompt.rstrip()) :].strip()
-    elif prompt.startswith(before.rstrip()):
-        opening = prompt[len(before.rstrip()) :].strip()
-    else:
-        opening = before[_before_mark(before, _shared(before, prompt)) :].strip()
-    return opening or inserted or _opening_like(prompt.rstrip(), between)
+        return before[len(prompt.rstrip()) :].strip()
+    if prompt.startswith(before.rstrip()):
+        return prompt[len(before.rstrip()) :].strip()
+    return before[_before_mark(before, _shared(before, prompt)) :].strip()
 
 
 def _opening_like(prompt: str, between: str) -> str:
     """The end of a prompt, from one of its marks on, that is most like the beginning of what follows the trace."""
+    prompt = prompt.rstrip()
     starts = [mark.start() for mark in _MARK.finditer(prompt)]
     found = [(_likeness(prompt[start:], end), prompt[start:]) for start in starts for end in _up_to_marks(between)]
     likeness, opening = max(found, default=(0.0, ""))

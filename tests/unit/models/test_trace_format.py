@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,26 @@ def test_marks_around_an_answer_without_a_trace_are_no_part_of_it(tokenizer: Any
     # the last token ended the response, and is not in its text
     split = split_reasoning(f"<|BEGIN_TEXT|>{ANSWER}<|END_TEXT|>", found.tags, ended=True)
     assert (split.reasoning, split.answer, split.complete) == ("", ANSWER, True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_the_same_whatever_thinking_is_set_to(tokenizer: Any, name: str) -> None:
+    tokenizer.chat_template = FORMATS[name][0]
+    own = read_trace_format(tokenizer)
+    for value in thinking_switches(tokenizer).known:
+        found = read_trace_format(tokenizer, thinking=value)
+        assert replace(found, opens_in_prompt=own.opens_in_prompt) == own
+        assert not (value == "off" and found.opens_in_prompt)
+
+
+def test_a_prompt_that_closes_its_trace_with_words_in_it_opens_none(tokenizer: Any) -> None:
+    tokenizer.chat_template = turns(
+        CHATML,
+        "<|im_start|>assistant\n{% if m.reasoning_content %}<x>{{ m.reasoning_content }}</x>{% endif %}\n{{ m.content }}<|im_end|>\n",
+        "<|im_start|>assistant\n<x>\n<note>No thinking here.</note>\n</x>",
+    )
+    found = read_trace_format(tokenizer)
+    assert (found.opening, found.closing, found.opens_in_prompt) == ("<x>", "</x>", False)
 
 
 def test_a_known_format_is_read_alone(tokenizer: Any) -> None:
@@ -424,12 +445,14 @@ def test_what_a_real_template_writes_is_read_back_at_every_cut(real: tuple[str, 
 
 
 def test_a_real_template_that_turns_thinking_off_opens_no_trace(real: tuple[str, Any]) -> None:
-    _, tokenizer = real
+    name, tokenizer = real
     values = thinking_switches(tokenizer).values
     probe = Probe(id="p", cluster="c", messages=(Message("user", "Which is larger?"),))
     if "off" not in values:
         with pytest.raises(InvalidInput, match="thinking=off"):
             render_prompt(tokenizer, probe, thinking="off")
         return
-    assert not read_trace_format(tokenizer, thinking="off").opens_in_prompt
+    found = read_trace_format(tokenizer, thinking="off")
+    assert not found.opens_in_prompt
+    assert replace(found, opens_in_prompt=READ[name][2]) == read_trace_format(tokenizer)
     assert render_prompt(tokenizer, probe, thinking="off") != render_prompt(tokenizer, probe, thinking="on")
