@@ -371,7 +371,8 @@ def opened_by(prompt: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> st
 
 
 def _closing(pair: tuple[str, ...]) -> str:
-    return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else pair[1]
+    """What closes a trace, with what opens the answer behind it."""
+    return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else "".join(pair[1:3])
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:

@@ -154,18 +154,17 @@ class _Template:
         return (on, off) if self.prompt(dict(on.settings)) != self.prompt(dict(off.settings)) else None
 
     def _words(self) -> tuple[Switch, Switch] | None:
-        """A variable that takes words, some of which the template tells from nonsense."""
+        """A variable that takes words, some of which the template tells from nonsense, or refuses nonsense for."""
         for name in self.names:
-            off = next((word for word in _OFF if self._differ(name, word, _NONSENSE)), None)
+            off = next((word for word in _OFF if self._tells(name, word)), None)
             if off is None:
                 continue
-            without = self.prompt({name: off})
-            on = next(
-                (word for word in _ON if self._differ(name, word, _NONSENSE) and self._differ(name, word, off)), None
-            )
-            if on is not None:
+            silent, own = self.prompt({name: off}), self.prompt({})
+            words = [word for word in (*_ON, *reversed(LEVELS)) if self._tells(name, word)]
+            on = next((word for word in words if self.prompt({name: word}) != silent), None)
+            if on is not None and (on in _ON or own == silent):
                 return Switch(((name, on),)), Switch(((name, off),))
-            if self.prompt({}) not in (None, without):
+            if own not in (None, silent):
                 return Switch(), Switch(((name, off),))
         return None
 
@@ -195,9 +194,16 @@ class _Template:
                     for level, prompt in prompts.items()
                     if prompt is not None and list(prompts.values()).count(prompt) == 1
                 }
-                if len({prompt for prompt in prompts.values() if prompt is not None}) > 1:
+                told = {prompt for prompt in prompts.values() if prompt is not None}
+                if len(told) > 1 or (len(told) == 1 and None in prompts.values()):
                     return found
         return {}
+
+    def _tells(self, name: str, word: str) -> bool:
+        """Whether a word is one that the template knows: it does more with it than to write it down."""
+        if self.prompt({name: _NONSENSE}) is None:
+            return self.prompt({name: word}) is not None
+        return self._differ(name, word, _NONSENSE)
 
     def _takes_numbers(self, name: str) -> bool:
         return bool(_TAKES_NUMBERS.search(name)) and self.prompt({name: 512}) not in (None, self.prompt({name: 4096}))

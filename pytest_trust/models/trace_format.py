@@ -196,9 +196,10 @@ class _Reader:
         for kinds in (("thoughts", "response"), ("thinking", "text"), ("reasoning", "text")):
             blocks = [{"type": kind, "text": text} for kind, text in zip(kinds, (_TRACE, _ANSWER), strict=True)]
             yield _chat({"content": {"blocks": blocks}}, {}, {"content": {"blocks": blocks[1:]}})
-        for content in (_ANSWER, ""):
+        written = {**_CALL, "function": {"name": "lookup", "arguments": '{"key": "value"}'}}
+        for call, content in ((call, content) for call in (_CALL, written) for content in (_ANSWER, "")):
             for name in fields:
-                yield _chat({"content": content, "tool_calls": [_CALL]}, {name: _TRACE}, calls=True)
+                yield _chat({"content": content, "tool_calls": [call]}, {name: _TRACE}, calls=True)
 
     def compared(self, full: str, chat: _Chat, settings: Mapping[str, Setting]) -> TraceFormat | None:
         """The format that a rendered trace shows, if it can be read back with it."""

@@ -196,6 +196,8 @@ def test_marks_around_an_answer_without_a_trace_are_no_part_of_it(tokenizer: Any
     tokenizer.chat_template = FORMATS["an answer in wrappers"][0]
     found = read_trace_format(tokenizer)
     assert (found.answer_opening, found.answer_end) == ("<|BEGIN_TEXT|>", "<|END_TEXT|><|E|>")
+    # what closes a trace by force opens the answer too
+    assert split_reasoning(f"<|BEGIN_MUSING|>{TRACE}", found.tags).closing == "<|END_MUSING|><|BEGIN_TEXT|>"
     # the last token ended the response, and is not in its text
     split = split_reasoning(f"<|BEGIN_TEXT|>{ANSWER}<|END_TEXT|>", found.tags, ended=True)
     assert (split.reasoning, split.answer, split.complete) == ("", ANSWER, True)
@@ -306,6 +308,10 @@ SWITCHES = {
     "levels, some of them refused": (
         "{% if effort is defined and effort not in ['low', 'high'] %}{{ raise_exception('no') }}{% endif %}{{ effort }}",
         {"low": {"effort": "low"}, "high": {"effort": "high"}},
+    ),
+    "levels beside none, all else refused": (
+        "{% if reasoning_effort|default('none') not in ['none', 'high'] %}{{ raise_exception('no') }}{% endif %}{{ reasoning_effort|default('none') }}",
+        {"on": {"reasoning_effort": "high"}, "off": {"reasoning_effort": "none"}, "high": {"reasoning_effort": "high"}},
     ),
     "levels that change nothing": ("{% if reasoning_effort == 'low' %}{% endif %}", {}),
     "a budget": (
