@@ -44,7 +44,9 @@ _FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
 _NAMES_A_TRACE = re.compile(r"think|thought|reason|plan$|cot$|analysis|scratchpad", re.IGNORECASE)
 _LOOKS_LIKE_A_MARK = re.compile(r"think|thought|reason|channel|analysis|scratchpad|monologue|inner_", re.IGNORECASE)
 _CALL: Final = {"id": "call00001", "type": "function", "function": {"name": "lookup", "arguments": {"key": "value"}}}
-_ALIKE: Final = 0.5  # of the two tags of a pair, as difflib counts it
+# how alike the two tags of a pair are, as difflib counts it
+_ALIKE: Final = 0.5
+_CLEARLY_ALIKE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ class _Reader:
         return _unique([_behind_question(text or "") for text in renderings])
 
     def prompted(self) -> TraceFormat | None:
-        """What the prompts with thinking on and off differ in: an empty trace, or the closing of one that both open."""
+        """What the prompts with thinking on and off differ in: an empty trace, the closing of one that both open, or a mark each."""
         known = thinking_switches(self.tokenizer).known
         if "on" not in known or "off" not in known:
             return None
@@ -240,16 +242,13 @@ class _Reader:
             return None
         on, off = _behind_question(on), _behind_question(off)
         shared = _before_mark(on, _shared(on, off))
-        added = off[shared:].strip()
-        marks = list(_MARK.finditer(added))
-        if not marks:
-            return None
-        if on[shared:].strip() and not added.startswith(on[shared:].strip()):
-            return None
-        last = list(_MARK.finditer(off[:shared].rstrip()))
-        pairs = [(added[: mark.start()].strip(), added[mark.start() :]) for mark in marks[1:]]
-        if last and last[-1].end() == len(off[:shared].rstrip()):
-            pairs.append((last[-1].group(0), added))
+        both, more, added = on[:shared].rstrip(), on[shared:].strip(), off[shared:].strip()
+        if more and not added.startswith(more):
+            pairs = [(more, added)] if _MARK.fullmatch(more) and _MARK.fullmatch(added) else []
+        else:
+            marks = list(_MARK.finditer(added))
+            pairs = [(added[: mark.start()].strip(), added[mark.start() :]) for mark in marks[1:]]
+            pairs += [(mark.group(0), added) for mark in _MARK.finditer(both) if marks and mark.end() == len(both)]
         likely = [pair for pair in pairs if all(pair) and _likeness(*pair) >= _ALIKE]
         if not likely:
             return None
@@ -386,8 +385,11 @@ def _opening_like(prompt: str, between: str) -> str:
 
 
 def _closing(opening: str, between: str) -> str:
-    """The beginning of what follows the trace, up to one of its marks, that is most like the opening; without marks all of it."""
-    return max(_up_to_marks(between), key=lambda end: _likeness(opening, end), default=between.strip())
+    """The beginning of what follows the trace, up to one of its marks, that is like the opening; without marks all of it."""
+    clearly = (end for end in _up_to_marks(between) if _likeness(opening, end) >= _CLEARLY_ALIKE)
+    return next(clearly, "") or max(
+        _up_to_marks(between), key=lambda end: _likeness(opening, end), default=between.strip()
+    )
 
 
 def _up_to_marks(text: str) -> list[str]:

@@ -120,6 +120,18 @@ FORMATS = {
         ),
         "<my_think>", "</my_think>", False, "template",
     ),
+    "a mark for on and one for off": (
+        turns("<|user|>{{ m.content }}", "<|bot|>{{ m.content }}<|end|>", "<|bot|>{{ '<t:x>' if thinking else '</t:x>' }}"),
+        "<t:x>", "</t:x>", False, "template",
+    ),
+    "always a trace and wrappers": (
+        turns(
+            "<|user|>{{ m.content }}",
+            "<|bot|><|muse_start|>{{ m.reasoning }}<|muse_end|><|reply_start|>{{ m.content }}<|reply_end|>",
+            "<|bot|><|muse_start|>",
+        ),
+        "<|muse_start|>", "<|muse_end|>", True, "template",
+    ),
     "an empty trace when thinking is off": (
         turns(
             "<|user|>{{ m.content }}",
