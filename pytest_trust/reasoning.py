@@ -36,8 +36,9 @@ from typing import Final, Literal
 
 from pytest_trust.errors import InvalidInput
 
-Tags = tuple[tuple[str, str], ...]
-DEFAULT_TAGS: Final[Tags] = (
+Tags = tuple[tuple[str, ...], ...]
+"""(opening, closing) of a trace, or (opening, closing, opening of the answer, end of the answer), the last two of which may be empty."""
+DEFAULT_TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -127,8 +128,8 @@ class Split:
 class _Grammar:
     """One table of tags, compiled.
 
-    Groups of `pattern`: o<i> and c<i> open and close pair i; hf, he and hx are Harmony's final, end and frame; w is a
-    wrapper.
+    Groups of `pattern`: o<i> and c<i> open and close pair i; a<i> stands around its answer; hf, he and hx are Harmony's
+    final, end and frame; w is a wrapper.
     """
 
     pattern: re.Pattern[str]
@@ -138,7 +139,7 @@ class _Grammar:
 
 @lru_cache(maxsize=16)
 def _grammar(tags: Tags) -> _Grammar:
-    harmony = next((i for i, (opening, _) in enumerate(tags) if opening == _HARMONY), None)
+    harmony = next((i for i, pair in enumerate(tags) if pair[0] == _HARMONY), None)
     pieces = []
     if harmony is not None:
         pieces += [
@@ -147,18 +148,36 @@ def _grammar(tags: Tags) -> _Grammar:
         ]  # fmt: skip
     # longer tags come first: otherwise a tag would hide a longer one that starts with it
     literal = [
-        (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair)
+        (tag, f"{'oc'[side]}{i}") for i, pair in enumerate(tags) if i != harmony for side, tag in enumerate(pair[:2])
     ]
     pieces += [f"(?P<{name}>{re.escape(tag)})" for tag, name in sorted(literal, key=lambda item: -len(item[0]))]
+    around = [(_blanks(mark), mark) for pair in tags for mark in pair[2:3] if mark]
+    around += [(_ending(mark), mark) for pair in tags for mark in pair[3:] if mark]
+    around.sort(key=lambda item: -len(item[1]))
+    pieces += [f"(?P<a{number}>{pattern})" for number, (pattern, _) in enumerate(around)]
     pieces.append("(?P<w>" + "|".join(map(re.escape, _WRAPPERS)) + ")")
     return _Grammar(re.compile(r"(?<!`)(?:" + "|".join(pieces) + ")", re.IGNORECASE), tags, harmony)
 
 
-def _checked(tags: Sequence[tuple[str, str]]) -> Tags:
+def _blanks(mark: str) -> str:
+    """A pattern for a mark, with any white space where it has some."""
+    return r"\s*".join(map(re.escape, mark.split()))
+
+
+def _ending(mark: str) -> str:
+    """What stands behind an answer is often several marks, the last of which ends the response and is not in its text."""
+    pieces = re.findall(r"[^>\]▷】]*[>\]▷】]+|.+", mark, re.DOTALL)
+    pattern = _blanks(pieces.pop())
+    for piece in reversed(pieces):
+        pattern = rf"{_blanks(piece)}\s*(?:\Z|{pattern})"
+    return pattern
+
+
+def _checked(tags: Sequence[tuple[str, ...]]) -> Tags:
     pairs = tuple(
-        (str(pair[0]), str(pair[1])) if len(pair) == 2 and not isinstance(pair, str) else ("", "") for pair in tags
+        tuple(map(str, pair)) if len(pair) in (2, 4) and not isinstance(pair, str) else ("", "") for pair in tags
     )
-    for given, (opening, closing) in zip(tags, pairs, strict=True):
+    for given, (opening, closing, *_) in zip(tags, pairs, strict=True):
         if not opening.strip() or not closing.strip() or opening.casefold() == closing.casefold():
             raise InvalidInput(
                 f"reasoning tags {given!r}: expected a pair of different tags, such as ('<think>', '</think>')"
@@ -219,7 +238,7 @@ class _Reader:
         elif name == "hf":
             self.tag(text)
             self.state, self.final, self.seen = "answer", True, True
-        elif name in ("he", "hx", "w") and (self.seen or name == "hx"):
+        elif name[0] == "a" or (name in ("he", "hx", "w") and (self.seen or name == "hx")):
             self.tag(text)
         else:
             self.text(text)
@@ -241,12 +260,12 @@ class _Reader:
         `tail` is the text after the last whole tag. Only tags that would count in this place are looked for.
         """
         expected: list[str] = []
-        for index, (opening, closing) in enumerate(self.grammar.tags):
+        for index, (opening, closing, *around) in enumerate(self.grammar.tags):
             if self.state == "reasoning":
                 if self.pair is None or index == self.pair:
                     expected += [closing, opening, *(["<|end|>"] if index == self.grammar.harmony else [])]
             else:
-                expected += [opening, *([] if self.seen else [closing])]
+                expected += [opening, *([] if self.seen else [closing]), *filter(None, around)]
                 if index == self.grammar.harmony:
                     expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
         if self.grammar.harmony is not None and self.pair in (None, self.grammar.harmony):
@@ -291,7 +310,7 @@ def _begins(text: str | None, words: Sequence[str]) -> bool:
 
 def split_reasoning(
     text: str,
-    tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+    tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS,
     opened_by_template: bool = False,
     *,
     spelled: Sequence[tuple[int, int]] = (),
@@ -300,7 +319,9 @@ def split_reasoning(
     """Cut a response into reasoning and answer.
 
     text: what the model generated, including special tokens that mark a trace.
-    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one.
+    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one. Four strings also name
+    what stands before and behind the answer, which is then no part of it: ``("<plan>", "</plan>", "<answer>",
+    "</answer>")``.
     opened_by_template: the chat template ended inside a trace, so the response starts in it.
     spelled: stretches [start, end) of the text in which a tag is only spelled out although the vocabulary has a token
     for it; they are text.
@@ -333,7 +354,7 @@ def split_reasoning(
 
 
 def _read(
-    text: str, tags: Sequence[tuple[str, str]], opened: bool, spelled: Sequence[tuple[int, int]]
+    text: str, tags: Sequence[tuple[str, ...]], opened: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[_Reader, str]:
     """The reader after the last whole tag, and the text that follows that tag."""
     reader = _Reader(_grammar(_checked(tags)), opened)
@@ -341,6 +362,8 @@ def _read(
     for match in reader.grammar.pattern.finditer(text):
         if _overlaps(*match.span(), spelled):
             continue
+        if str(match.lastgroup)[0] == "a" and reader.state == "reasoning":
+            continue  # what ends an answer may begin what closes a trace
         reader.text(text[position : match.start()])
         reader.read(str(match.lastgroup), match.group(0))
         position = match.end()
@@ -351,27 +374,28 @@ def _overlaps(start: int, end: int, stretches: Sequence[tuple[int, int]]) -> boo
     return any(start < stop and begin < end for begin, stop in stretches)
 
 
-def tags_in(text: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
+def tags_in(text: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
     """Every stretch [start, end) of a text that reads as a tag, whatever it means in its place."""
     return [match.span() for match in _grammar(_checked(tags)).pattern.finditer(text)]
 
 
 def cut_tag(
-    text: str, tags: Sequence[tuple[str, str]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
+    text: str, tags: Sequence[tuple[str, ...]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[str, tuple[str, ...]]:
     """The piece of a tag that a response was cut in, and the tags that it may become; "" and () without one."""
     reader, tail = _read(text, tags, opened_by_template, spelled)
     return reader.cut(tail)
 
 
-def opened_by(prompt: str, tags: Sequence[tuple[str, str]] = DEFAULT_TAGS) -> str:
+def opened_by(prompt: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> str:
     """The tag that closes the trace opened at the end of a prompt; empty when none is opened."""
     end = prompt.rstrip()
-    return next((_closing((opening, closing)) for opening, closing in tags if end.endswith(opening)), "")
+    return next((_closing(pair) for pair in tags if end.endswith(pair[0])), "")
 
 
-def _closing(pair: tuple[str, str]) -> str:
-    return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else pair[1]
+def _closing(pair: tuple[str, ...]) -> str:
+    """What closes a trace, with what opens the answer behind it."""
+    return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else "".join(pair[1:3])
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
+from pytest_trust.models.chat_template import CLOCK, render_chat, template_errors
+from pytest_trust.models.thinking_switches import Setting, switch_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,17 +38,25 @@ class OptionRows:
     starts: tuple[int, ...]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> Prompt:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    *,
+    thinking: str = "",
+    settings: Mapping[str, Setting] | None = None,
+    now: datetime = CLOCK,
+) -> Prompt:
     """The prompt of a probe, ending where the response begins.
 
-    Chat messages go through the tokenizer's own template with the generation prompt. The template gets `thinking`, on
-    or off, under the name that it knows. A tokenizer without a template gets the plain format: lines `System: ...`,
-    `User: ...` and last `Assistant:`. A probe's `text` is taken as it is.
+    Chat messages go through the tokenizer's own template with the generation prompt. `thinking` is given to it as it
+    knows it (see `thinking_switches`), `settings` are other variables of the template, and its clock says `now`. A
+    tokenizer without a template gets the plain format: lines `System: ...`, `User: ...` and last `Assistant:`. A
+    probe's `text` is taken as it is.
 
     Raises:
         InvalidInput: the prompt has no token, the template rejects the messages, or it has no switch for `thinking`.
     """
-    text, template = _prompt_text(tokenizer, probe, thinking)
+    text, template = _prompt_text(tokenizer, probe, thinking, settings or {}, now)
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
     if not ids:
         raise InvalidInput(
@@ -55,7 +65,14 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking:
     return Prompt(tuple(ids), text[-_TAIL:])
 
 
-def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking: str = "") -> OptionRows:
+def render_options(
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    *,
+    thinking: str = "",
+    settings: Mapping[str, Setting] | None = None,
+    now: datetime = CLOCK,
+) -> OptionRows:
     """The sequences whose log-likelihoods are log P(option | prompt).
 
     Prompt and option are tokenised as one text, so that each option has its natural tokens. An option is scored from
@@ -68,7 +85,7 @@ def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking
     Raises:
         InvalidInput: an option has no token that can be scored, or as `render_prompt`.
     """
-    text, template = _prompt_text(tokenizer, probe, thinking)
+    text, template = _prompt_text(tokenizer, probe, thinking, settings or {}, now)
     gap = "" if template or not text or text[-1].isspace() else " "
     begin = [] if template else _bos(tokenizer, default_only=bool(text))
     rows, starts = [], []
@@ -85,31 +102,16 @@ def render_options(tokenizer: PreTrainedTokenizerBase, probe: Probe, *, thinking
     return OptionRows(tuple(rows), tuple(starts))
 
 
-def _prompt_text(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> tuple[str, bool]:
+def _prompt_text(
+    tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str, settings: Mapping[str, Setting], now: datetime
+) -> tuple[str, bool]:
     """The prompt as text, and whether a chat template wrote it. The special tokens are then in the text."""
     if not probe.messages:
         return probe.text, False
     if not tokenizer.chat_template:
-        _switches(tokenizer, thinking)
+        switch_for(tokenizer, thinking)
         return _plain(probe.messages), False
-    return _chat(tokenizer, probe, thinking), True
-
-
-def _switches(tokenizer: PreTrainedTokenizerBase, thinking: str) -> dict[str, bool]:
-    """The template's own variable for thinking and its value; empty without `thinking`.
-
-    It is `enable_thinking` (Qwen3, GLM, SmolLM3) or `thinking` (Granite, DeepSeek).
-    """
-    if not thinking:
-        return {}
-    template = str(tokenizer.chat_template or "")
-    known = [name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", template)]
-    if not known:
-        raise InvalidInput(
-            "the model's chat template has no switch for thinking (enable_thinking or thinking): "
-            f"leave ?thinking={thinking} out"
-        )
-    return dict.fromkeys(known, thinking == "on")
+    return _chat(tokenizer, probe, thinking, settings, now), True
 
 
 def _plain(messages: Sequence[Message]) -> str:
@@ -117,21 +119,23 @@ def _plain(messages: Sequence[Message]) -> str:
     return "\n".join([*lines, "Assistant:"])
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> str:
-    from jinja2 import TemplateError
-
-    switches: dict[str, Any] = _switches(tokenizer, thinking)
+def _chat(
+    tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str, settings: Mapping[str, Setting], now: datetime
+) -> str:
+    switch = switch_for(tokenizer, thinking)
     messages = [{"role": message.role, "content": message.content} for message in probe.messages]
     system = [message["content"] for message in messages if message["role"] == "system"]
+    if switch.system:
+        messages = _with_system_word(messages, switch.system)
 
     def apply(conversation: list[dict[str, str]]) -> str:
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **switches))
+        return render_chat(tokenizer, conversation, settings={**dict(switch.settings), **settings}, now=now)
 
     try:
         text = apply(messages)
         if all(part.strip() in text for part in system):
             return text
-    except (TemplateError, TypeError, ValueError) as error:
+    except template_errors() as error:
         if not system:
             raise InvalidInput(
                 f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages"
@@ -139,10 +143,17 @@ def _chat(tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str) -> st
     # The template rejects a system message, or drops it without a word. It is put before the first user message.
     try:
         return apply(_fold_system(messages))
-    except (TemplateError, TypeError, ValueError) as error:
+    except template_errors() as error:
         raise InvalidInput(
             f"probe {probe.id}: the model's chat template rejects its messages ({error}): change the messages"
         ) from None
+
+
+def _with_system_word(messages: list[dict[str, str]], word: str) -> list[dict[str, str]]:
+    """A word that turns thinking on or off, behind the system message or as one of its own."""
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": word}, *messages]
+    return [{"role": "system", "content": f"{messages[0]['content']} {word}"}, *messages[1:]]
 
 
 def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
