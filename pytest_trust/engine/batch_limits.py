@@ -55,7 +55,7 @@ class Fitting:
         run: Callable[[Sequence[Item]], list[Made]],
         identity: ModelIdentity | None = None,
     ) -> list[Made]:
-        """Run a batch, in halves when the memory runs out. The store keeps the smaller limit of `identity`, if given."""
+        """Run a batch, in halves when the memory runs out. The store keeps the smaller limit of an `identity`."""
 
         def fewer(rows: int, tried: Sequence[Item]) -> None:
             if identity is not None:
