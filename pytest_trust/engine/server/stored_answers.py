@@ -375,7 +375,11 @@ class StoredAnswers:
             raise failure
 
     def _answer(self, asking: Asking) -> Answer:
-        """Ask for a response. Parameters that the server refuses are left out, except a `top_k` that was set."""
+        """Ask for a response, without the parameters that the server refuses.
+
+        Raises:
+            ServerError: the server fails, or refuses a `top_k` that the settings need.
+        """
         refused: Rejected | None = None
         for logprobs, extras in ((True, True), (False, True), (True, False), (False, False)):
             if (logprobs and not self._takes["logprobs"]) or (extras and not self._takes["extras"]):
