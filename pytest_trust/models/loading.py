@@ -224,7 +224,7 @@ def _load_weights(
 def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[Any, str]:
     """Spread a model's layers evenly over the GPUs that this process sees.
 
-    Gives the model and the device of its inputs. `memory` is the bytes to use by device; None takes the devices' own memory.
+    Gives the model and the device of its inputs. `memory` limits the bytes by device; None uses what the devices have.
 
     Raises:
         MemoryError: the model does not fit.
