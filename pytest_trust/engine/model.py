@@ -40,7 +40,7 @@ class Said:
     starts: Ids = ()
     """Index of each option's first token in its row of `options`."""
     text: str = ""
-    """The response's text; empty for a recording or a server."""
+    """The response's text; empty for options, a recording or a server."""
     tail: str = ""
     """The end of the prompt's text, which may open a trace."""
     answer_at: int = 0

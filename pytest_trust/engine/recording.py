@@ -4,9 +4,9 @@ The file is a zip of `manifest.json` and `tensors.safetensors`. Only these two e
 executed.
 
 For drift, a recording holds the model's post-norm hidden states on its own responses, and its head once. Both have 16
-bits: float16 where the values fit, as it is eight times finer than bfloat16, else bfloat16. They give the logits up to
-that rounding, in a hundredth of the space. `KL(recorded || other)` on the recorded responses then needs the weights of
-the other model only.
+bits. Values in bfloat16 stay as they are; others become float16 where they fit, because it is eight times finer than
+bfloat16. They give the logits up to that rounding, in a hundredth of the space. `KL(recorded || other)` on the recorded
+responses then needs the weights of the other model only.
 
 A recording with `topk=K` holds the K most likely tokens in place of states and head. The file is smaller and gives a
 lower bound of the divergence (`drift.top_k`).
