@@ -1,6 +1,6 @@
-"""What a pair's drift is measured on: both sides' texts and contexts, and the keys under which the results are stored.
+"""What a pair's drift is measured on: both sides' texts and prompts, and the keys of the results in the store.
 
-Keys take no weights to compute, so what the store holds is found without loading a model.
+The keys need no weights, so stored results are found without loading a model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from pytest_trust.drift.masking import marker_spans
 from pytest_trust.drift.shared_tokens import pair_numberings
+from pytest_trust.drift.sides import Unit, View, Vocabulary, keys_of, parts_of
 from pytest_trust.keys import digest
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
@@ -21,27 +22,24 @@ if TYPE_CHECKING:
     from pytest_trust.drift.shared_tokens import Numbering
     from pytest_trust.engine.engine import Engine
     from pytest_trust.engine.model import Model
-from pytest_trust.drift.sides import Unit, View, Vocabulary, keys_of, parts_of
 
-_KEYS = 2
+_KEYS = 2  # version of the keys of drifts: raise it when their meaning changes
 
-# Of each job. The floor is a property of device and dtype, which a few responses show; all of them would double the cost.
+# Probes of each job whose noise floor is measured. The floor depends on device and dtype, so a few responses show it.
+# All of them would double the cost.
 _FLOOR_PROBES = 2
 
-OTHER_TOKENS = (
-    "the tokenizers differ, so the models' next-token distributions are over different vocabularies"  # see text_pair
-)
-
+# `drift.cross_tokenizer.responses` measures pairs that are refused for this reason.
+OTHER_TOKENS = "the tokenizers differ, so the models' next-token distributions are over different vocabularies"
+NO_HEAD = "the head of {label} is quantised or missing"
 
 _vocabularies: WeakKeyDictionary[Engine, dict[tuple[Reference, Reference], Vocabulary]] = WeakKeyDictionary()
 
-NO_HEAD = "the head of {label} is quantised or missing"
-
 
 def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str:
-    """Why no drift of this pair can be measured, or nothing."""
+    """Why no drift of this pair can be measured; empty where it can."""
     models = [engine.model(baseline), engine.model(candidate)]
-    models.sort(key=lambda model: not model.tokens_by_text)  # what a server lacks, it lacks against any other
+    models.sort(key=lambda model: not model.tokens_by_text)  # the server's reason comes first
     for model, other in (models, models[::-1]):
         reason = model.why_no_drift(other, shared_template=engine.shares_template)
         if reason:
@@ -56,7 +54,11 @@ def impossible(engine: Engine, baseline: Reference, candidate: Reference) -> str
 
 
 def vocabulary_of(engine: Engine, baseline: Reference, candidate: Reference) -> Vocabulary:
-    """What the pair's tokens have in common: the same ids, leading ids (padded and extended vocabularies), or the same pieces under other ids."""
+    """The tokens that the pair has in common.
+
+    There are three cases. All ids mean the same; the leading ids do, in padded and extended vocabularies; or the same
+    pieces have other ids.
+    """
     models = engine.model(baseline), engine.model(candidate)
     if any(model.tokens_by_text for model in models) or len({model.identity.tokenizer for model in models}) == 1:
         return Vocabulary(-1)
@@ -81,27 +83,31 @@ def _compared(engine: Engine, baseline: Reference, candidate: Reference) -> Voca
 
 
 def headless_key(model: Model) -> str:
-    """Of the store's note that the model's head is not at hand."""
+    """Key of the store's note that the model's head is not at hand."""
     return digest("no head", _KEYS, model.identity.fingerprint)
 
 
 def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[Unit]:
-    """The probes of a job that both sides have answered, with the keys of their drifts (empty where it cannot be had)."""
+    """The drift probes of a job that both sides have answered, with the keys of their drifts.
+
+    The two sides of a choose job must have the same option tokens. A key is empty where that drift cannot be measured.
+    """
     probes = tuple(probe for probe in job.probes if probe.id in job.drift)
     if not probes:
         return []
     asked = replace(job, probes=probes)
     vocabulary = vocabulary_of(engine, baseline, candidate)
-    ours = view_of(engine, asked, baseline, vocabulary.baseline, candidate)
-    theirs = view_of(engine, asked, candidate, vocabulary.candidate, baseline)
+    baseline_view = view_of(engine, asked, baseline, vocabulary.baseline, candidate)
+    candidate_view = view_of(engine, asked, candidate, vocabulary.candidate, baseline)
     if engine.shares_template:
-        share_template(ours, theirs)
-    both = [probe for probe in probes if probe.id in ours.texts and probe.id in theirs.texts]
+        share_template(baseline_view, candidate_view)
+    both = [probe for probe in probes if probe.id in baseline_view.texts and probe.id in candidate_view.texts]
     if job.task == "choose":
-        both = [probe for probe in both if ours.texts[probe.id] == theirs.texts[probe.id]]
-    floor = set() if ours.recorded else {probe.id for probe in sorted(both, key=lambda probe: probe.id)[:_FLOOR_PROBES]}
+        both = [probe for probe in both if baseline_view.texts[probe.id] == candidate_view.texts[probe.id]]
+    by_id = sorted(both, key=lambda probe: probe.id)
+    floor = set() if baseline_view.recorded else {probe.id for probe in by_id[:_FLOOR_PROBES]}
     shared = (vocabulary.shared, *vocabulary.key) if vocabulary.key else vocabulary.shared
-    tags = [] if engine.tags == DEFAULT_TAGS else [engine.tags]  # they say where an answer begins
+    tags = [] if engine.tags == DEFAULT_TAGS else [engine.tags]  # they decide where an answer begins
     units = []
     for probe in both:
         name = probe.id
@@ -121,14 +127,19 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
                 *tags,
             )
 
-        again = digest("floor", _KEYS, ours.fingerprint, ours.contexts[name], ours.texts[name]) if name in floor else ""
-        forward = key(theirs, ours)
-        alone = digest("answer without trace", forward) if forward and name in theirs.traced else ""
-        units.append(Unit(job, probe, ours, theirs, forward, key(ours, theirs), again, alone))
+        again = (
+            digest("floor", _KEYS, baseline_view.fingerprint, baseline_view.contexts[name], baseline_view.texts[name])
+            if name in floor
+            else ""
+        )
+        forward, backward = key(candidate_view, baseline_view), key(baseline_view, candidate_view)
+        alone = digest("answer without trace", forward) if forward and name in candidate_view.traced else ""
+        units.append(Unit(job, probe, baseline_view, candidate_view, forward, backward, again, alone))
     return units
 
 
 def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
+    """The units with the keys that the store lacks."""
     keys = keys_of(units)
     have = engine.store.get("drifts", keys).keys()
     return parts_of(units, set(keys) - have)
@@ -137,7 +148,7 @@ def missing_parts(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
 def view_of(
     engine: Engine, job: Job, reference: Reference, numbering: Numbering | None = None, other: Reference | None = None
 ) -> View:
-    """One side of a job. `other` is the model that reads what this side said; its own, where there is none."""
+    """One side of a job. `other` is the model that reads this side's texts; None when the side's own model does."""
     from pytest_trust.models.runner import Group
 
     model = engine.model(reference)
@@ -165,7 +176,10 @@ def view_of(
 
 
 def share_template(baseline: View, candidate: View) -> None:
-    """Let the candidate read the baseline's prompts, in its own ids, in place of its own: what is left is what the weights have changed."""
+    """Replace the candidate's prompts by the baseline's, in the candidate's ids.
+
+    The drift then shows what the weights have changed, without the templates.
+    """
     from pytest_trust.models.runner import Group
 
     for name, prompt in baseline.prompts.items():

@@ -1,4 +1,4 @@
-"""Whether both models of a pair are in memory, and whether their heads are at hand."""
+"""Whether both models of a pair fit into memory, and whether their heads are at hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from pytest_trust.drift.alignment import (
-    headless_key,
-)
+from pytest_trust.drift.alignment import headless_key
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
 from pytest_trust.models.reference import Reference
@@ -17,13 +15,15 @@ if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.engine.local import Local
 
-
 _checked: WeakSet[Local] = WeakSet()
-"""Models whose heads have been compared with their own logits."""
+"""Models whose heads were found to give the models' own logits."""
 
 
 def has_head(engine: Engine, reference: Reference) -> bool:
-    """Whether the model's head is at hand and makes its logits; else the reason is noted, for `impossible` to give."""
+    """Whether the model's head is at hand and gives the model's logits.
+
+    If not, the store keeps the reason, which `drift.alignment.impossible` gives.
+    """
     from pytest_trust.models.hidden_states import check_head
 
     model = engine.local(reference)
@@ -42,12 +42,12 @@ def has_head(engine: Engine, reference: Reference) -> bool:
 
 
 def device_of_pair(engine: Engine, live: Sequence[Reference]) -> str:
-    """Where the logits are reduced."""
+    """The device on which the logits are reduced."""
     return str(engine.loaded(live[0]).device) if live else "cpu"
 
 
 def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
-    """Whether the pair did not fit into memory together when its drift was measured; remembered by the store."""
+    """Whether the pair did not fit into memory together when its drift was measured. The store keeps this."""
     key = _apart_key(engine, baseline, candidate)
     return key in engine.store.get_json("notes", [key])
 
@@ -57,7 +57,7 @@ def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str
 
 
 def all_fit(engine: Engine, references: Sequence[Reference]) -> bool:
-    """Whether the models are in memory together; loads them."""
+    """Load the models, and say whether all of them are in memory together."""
     for reference in references:
         engine.loaded(reference)
     return all(engine.local(reference).loaded for reference in references)

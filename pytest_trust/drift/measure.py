@@ -1,12 +1,16 @@
-"""The drift of a pair: both sides' hidden states on the same response tokens, reduced to divergences and stored per response.
+"""The drift of a pair: both sides' hidden states on the same tokens, reduced to divergences and stored per response.
 
-Each side renders the prompt with its own template (or, shared, the baseline's); the states that predict the response's tokens are compared.
-Think markers and tokens that frame a text are not counted (`masking`), nor are those that only one side has (`drift_plan.Vocabulary`); pairs
-whose tokens have too little in common are for `text_pair`. With both models in memory work goes chunk by chunk; if only one fits, all of one
-side's states are kept until the other side has run. A recording brings its own states, for its own responses only.
+Each side renders the prompt with its own template, or both use the baseline's. The states that predict the response's
+tokens are compared. Think markers and tokens that frame a text are not counted (`drift.masking`), nor are tokens that
+only one side has (`drift.sides.Vocabulary`). Pairs with too few tokens in common are left to
+`drift.cross_tokenizer.responses`.
 
-The answers that the candidate gave after a trace are measured once more with a baseline that has not read the trace: it is run on its
-prompt and the answer's tokens alone. Where its template opens a trace at the end of the prompt, that trace is closed at once, empty.
+When both models fit into memory, the work goes part by part. When only one fits, all states of one side are kept until
+the other side has run. A recording brings the states of its own responses only.
+
+Answers that the candidate gave after a trace are measured a second time, with a baseline that has not read the trace:
+the baseline reads its prompt and the answer alone. If its template opens a trace at the end of the prompt, an empty
+trace is closed there.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from pytest_trust.drift.alignment import (
     vocabulary_of,
 )
 from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts, stored_texts
+from pytest_trust.drift.loaded_pair import _apart_key, all_fit, device_of_pair, has_head
 from pytest_trust.drift.masking import masked_tokens
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.reduce_pair import Read, divergences
@@ -44,16 +49,18 @@ if TYPE_CHECKING:
     from pytest_trust.engine.model import Model
     from pytest_trust.models.heads import Head
     from pytest_trust.models.runner import Group
-from pytest_trust.drift.loaded_pair import _apart_key, all_fit, device_of_pair, has_head
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
-
-
+WITHOUT_TRACE: Text = ()  # key of the baseline's states on the candidate's answer, read without the trace
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
 
 
 def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> None:
-    """Measure and store what is missing of the pair's drift on the jobs' drift probes."""
+    """Measure and store the pair's missing drifts on the jobs' drift probes.
+
+    Raises:
+        TrustError: a model cannot be loaded, or its logits are not finite.
+    """
     if not any(job.drift for job in jobs):
         return
     reason = impossible(engine, baseline, candidate)
@@ -68,7 +75,7 @@ def acquire_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, cand
 
 
 def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> None:
-    """Measure and store what is missing of the drifts that the units name; nothing where a head is not at hand, which is then noted."""
+    """Measure and store the units' missing drifts. Where a head is not at hand, note that and measure nothing."""
     from pytest_trust.drift.kernels.reduction import path
 
     units = sorted(units, key=lambda unit: -unit_length(unit))
@@ -77,8 +84,8 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
     for reference in live:
         if not has_head(engine, reference):
             return
-    # Where layers come and go, all texts pass a layer while it is there; if only one model fits, each part costs two loads: one part for
-    # each process that may take one.
+    # If only one model fits, each part costs two loads, so each process gets one part. So it does for models that are
+    # read layer by layer, where each part reads all layers.
     fit = not engine.offloads and all_fit(engine, live)
     size = DRIFT_BATCH if fit else -(-len(units) // engine.workers)
     if not fit and not engine.offloads:
@@ -95,11 +102,11 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
 
 
 def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> PairDrift:
-    """What the store holds of the pair's drift on this job."""
+    """The stored drift of the pair on this job."""
     from pytest_trust.drift.summary import TokenDrift
 
-    ours, theirs = engine.identify(baseline), engine.identify(candidate)
-    identical = ours.fingerprint == theirs.fingerprint and ours.rendering == theirs.rendering
+    one, other = engine.identify(baseline), engine.identify(candidate)
+    identical = one.fingerprint == other.fingerprint and one.rendering == other.rendering
     reason = impossible(engine, baseline, candidate)
     if reason:
         return PairDrift(
@@ -142,12 +149,12 @@ def stored_drift(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
 
 def _why_unread(job: Job, reader: Model, side: str, writer: str) -> str:
-    """Why there is no drift on the text of the `writer`: the other `side` cannot be given it to read."""
+    """Why there is no drift on the text of the `writer`: the other `side` cannot read it. Empty where it can."""
     return reader.why_unread(side, writer) if job.task == "generate" and not reader.reads else ""
 
 
 def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
-    """Have a model that is not run here read the other side's texts, where it can; a direction is left out where it cannot."""
+    """Ask models that are not run here to read the other side's texts. Gives the units without unread directions."""
     units = list(units)
     directions: tuple[tuple[Side, Side, str], ...] = (
         ("baseline", "candidate", "candidate_baseline"),
@@ -166,24 +173,31 @@ def with_readings(engine: Engine, units: Sequence[Unit]) -> list[Unit]:
 
 
 def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidate: Reference) -> dict[str, bytes]:
-    """Encoded token drifts by key."""
-    ours, our_head = _states(engine, units, "baseline", baseline)
-    theirs, their_head = (ours, our_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
+    """Encoded token drifts of the units, by key."""
+    baseline_states, baseline_head = _states(engine, units, "baseline", baseline)
+    candidate_states, candidate_head = (
+        (baseline_states, baseline_head) if baseline == candidate else _states(engine, units, "candidate", candidate)
+    )
     again = _alone(engine, [unit for unit in units if unit.floor], baseline) if engine.model(baseline).runs else {}
     shared = vocabulary_of(engine, baseline, candidate).shared
     values: dict[str, bytes] = {}
     sides: tuple[Side, Side] = ("candidate", "baseline")
-    states = {"candidate": theirs, "baseline": ours}
-    heads = {"candidate": their_head, "baseline": our_head}
+    states = {"candidate": candidate_states, "baseline": baseline_states}
+    heads = {"candidate": candidate_head, "baseline": baseline_head}
     for p, q in (sides, sides[::-1]):
         work = [
             Read(
-                key, unit, states[p][index][unit.on(p)], states[q][index][unit.on(p)], unit.on(p), _answer_token(engine, unit, p),
+                key,
+                unit,
+                states[p][index][unit.on(p)],
+                states[q][index][unit.on(p)],
+                unit.on(p),
+                _answer_token(engine, unit, p),
                 _masked(engine, unit, p),
             )
             for index, unit in enumerate(units)
             if (key := unit.candidate_baseline if p == "candidate" else unit.baseline_candidate)
-        ]  # fmt: skip
+        ]
         values |= divergences(work, heads[p], heads[q], shared, p, q)
     alone = []
     for index, unit in enumerate(units):
@@ -195,37 +209,39 @@ def measure(engine: Engine, units: Sequence[Unit], baseline: Reference, candidat
                 Read(
                     unit.answer_without_trace,
                     unit,
-                    _after(theirs[index][text], start),
-                    ours[index][WITHOUT_TRACE],
+                    _after(candidate_states[index][text], start),
+                    baseline_states[index][WITHOUT_TRACE],
                     answer,
                     0,
                     masked,
                 )
             )
-    values |= divergences(alone, their_head, our_head, shared, *sides)
+    values |= divergences(alone, candidate_head, baseline_head, shared, *sides)
     floors = [
         Read(
-            unit.floor, unit, ours[index][unit.on("baseline")], again[unit.floor], unit.on("baseline"),
-            _answer_token(engine, unit, "baseline"), _masked(engine, unit, "baseline"),
+            unit.floor,
+            unit,
+            baseline_states[index][unit.on("baseline")],
+            again[unit.floor],
+            unit.on("baseline"),
+            _answer_token(engine, unit, "baseline"),
+            _masked(engine, unit, "baseline"),
         )
         for index, unit in enumerate(units)
         if unit.floor
-    ]  # fmt: skip
-    return values | divergences(floors, our_head, our_head, -1, "baseline", "baseline")
-
-
-WITHOUT_TRACE: Text = ()  # stands for the candidate's answer among the baseline's texts, where the baseline reads no trace before it
+    ]
+    return values | divergences(floors, baseline_head, baseline_head, -1, "baseline", "baseline")
 
 
 def _after(states: Any, start: int) -> Any:
-    """The states of a text from its token `start` on."""
+    """The states (or top k) of a text from its token `start` on."""
     from pytest_trust.engine.top_k import TopK
 
     return states.rows(start, len(states)) if isinstance(states, TopK) else states[start:]
 
 
 def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
-    """Index of the first token of the answer in that side's text: the token that holds the answer's first character."""
+    """Index of the token that holds the first character of the answer in that side's text."""
     view = unit.side(side)
     characters = view.answers.get(unit.probe.id, 0)
     if not characters or view.recorded:
@@ -234,7 +250,7 @@ def _answer_token(engine: Engine, unit: Unit, side: Side) -> int:
 
 
 def _answer_alone(engine: Engine, unit: Unit) -> Group:
-    """The baseline's prompt and behind it the candidate's answer, without the trace that the candidate has read before it."""
+    """The baseline's prompt followed by the candidate's answer, without the candidate's trace."""
     from pytest_trust.models.runner import Group
 
     view, name = unit.baseline, unit.probe.id
@@ -249,8 +265,11 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
 
 
 def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> list[int]:
-    """Places of the tokens of a side's own text that are its template's. The end token is, where the other side's template ends turns
-    differently; `alone`: there is no other side."""
+    """Indices of the tokens in a side's own text that belong to its template.
+
+    The end token is one of them if the other side's template ends turns by other tokens. `alone` says that there is no
+    other side.
+    """
     view, other, probe, text = (
         unit.side(side),
         unit.baseline if side == "candidate" else unit.candidate,
@@ -259,7 +278,7 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
     )
     if probe in view.masked:
         return list(view.masked[probe])
-    if probe not in view.prompts:  # options are written by nobody
+    if probe not in view.prompts:  # no model has written the options
         return []
     ends = None
     if not alone and not other.recorded:
@@ -270,8 +289,11 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
 ) -> tuple[list[Mapping[Text, Any]], Head | None]:
-    """Per unit the states of one side by text, [tokens, hidden size], options of a probe one after the other; and the side's head. Of a
-    top-k recording and of a server a `TopK` a text, and no head."""
+    """One side's states by text for each unit, [tokens, hidden size], and the side's head.
+
+    The states of a probe's options follow one another. A top-k recording and a server give a `TopK` for each text, and
+    no head.
+    """
     model = engine.model(reference)
     if not model.runs:
         other: Side = "candidate" if side == "baseline" else "baseline"
@@ -323,7 +345,7 @@ def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) 
 
 
 def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[str, torch.Tensor]:
-    """The baseline's states on its own text again, each row by itself: no padding, no neighbours, no shared beginning."""
+    """The baseline's states on its own texts, with each row run alone: no padding, neighbours or shared beginnings."""
     import torch
 
     if not units:
@@ -334,13 +356,13 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
 
 
 Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
+"""By portable key: a text, its answer's first token, the indices of its template's tokens, its states."""
 
 
 def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tuple[Own, Head] | None:
-    """What a recording keeps for drift: by portable key the text, its answer's first token, the places of its template's tokens and its states;
-    and the head.
+    """What a recording keeps for drift: a model's texts with their states, and its head.
 
-    None when no job asks for drift or the head cannot be read.
+    None when no job asks for drift, or the head is not at hand.
     """
     views = [
         view_of(engine, replace(job, probes=tuple(probe for probe in job.probes if probe.id in job.drift)), reference)

@@ -1,4 +1,4 @@
-"""The two sides of a probe whose drift is measured: what each was shown, the texts, the keys of the results."""
+"""The two sides of a probe whose drift is measured: their prompts, their texts, and the keys of the results."""
 
 from __future__ import annotations
 
@@ -21,33 +21,32 @@ if TYPE_CHECKING:
 Side = Literal["baseline", "candidate"]
 
 Text = tuple[tuple[int, ...], ...]
-"""Token ids (numbers, where the ids of the two models differ): those of one response, or one tuple per option."""
+"""The tokens of one response, or one tuple per option. They are ids, or numbers where the two models' ids differ."""
 
 
 @dataclass(slots=True)
 class View:
-    """One side of a job: what it was shown (`contexts`, hashed), and the texts it gives drift to be measured on.
-
-    `recorded`: it cannot be run; where it has `prompts` nevertheless, a server can be given the other side's text after them.
-    """
+    """One side of a job: its prompts and the texts that drift is measured on, by probe id."""
 
     reference: Reference
     fingerprint: str
     recorded: bool
-    contexts: dict[str, str] = field(default_factory=dict)
+    """Whether the model cannot be run here."""
+    contexts: dict[str, str] = field(default_factory=dict)  # stand for the prompts in keys
     texts: dict[str, Text] = field(default_factory=dict)
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Prompts that the other side's text can be read behind; a server may have them, a recording has none."""
     options: dict[str, Group] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens where `recorded`)
     traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
-    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes the trace which the prompt has opened
-    markers: dict[str, Spans] = field(default_factory=dict)  # characters of think markers
-    masked: dict[str, tuple[int, ...]] = field(default_factory=dict)  # places of the template's tokens, where known
+    closings: dict[str, str] = field(default_factory=dict)  # the tag that closes a trace which the prompt has opened
+    markers: dict[str, Spans] = field(default_factory=dict)  # think markers, as spans of characters
+    masked: dict[str, tuple[int, ...]] = field(default_factory=dict)  # indices of the template's tokens, where known
     numbering: Numbering | None = None
-    context: int | None = None  # tokens that the model was made for
+    context: int | None = None  # the model's longest context in tokens
 
     def beyond(self, probe: str, text: Text) -> bool:
-        """Whether this side reads the text in windows."""
+        """Whether the text is longer than this side's context, so that it is read in windows."""
         return (
             self.context is not None
             and probe in self.prompts
@@ -55,7 +54,7 @@ class View:
         )
 
     def own(self, row: Sequence[int]) -> tuple[int, ...]:
-        """The row in this side's ids."""
+        """A row of numbers in this side's ids."""
         return tuple(row) if self.numbering is None else self.numbering.read(row)[0]
 
     def numbers(self, ids: Sequence[int]) -> tuple[int, ...]:
@@ -63,7 +62,7 @@ class View:
         return tuple(ids) if self.numbering is None else self.numbering.numbers(ids)
 
     def group(self, probe: str, texts: Sequence[Text]) -> Group:
-        """What this side's model runs to be compared on `texts`."""
+        """What this side's model is run on, to compare it on `texts`."""
         from pytest_trust.models.runner import Group
 
         if probe in self.options:
@@ -72,41 +71,45 @@ class View:
         return Group(tuple((*prompt, *self.own(text[0])) for text in texts), (len(prompt),) * len(texts))
 
     def aligned(self, row: Sequence[int], states: torch.Tensor) -> torch.Tensor:
-        """The states that predict the row's tokens, of those that this side's model has for its own reading of it."""
+        """The states that predict the row's numbers, from the states that predict this side's own tokens of it."""
         if self.numbering is None:
             return states
         places = self.numbering.read(row)[1]
-        # Where the last token is spelled as nothing, its state is another's: it is masked in any case.
+        # A last token that this side spells as nothing gets the state of another token; it is masked in any case.
         return states[[min(place, len(states) - 1) for place in places]]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One probe of one job with the keys of what is missing; `floor` and `answer_without_trace` are empty when they are not wanted."""
+    """One probe of one job with the keys of its drifts. A key is empty when that drift is not measured."""
 
     job: Job
     probe: Probe
     baseline: View
     candidate: View
     candidate_baseline: str
+    """KL(candidate || baseline) on the candidate's text."""
     baseline_candidate: str
+    """KL(baseline || candidate) on the baseline's text."""
     floor: str
+    """The baseline against itself in another batch composition."""
     answer_without_trace: str = ""
+    """KL(candidate || baseline) on the candidate's answer, which the baseline reads without the trace."""
 
     def side(self, side: Side) -> View:
         return self.baseline if side == "baseline" else self.candidate
 
     def on(self, direction: Side) -> Text:
-        """The text on which `direction`, p's side, is measured."""
+        """The text of the side `direction`, on which that side is p."""
         return self.side(direction).texts[self.probe.id]
 
     def without(self, direction: str) -> Unit:
-        """The unit, of which nothing is wanted in this direction (`candidate_baseline` or `baseline_candidate`)."""
+        """The unit without the key of this direction (`candidate_baseline` or `baseline_candidate`)."""
         wanted: dict[str, Any] = {direction: ""}
         return replace(self, **wanted)
 
     def texts(self) -> list[Text]:
-        """The texts that both sides are run on: each side's own response, or the options once."""
+        """The texts that both sides are run on: both responses as far as they are needed, or the options once."""
         wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
         if self.baseline_candidate or self.floor:
             wanted.append(self.on("baseline"))
@@ -115,13 +118,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What two models' tokens have in common. `shared` leading numbers mean the same to both: -1 for all, and ids are numbers; 0 for none."""
+    """The tokens that two models have in common."""
 
     shared: int
+    """Count of the leading numbers that mean the same to both. -1: all ids mean the same. 0: too few do for KL."""
     baseline: Numbering | None = None
     candidate: Numbering | None = None
     key: tuple[object, ...] = ()
-    """What of it decides a result beside the numbers."""
+    """What else of the two vocabularies enters the keys of results."""
 
     def side(self, side: Side) -> Numbering | None:
         return self.baseline if side == "baseline" else self.candidate
@@ -131,12 +135,12 @@ _PARTS = ("candidate_baseline", "baseline_candidate", "floor", "answer_without_t
 
 
 def keys_of(units: Sequence[Unit]) -> list[str]:
-    """Keys of all that the units are to be measured for."""
+    """The keys of all drifts of the units."""
     return [key for unit in units for name in _PARTS if (key := getattr(unit, name))]
 
 
 def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
-    """The units with what these keys ask of them; those of which nothing is asked are left out."""
+    """The units with these keys only. Units that have none of them are left out."""
     found = []
     for unit in units:
         wanted: dict[str, Any] = {name: key if (key := getattr(unit, name)) in keys else "" for name in _PARTS}
@@ -146,6 +150,7 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
 
 
 def unit_length(unit: Unit) -> int:
+    """Tokens of the longer prompt and the longest text together."""
     sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.texts[unit.probe.id]]
     return max(sizes) + max(
         (len(view.prompts.get(unit.probe.id, ())) for view in (unit.baseline, unit.candidate)), default=0

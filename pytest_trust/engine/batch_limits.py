@@ -1,4 +1,4 @@
-"""How much a batch may hold on a device, and what is tried when the memory runs out."""
+"""How much a batch may hold on a device, and smaller batches when the memory runs out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ TOO_MUCH = "not enough memory for a single row: use a smaller dtype, --trust-max
 class Fitting:
     """Limits of one process's batches.
 
-    The store remembers what was measured, and what did not fit, per model, dtype and device. `batch_size` None is automatic.
+    The store keeps, per model, dtype and device, how much memory a forward takes and how many tokens have fitted.
+    `batch_size` None chooses by the free memory.
     """
 
     def __init__(self, store: Store, batch_size: int | None) -> None:
@@ -31,7 +32,7 @@ class Fitting:
         self.batch_size = batch_size
 
     def limits(self, identity: ModelIdentity, runner: Runner) -> BatchLimits:
-        """The rows asked for; else as many tokens as fit the free memory, and no more than were seen to fit."""
+        """The batch size if it was given; else as many tokens as fit the free memory and have fitted before."""
         if self.batch_size is not None:
             return BatchLimits(self.batch_size, sys.maxsize)
         limits = runner.limits(self._probed(identity, runner) if on_cuda(runner.device) else 0)
@@ -40,7 +41,7 @@ class Fitting:
         return BatchLimits(limits.rows, min(limits.tokens, seen)) if seen else limits
 
     def _probed(self, identity: ModelIdentity, runner: Runner) -> int:
-        """What a forward takes, measured once."""
+        """The memory that a forward takes, as `Runner.probe` measures it; measured once."""
         key = _key("probed", identity)
         notes = self._store.get_json("notes", [key])
         if key not in notes:
@@ -54,7 +55,7 @@ class Fitting:
         run: Callable[[Sequence[Item]], list[Made]],
         identity: ModelIdentity | None = None,
     ) -> list[Made]:
-        """Run a batch, in halves where the memory does not suffice. With an `identity`, that model's limit is remembered."""
+        """Run a batch, in halves when the memory runs out. The store keeps the smaller limit of an `identity`."""
 
         def fewer(rows: int, tried: Sequence[Item]) -> None:
             if identity is not None:
@@ -63,16 +64,16 @@ class Fitting:
         return halving(items, run, too_much=TOO_MUCH, fewer=fewer)
 
     def ran_out(self, error: Exception, rows: int) -> None:
-        """Let go of what memory can be had; see `models.memory.ran_out`."""
+        """Free memory after a batch of `rows` failed; see `models.memory.ran_out`."""
         ran_out(error, rows, TOO_MUCH)
 
     def fewer(self, rows: int, items: Sequence[Any], identity: ModelIdentity) -> BatchLimits:
-        """Remember of a model that so many of these rows are to be tried."""
+        """Store that a batch of this model shall hold no more than so many of these rows; gives the new limits."""
         tokens = rows * max(one.columns for one in items)
         self._store.put_json("notes", {_key("fits", identity): tokens}, replace=True)
         return BatchLimits(rows, tokens)
 
 
 def _key(what: str, identity: ModelIdentity) -> str:
-    """Of the tokens of a batch that were seen to fit (`fits`), or of what a forward takes (`probed`)."""
+    """Key of a note: the tokens of a batch that fit (`fits`), or the memory that a forward takes (`probed`)."""
     return digest(what, 1, identity.fingerprint, identity.dtype, identity.device)

@@ -1,7 +1,7 @@
-"""What a model has left to do for a run: one plan over all jobs, and the batches it is cut into.
+"""A model's work for a run: one plan over all jobs, and the batches that the plan is cut into.
 
-A plan is made from keys and rendered prompts alone, without weights. It holds what is stored already too, so that a run that was
-interrupted goes on in the batches in which it began: in 16 bits a row's result can depend on its batch.
+A plan needs keys and rendered prompts only, no weights. It includes results that are already stored. A run that
+continues after an interruption therefore has the same batches: a row's result can depend on its batch in 16 bits.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from pytest_trust.judges.judgement import Stating
     from pytest_trust.probes import Probe
 
-# Responses of a part of the plan: enough for full batches to the end, few enough for another process to have a part.
+# Responses of one part of the plan: enough to keep batches full, few enough to leave parts to other processes.
 _ANSWERS = 1024
-_PARTS_EACH = 4
+_PARTS_EACH = 4  # parts for each worker
 
-# Tokens of a batch of options: some seconds on two cores, so that little is lost when a run is killed.
+# Tokens of a batch of options: some seconds of work on two cores, so that a killed run loses little.
 _CHOICE_TOKENS = 2048
 
 
@@ -44,7 +44,10 @@ class Answer:
 
     @property
     def way(self) -> Generation:
-        """How it is answered: equal for those that can run together, whose limits may differ where a trace has none of its own."""
+        """The settings that responses of one batch must have in common.
+
+        Length limits may differ within a batch, unless the trace has a budget of its own.
+        """
         return (
             self.generation
             if self.generation.reasoning_budget is not None
@@ -53,7 +56,7 @@ class Answer:
 
     @property
     def columns(self) -> int:
-        """Tokens that prompt and response come to at most."""
+        """The most tokens that prompt and response can have together."""
         return len(self.row.prompt) + self.generation.longest
 
 
@@ -67,13 +70,13 @@ class Choice:
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest option with its prompt."""
+        """Tokens of the prompt with its longest option."""
         return max(map(len, self.group.rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Whether a response has stated its answer: behind its trace, where it has one."""
+    """Tells whether a response has stated its answer, after the trace if there is one."""
 
     judge: Stating
     probe: Probe
@@ -86,8 +89,11 @@ class Answered:
 
 
 def plan_answers(rendered: Rendered, jobs: Iterable[Job], tags: Tags = DEFAULT_TAGS) -> list[Answer]:
-    """Every response that the jobs ask of a model, equal ones once: those settings first under which the longest may come, within
-    them the longest first, so that what does not fit shows at once."""
+    """Every response that the jobs ask of a model; equal ones appear once.
+
+    Responses with equal settings stand together. The longest come first, among settings and within them, so that a
+    batch that does not fit into memory fails early.
+    """
     found: dict[str, Answer] = {}
     plain, forced = rendered.identity.chat_format == "plain", rendered.forced()
     for job in jobs:
@@ -121,7 +127,7 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job], tags: Tags = DEFAULT_T
 
 
 def plan_choices(rendered: Rendered, jobs: Iterable[Job]) -> list[Choice]:
-    """Every probe whose options the jobs want scored, equal ones once, beside those that begin alike."""
+    """Every probe whose options the jobs want scored. Equal ones appear once; those that begin alike are neighbours."""
     found: dict[str, Choice] = {}
     for job in jobs:
         if job.task != "choose":
@@ -136,8 +142,10 @@ def plan_choices(rendered: Rendered, jobs: Iterable[Job]) -> list[Choice]:
 
 
 def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[Answer]]:
-    """Consecutive parts that are answered in one way. Within one, waiting rows take the places of finished ones. Of several workers each
-    may take a few parts, so that none waits long for another's last."""
+    """Consecutive parts of the plan; the responses of a part have equal settings.
+
+    Each of several workers can take a few parts, so that none waits long for another's last.
+    """
     size = min(_ANSWERS, max(1, -(-len(plan) // (_PARTS_EACH * workers)))) if workers > 1 else _ANSWERS
     for _, same in groupby(plan, key=lambda one: one.way):
         answers = list(same)
@@ -145,8 +153,10 @@ def answer_batches(plan: Sequence[Answer], workers: int = 1) -> Iterator[list[An
 
 
 def choice_batches(plan: Sequence[Choice], limits: BatchLimits) -> list[list[Choice]]:
-    """Parts of probes that begin alike, the one with the longest row first. A beginning that a probe shares with the one before is
-    counted once, as it is computed once."""
+    """Batches of consecutive probes, the batch with the longest row first.
+
+    A beginning that a probe shares with the probe before it is computed once, and counted once.
+    """
     batches: list[list[Choice]] = []
     tokens = rows = 0
     for one in plan:

@@ -1,4 +1,4 @@
-"""The loop that all work of models goes through: claim a batch, make and store it, tell of it, until all of the plan is in the store."""
+"""The loop behind all work of models: claim a batch, make it, store it, report progress, until the plan is done."""
 
 from __future__ import annotations
 
@@ -43,10 +43,14 @@ def share(
     part: Callable[[Sequence[Item], Set[str]], list[Item]],
     wait: bool = True,
 ) -> bool:
-    """Have made what no other process has claimed of the batches, and with `wait` wait for the rest. Whether all is there at the end.
+    """Make the batches' items that no other process has claimed. True when all items are stored at the end.
 
-    make: makes items and puts them into `table`; gives, after each put, how many items and tokens that was. missing: items that were not
-    in the store before. keys, part: the keys of items, and what of items is asked for by some of their keys.
+    Args:
+        make: makes items, stores them in `table`, and yields the numbers of items and tokens after each time it stores.
+        missing: number of items that the store lacked before.
+        keys: gives the keys of items.
+        part: gives the items, or the parts of them, that belong to some of their keys.
+        wait: wait until other processes have stored their items.
     """
     total, made, tokens = sum(map(len, batches)), 0, 0
 
@@ -54,18 +58,18 @@ def share(
         workspace.tell(reference, phase, "", total - left, total, tokens, made)
 
     def waiting(held: Mapping[int, Sequence[str]]) -> None:
-        tell(sum(len(part(batches[index], set(theirs))) for index, theirs in held.items()))
+        tell(sum(len(part(batches[index], set(names))) for index, names in held.items()))
 
     tell(missing)
     with workspace.claims:
-        for index, mine in workspace.claims.shares(
+        for index, claimed in workspace.claims.shares(
             table, [keys(batch) for batch in batches], wait=wait, waiting=waiting
         ):
-            for items, new in make(part(batches[index], set(mine))):
+            for items, new in make(part(batches[index], set(claimed))):
                 made, tokens = made + items, tokens + new
                 tell(missing - made)
     wanted = {key for batch in batches for key in keys(batch)}
     left = wanted - workspace.store.has(table, wanted) if made < missing and not wait else set()
     if made < missing and not left:
-        tell(0)  # others made the rest
+        tell(0)  # other processes made the rest
     return not left

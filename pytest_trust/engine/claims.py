@@ -1,9 +1,11 @@
-"""Who computes what: claims on keys of the store, so that processes that share it never make the same response twice.
+"""Claims on keys of the store: processes that share a store never make the same response twice.
 
-A process claims a batch, computes it, and puts its values, which ends the claims in the same transaction. It never waits while it holds
-one, so nobody waits for each other. Claims of a process that is gone are anybody's. No wall clock is asked whether it is: on the same
-machine its process id and start time say so, and everywhere a counter that it raises (its heartbeat), which the others watch on their
-own monotonic clocks.
+A process claims a batch, computes it and stores its values; one transaction stores them and ends the claims. A process
+that holds claims never waits for another, so there is no deadlock.
+
+The claims of a dead process are free. No wall clock decides whether a process is dead. Its process id and start time
+tell on the same machine. Its heartbeat, a counter that it raises in the store, tells everywhere; other processes watch
+the counter on their own monotonic clocks.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from typing import Self
 from pytest_trust.engine.store import Store, StoreError, Table
 
 _BEAT_SECONDS = 5.0
-# An owner whose process cannot be looked at (another machine) or looks alive (it is stopped) is dead when its heart was watched so long
-# and stood still. Between two looks at most one beat counts as watched: a clock that leaps, as after a machine slept, proves nothing.
+# An owner is dead when its counter stood still for so long while it was watched. This decides about processes on other
+# machines and about stopped ones, which look alive. The time between two looks counts for one beat at most, because a
+# clock may leap, as after a machine slept.
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _IN = 500  # SQLite allows at least 999 parameters in a statement
@@ -35,10 +38,12 @@ _living: set[str] = set()  # names of this process's owners that have not been c
 
 
 class Claims:
-    """This process's claims on a store's keys. Use it as a context manager around work: what is left of them is released at the end.
+    """This process's claims on a store's keys. As a context manager it releases all claims that are left at the end.
 
-    `clock` counts seconds and never goes back; `patience`: how many of them a heart may stand still; `poll`: seconds between two looks
-    at what others hold.
+    Args:
+        clock: counts seconds and never goes back.
+        patience: seconds that another owner's counter may stand still before the owner counts as dead.
+        poll: seconds between two looks at the claims of others.
     """
 
     def __init__(
@@ -63,23 +68,24 @@ class Claims:
     ) -> None:
         try:
             self.release()
-        except StoreError:  # a full disk: claims whose heart stands still are taken over
+        except StoreError:  # a full disk: others take the claims over when the heartbeat stops
             self._forget()
             if error is None:
                 raise
 
     @property
     def name(self) -> str:
-        """What this process is called in the store; empty before its first claim."""
+        """This process's name in the store; empty before its first claim."""
         return self._name
 
     def claim(self, table: Table, keys: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Of `keys`, those that this process is to compute now, and those that others are computing; the rest is in the store.
+        """Claim the free keys. Gives this process's keys and the keys that others hold; the rest is stored.
 
-        A process's own claims are among the first, those of owners that have died too. Claims last until `Store.put` or `release`.
+        The first list includes keys that this process had claimed before, and keys of owners that have died. A claim
+        lasts until `Store.put` or `release`.
         """
         wanted = list(dict.fromkeys(keys))
-        # Reading does not hold up anybody; the answer that counts is the one below.
+        # This look blocks nobody. The look inside the transaction below decides.
         with self._store.reading() as connection:
             free, taken = self._look(connection, table, wanted)
         if not free:
@@ -90,7 +96,7 @@ class Claims:
             for name in self._dead_owners(connection):
                 connection.execute("DELETE FROM claims WHERE owner = ?", (name,))
                 connection.execute("DELETE FROM owners WHERE name = ?", (name,))
-            # Who was taken for dead and went on (a machine that slept) is an owner again.
+            # A process that others took for dead, as after its machine slept, enters itself again.
             row = (self._name, _host(), os.getpid(), _started(os.getpid()))
             connection.execute(
                 "INSERT OR IGNORE INTO owners (name, host, pid, started, beats) VALUES (?, ?, ?, ?, 0)", row
@@ -108,23 +114,26 @@ class Claims:
         wait: bool = True,
         waiting: Callable[[Mapping[int, Sequence[str]]], None] | None = None,
     ) -> Iterator[tuple[int, list[str]]]:
-        """Batch after batch that is this process's to compute: its index and its claimed keys, to be put before the next one is asked for.
+        """Claim batch after batch. Yields a batch's index and its claimed keys.
 
-        First, in order, what nobody has; then, with `wait`, until all of them are in the store, what others gave up or died over.
-        `waiting` is told, before each look, which keys of which batches others are still computing.
+        The caller stores their values before it goes on. Free batches come first, in order.
+
+        Args:
+            wait: go on until all keys are stored, and claim the keys that others give up or leave when they die.
+            waiting: called before each pause with the keys, by batch, that others are still computing.
         """
         left: dict[int, Sequence[str]] = dict(enumerate(batches))
         while left:
             found = False
             for index in list(left):
-                mine, theirs = self.claim(table, left[index])
-                if theirs:
-                    left[index] = theirs
+                claimed, held = self.claim(table, left[index])
+                if held:
+                    left[index] = held
                 else:
                     del left[index]
-                if mine:
+                if claimed:
                     found = True
-                    yield index, mine
+                    yield index, claimed
             if not wait:
                 return
             if left and not found:
@@ -133,7 +142,7 @@ class Claims:
                 time.sleep(self._poll)
 
     def release(self) -> None:
-        """Give up what was claimed and not put."""
+        """Give up the claims whose values were not stored."""
         if self._name and self._process == os.getpid():
             with self._store.writing() as connection:
                 connection.execute("DELETE FROM claims WHERE owner = ?", (self._name,))
@@ -146,11 +155,11 @@ class Claims:
                 with self._store.writing() as connection:
                     connection.execute("DELETE FROM owners WHERE name = ?", (self._name,))
         except StoreError:
-            pass  # nothing that this process could do about it; the others see that it is gone
+            pass  # this process can do nothing about it; the others notice that it is gone
         self._forget()
 
     def _register(self) -> None:
-        """Have a name and a beating heart in this process: neither is carried over a fork."""
+        """Give this process a name and a heartbeat, unless it has them. A forked process needs its own."""
         if self._name and self._process == os.getpid():
             return
         self._name, self._process = secrets.token_hex(8), os.getpid()
@@ -164,14 +173,14 @@ class Claims:
         self._name, self._heart = "", None
 
     def _look(self, connection: sqlite3.Connection, table: Table, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Keys that are free, and those that others hold."""
+        """Keys that are free, and keys that others hold."""
         stored: set[str] = set()
         held: set[str] = set()
         owners: dict[str, bool] = {self._name: False}
         for start in range(0, len(keys), _IN):
             part = keys[start : start + _IN]
             marks = ",".join("?" * len(part))
-            # Claims first: an owner puts its values before its claim ends.
+            # Read the claims before the values: a claim never ends before its value is stored.
             rows = connection.execute(
                 "SELECT key, owner, host, pid, started, beats FROM claims LEFT JOIN owners ON name = owner "
                 f"WHERE key IN ({marks})",
@@ -192,9 +201,9 @@ class Claims:
         return [name for name, *owner in rows if name != self._name and not self._lives(name, *owner)]
 
     def _lives(self, name: str, host: str | None, pid: int, started: str, beats: int) -> bool:
-        """Whether the owner may still put what it has claimed."""
+        """Whether the owner may still store the values that it has claimed."""
         if host is None:
-            return False  # it left, or somebody has found it dead
+            return False  # the owner has left, or another process has found it dead
         if host == _host():
             if pid == os.getpid():
                 return name in _living
@@ -208,15 +217,21 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """Another owner's heart: its counter, when it was last looked at, and for how many watched seconds it has stood still."""
+    """What was seen of another owner's heartbeat."""
 
     beats: int
+    """The owner's counter."""
     last: float
+    """When the counter was last looked at, seconds of `Claims`' clock."""
     still: float
+    """Watched seconds without a beat."""
 
 
 class _Heart:
-    """A thread that raises an owner's counter in the store; it has a connection of its own, so as not to be in another's transaction."""
+    """A thread that raises an owner's counter in the store.
+
+    It has a connection of its own, so that a beat is never part of another transaction.
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory, self._name = directory, name
@@ -235,12 +250,12 @@ class _Heart:
                     with store.writing() as connection:
                         connection.execute("UPDATE owners SET beats = beats + 1 WHERE name = ?", (self._name,))
                 except StoreError:
-                    continue  # the work itself will say what is wrong with the store
+                    continue  # the work itself reports what is wrong with the store
 
 
 @cache
 def _host() -> str:
-    """What is equal for two processes that know each other by their process ids: a machine since its start, or a container in it."""
+    """Names the space of process ids: a machine since it was started, or a container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -249,25 +264,25 @@ def _host() -> str:
 
 
 def _runs(pid: int, started: str) -> bool:
-    """Whether that process of this machine runs, as far as can be told."""
+    """Whether that process runs on this machine; True where this cannot be told."""
     if os.name != "posix":
-        return True  # signal 0 is Ctrl-C there; the heartbeat tells
+        return True  # signal 0 is Ctrl-C there, so the heartbeat decides
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # another user's process
     now = _started(pid)
     return not now or not started or now == started
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, in the kernel's ticks, which no clock changes; "" where it cannot be told."""
+    """When a process of this machine started, in ticks since the kernel did; "" where this cannot be told."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    # The name in the second field may hold spaces and brackets. Then: state, ..., and start time as the 22nd field.
+    # The second field, the name, may hold spaces and brackets. The state is the 3rd field, the start time the 22nd.
     fields = stat.rpartition(")")[2].split()
     return _GONE if fields[0] in "ZXx" else fields[19]

@@ -1,6 +1,6 @@
-"""One run's models, and the store that their results are in.
+"""One run's models, and the store that holds their results.
 
-Everything that a job needs of a model is looked up first, by keys that take no weights to compute. Only what is missing loads a model.
+The engine looks up every result first; the keys need no weights. It loads a model only to make what is missing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 class Engine(Workspace):
     """One process's models and store.
 
-    `device`, `dtype`: of models whose reference names none; None or `auto` choose (see `models.identity`). `device_of` chooses in place of
-    that. `batch_size` None is automatic. `template`: behind whose prompts drift is measured, each model's `own` or the baseline's, `shared` by
-    both. Other arguments are those of `Workspace`. `close` lets models go.
+    Arguments that are not listed here are those of `Workspace`. `close` releases the models.
+
+    Args:
+        device: the device of models whose reference names none; None and `auto` choose one (`models.identity`).
+        device_of: gives a reference's device by name; it replaces `device`.
+        dtype: the dtype of models whose reference names none; None and `auto` choose one (`models.identity`).
+        batch_size: rows of a batch; None chooses by the free memory.
+        template: the prompts that drift is measured behind: each model's `own`, or the baseline's, `shared` by both.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class Engine(Workspace):
         super().close()
 
     def model(self, reference: Reference) -> Model:
-        """The model of a reference, whatever it is. Nothing is read or asked yet."""
+        """The model of a reference of any kind. This reads no file and asks no server."""
         if reference not in self._models:
             self._models[reference] = self._make(reference)
         return self._models[reference]
@@ -107,7 +112,10 @@ class Engine(Workspace):
         return model
 
     def identify(self, reference: Reference) -> ModelIdentity:
-        """The identity of a reference; no weights are loaded, neither torch nor transformers is needed (but to convert the demo once)."""
+        """The identity of a reference.
+
+        This loads no weights. It needs neither torch nor transformers, except to convert the demo once.
+        """
         return self.model(reference).identity
 
     def loaded(self, reference: Reference) -> Runner:
@@ -115,9 +123,9 @@ class Engine(Workspace):
         return self.local(reference).runner()
 
     def acquire(self, jobs: Iterable[Job], references: Iterable[Reference]) -> None:
-        """Make what is missing of these models' responses and option scores.
+        """Make the responses and option scores that are missing of these models.
 
-        Every finished batch is in the store at once, so an interrupted call continues where it was.
+        Every finished batch is stored at once, so a call after an interruption continues where the last one stopped.
 
         Raises:
             TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.

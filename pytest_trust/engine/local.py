@@ -1,4 +1,4 @@
-"""A model whose weights are at hand: one side of a pair that can be run on any text."""
+"""A model with local weights: a side of a pair that can be run on any text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Local(Rendered):
-    """A side of a pair that is run here. Its documentation is the protocol's, `engine.model.Model`."""
+    """A side of a pair that is run here. `engine.model.Model` documents its methods."""
 
     runs = True
     answers = True
@@ -57,14 +57,14 @@ class Local(Rendered):
         return self.identity.fingerprint
 
     def runner(self, *, alone: bool = False) -> Runner:
-        """The loaded model. Others are released where both do not fit, and in any case where it works `alone`."""
+        """The loaded model; see `Workspace.runner`."""
         return self._workspace.runner(self, alone=alone)
 
     def require(self, jobs: Sequence[Job]) -> None:
-        """Nothing: what is missing is made."""
+        """Nothing to refuse: `acquire` makes what is missing."""
 
     def check_beside(self, other: Model) -> None:
-        """Nothing: fingerprints tell models apart."""
+        """Nothing to refuse: fingerprints tell models apart."""
 
     def read_ahead(self) -> None:
         if self.at_hand:
@@ -131,13 +131,13 @@ class Local(Rendered):
         return found
 
     def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
-        raise TypeError(f"{self.reference.label} is run, nothing of it is kept")
+        raise TypeError(f"{self.reference.label} is run here: nothing of it is kept")
 
     def head(self, reader: Model) -> Head | None:
         return self.runner().head
 
     def read(self, texts: Iterable[tuple[Ids, Ids]]) -> None:
-        """Nothing: it is run on them."""
+        """Nothing to do: the model is run on the texts when drift is measured."""
 
     def why_no_drift(self, other: Model, *, shared_template: bool) -> str:
         return ""
@@ -149,7 +149,7 @@ class Local(Rendered):
         self.release()
 
     def _stored_responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
-        """The store's values with the prompts' ends, which no key holds: what a prompt opened is known from the prompt."""
+        """Stored responses by probe id and repeat, each with its prompt's `tail`, which may open a trace."""
         prompts = self.prompts(job.probes)
         keys = self.response_keys(job, prompts)
         stored = self.store.get_json("responses", keys.values())

@@ -1,7 +1,8 @@
-"""Answering probes and scoring options with weights that are at hand: what is missing, in batches, into the store.
+"""Answering probes and scoring options with local weights: missing results are made in batches and stored.
 
-Batches are cut from one plan over all jobs (`batches`), whatever is stored already; a batch of which a part is stored runs only the rest. In
-float32 a row's result does not depend on its batch. In 16 bits it can, which is what the noise floor is for.
+`engine.batches` cuts the batches from one plan over all jobs, stored results included. A batch that is partly stored
+runs only the rest. A row's result does not depend on its batch in float32. It can in 16 bits; the noise floor measures
+how much.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def answer(
     workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
 ) -> bool:
-    """Make the responses that the store lacks, of them only `keys` where they are given. True when all are there at the end."""
+    """Make the responses that the store lacks, or those of `keys` only. True when all of them are stored at the end."""
     plan = plan_answers(model, jobs, workspace.tags)
     plan = plan if keys is None else with_keys(plan, keys)
     missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
@@ -59,7 +60,7 @@ def answer(
 def choose(
     workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
 ) -> bool:
-    """Score the options that the store lacks, of them only `keys` where they are given. True when all are there at the end."""
+    """Score the options that the store lacks, or those of `keys` only. True when all of them are stored at the end."""
     plan = plan_choices(model, jobs)
     plan = plan if keys is None else with_keys(plan, keys)
     missing = len(plan) - len(workspace.store.has("options", keys_of(plan)))
@@ -83,7 +84,8 @@ def choose(
 
     limits = fitting.limits(model.identity, runner)
     if fitting.batch_size is None:
-        limits = replace(limits, rows=sys.maxsize)  # trees have no row for each option
+        # A probe's options share a token tree, so their number does not limit a batch.
+        limits = replace(limits, rows=sys.maxsize)
     return share(
         workspace,
         model.reference,
@@ -101,7 +103,7 @@ def choose(
 def _answered(
     workspace: Workspace, fitting: Fitting, answers: Sequence[Answer], runner: Runner, model: Rendered
 ) -> Iterator[list[tuple[Answer, Budgeted]]]:
-    """Responses as they are finished; where the memory does not suffice, in smaller batches."""
+    """Responses as they finish. Batches get smaller when the memory runs out."""
     from pytest_trust.models.reasoning_budget import responses
 
     waiting = {one.key: one for one in answers}

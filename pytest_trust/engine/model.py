@@ -1,6 +1,6 @@
-"""The protocol of one side of a pair, whatever it is: weights here, a recording, a model behind a server.
+"""The protocol of one side of a pair: a model with local weights, a recording, or a model behind a server.
 
-`Local`, `Recorded` and `Served` implement it. Nothing outside of this room asks what kind a reference is: it asks what the model can do.
+`Local`, `Recorded` and `Served` implement it. Other rooms never ask of which kind a model is. They ask what it can do.
 """
 
 from __future__ import annotations
@@ -27,155 +27,166 @@ Rows = tuple[Ids, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What a model said on one probe, as its own token ids, and what it was shown before."""
+    """What a model was shown on one probe and what it said, as its own token ids."""
 
     context: str
-    """Names what it was shown, in keys."""
+    """Stands for the prompt in keys."""
     rows: Rows
     """The response's token ids, or those of each option."""
     prompt: Ids = ()
-    """The token ids that it was shown; empty where nothing can be read behind them again."""
+    """The prompt's token ids; empty where the model cannot read another text behind this prompt."""
     options: Rows = ()
-    """The prompt with each option behind it, of a probe whose options are scored."""
+    """The prompt followed by each option; only for a probe whose options are scored."""
     starts: Ids = ()
-    """Index of each option's first token in `options`."""
+    """Index of each option's first token in its row of `options`."""
     text: str = ""
-    """The response's text, of one that was made here."""
+    """The response's text; empty for options, a recording or a server."""
     tail: str = ""
     """The end of the prompt's text, which may open a trace."""
     answer_at: int = 0
     """Characters of the text before the answer."""
     answer_token: int | None = None
-    """Index of the answer's first token where it is known; else it follows from `answer_at`."""
+    """Index of the answer's first token; None where it must be computed from `answer_at`."""
     masked: Ids | None = None
-    """Places of the tokens that belong to the template; None where they are to be found."""
+    """Indices of the tokens that belong to the template; None where they must be computed."""
     traced: bool = False
-    """Whether the text is a trace and an answer behind it."""
+    """Whether the text is a trace followed by an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A probe of which the states (or the top k) on some texts are wanted: on the model's own, and on `given` behind `prompt`."""
+    """A request for the states (or the top k) of a model on the texts of one probe."""
 
     job: Job
     probe: Probe
     own: Rows
+    """The model's own text."""
     prompt: Ids = ()
+    """The prompt that the model reads before `given`."""
     given: Rows = ()
+    """The other model's text."""
 
 
 class Model(Protocol):
     """One side of a pair.
 
-    What it answers comes from the store (or its file): `acquire` makes what is missing there, `responses` and `options` read it.
+    `acquire` makes the missing results and stores them. `responses` and `options` read them from the store, or from the
+    recording's file.
     """
 
     reference: Reference
     runs: bool
-    """Whether its weights are at hand, so that it can be run on any text; such a model is a `Local`."""
+    """Whether the model has local weights, so that it can be run on any text; such a model is a `Local`."""
     answers: bool
-    """Whether it can be asked for what is missing; a recording has what it has."""
+    """Whether the model can make missing results; a recording cannot."""
     tokens_by_text: bool
-    """Whether its tokens are looked up one by one in the other model's vocabulary."""
+    """Whether each of its tokens is looked up in the other model's vocabulary."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """What the model is. No weights are loaded for it."""
+        """What the model is. This loads no weights."""
         ...
 
     @property
     def at_hand(self) -> bool:
-        """Whether it can be identified without a download, a conversion or a request."""
+        """Whether `identity` needs no download, no conversion and no request."""
         ...
 
     @property
     def reads(self) -> bool:
-        """Whether it can be given a text that it did not write."""
+        """Whether the model can read a text that it did not write."""
         ...
 
     @property
     def source(self) -> str:
-        """Names what its drift is measured from, in keys."""
+        """Stands for the model in the keys of its drift."""
         ...
 
     def require(self, jobs: Sequence[Job]) -> None:
-        """Refuse jobs of which it lacks a part that it cannot make. Raises InvalidInput."""
+        """Refuse jobs that need results which the model lacks and cannot make. Raises InvalidInput."""
 
     def check_beside(self, other: Model) -> None:
-        """Refuse another model that the store could take for this one. Raises TrustError."""
+        """Refuse another model that the store could not tell from this one. Raises TrustError."""
 
     def read_ahead(self) -> None:
-        """Begin to read its files in the background."""
+        """Start to read the model's files in the background."""
 
     def contents(self) -> str:
-        """What its file holds, in words; empty where it has none. Raises InvalidInput where that is damaged."""
+        """What the recording's file holds, in words; empty for other models.
+
+        Raises:
+            InvalidInput: the file is damaged.
+        """
         ...
 
     def stored(self, job: Job) -> set[tuple[str, int]]:
-        """Probe ids and repeats of a job that are there already. Renders and loads nothing."""
+        """Probe ids and repeats of a job whose results exist. This renders no prompt and loads no weights."""
         ...
 
     def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
-        """Make what is missing of the jobs' responses and option scores, of it only `keys` where they are given.
+        """Make the jobs' missing responses and option scores. True when all of them exist at the end.
 
-        Other processes that do the same at this time have a part in it. True when all of it is there at the end: without `wait`, others may
-        still be at work on theirs.
+        Several processes may call this at once; they share the work.
+
+        Args:
+            wait: wait for other processes to finish their share.
+            keys: make the results of these keys only.
         """
         ...
 
     def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
-        """Responses by probe id, `job.samples` of each. Probes that were not answered are left out."""
+        """Responses by probe id, `job.samples` of each. Unanswered probes are left out."""
         ...
 
     def options(self, job: Job) -> dict[str, OptionScores]:
-        """Option scores by probe id. Probes that were not scored are left out."""
+        """Option scores by probe id. Unscored probes are left out."""
         ...
 
     def unscored(self, job: Job) -> str:
-        """Why its options of a job were not scored, where that follows from its kind; else nothing."""
+        """Why a server could not score the job's options; empty where it could, and for other models."""
         ...
 
     def recorded(self, job: Job) -> dict[str, dict[str, Any]]:
-        """Responses or option scores of a job by portable key, as a recording keeps them."""
+        """Responses or option scores of a job by portable key, in the form of a recording."""
         ...
 
     def vocabulary(self) -> str:
-        """Hash of its tokens and their ids; empty where they are not known."""
+        """Hash of the model's tokens and their ids; empty where they are unknown."""
         ...
 
     def said(self, job: Job, reader: Model) -> dict[str, Said]:
-        """What it said on the job's probes, by probe id; `reader` is the model that will read it."""
+        """What the model said on the job's probes, by probe id; `reader` is the model that will read it."""
         ...
 
     def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
-        """Of a model that is not run here, per probe and text what it has: its states, or the top k of its distributions."""
+        """For each probe, the kept states or top k by text. Only a model that is not run here has them."""
         ...
 
     def head(self, reader: Model) -> Head | None:
-        """The head that belongs to kept states, on the reader's device; None where there are none."""
+        """The head that turns the states into logits, on the reader's device; None where a top k is kept instead."""
         ...
 
     def read(self, texts: Iterable[tuple[Ids, Ids]]) -> None:
-        """Have it read texts that it did not write, (prompt, text) each, where it can; `reads` says so afterwards."""
+        """Ask a server to read texts that it did not write, as (prompt, text). `reads` becomes false when it cannot."""
 
     def why_no_drift(self, other: Model, *, shared_template: bool) -> str:
-        """Why no drift against the other model can be measured, as far as it follows from the kinds; or nothing."""
+        """Why the kinds of the two models allow no drift between them; empty where they allow it."""
         ...
 
     def why_unread(self, side: str, writer: str) -> str:
-        """Why it (the `side`) cannot be given the text of the `writer`."""
+        """Why this model, the pair's `side`, cannot read the text of the `writer`; empty where it can."""
         ...
 
     @property
     def why_no_floor(self) -> str:
-        """Why it cannot be run a second time; empty where it can."""
+        """Why the model cannot be run a second time for the noise floor; empty where it can."""
         ...
 
     def release(self) -> None:
-        """Let go of what it holds in memory."""
+        """Release the model's weights."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release weights, files and connections."""
 
 
 Responses = Mapping[str, tuple[Response, ...]]

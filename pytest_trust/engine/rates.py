@@ -1,4 +1,4 @@
-"""Planned tokens, and how many of them a second these models have reached."""
+"""How many tokens a run plans to compute, and how many a second its models have reached."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 
 
-# A rate from less work than this is mostly the time of loading.
+# Tokens. With less work, a measured rate is mostly the time of loading.
 _LEAST_TOKENS = 10_000
 
-# Planned tokens a second, as a share of what a matrix product of this machine would allow at 2 operations a parameter: what the
-# demo pair reached (an end token comes long before the limit, which makes up for memory-bound steps).
+# Planned tokens a second, as a share of the tokens that matrix products of this machine would allow at 2 operations a
+# parameter. The demo pair reached this share: memory-bound steps cost time, and responses that end before their limit
+# save it.
 _EFFICIENCY = 0.8
 
 
 def planned_tokens(job: Job, probe: Probe) -> int:
-    """Tokens of a probe's input at four characters a token, and of its responses at their limit."""
+    """Tokens of a probe's input, at four characters a token, and of its responses, at their longest."""
     characters = (
         sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
     )
@@ -31,20 +32,20 @@ def planned_tokens(job: Job, probe: Probe) -> int:
 
 
 def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:
-    """Keep how long planned tokens took, for the next plan of these models; the first such run of a store counts."""
+    """Store how long a run took for its planned tokens. The first run of these models in a store is kept."""
     if tokens >= _LEAST_TOKENS:
         store.put_json("notes", {_rate_key(fingerprints): {"tokens": tokens, "seconds": round(seconds, 1)}})
 
 
 def rate_of(store: Store, fingerprints: Iterable[str]) -> float | None:
-    """Planned tokens a second of these models' first run in this store; None when there was none."""
+    """Planned tokens a second of these models' first run in this store; None before that."""
     key = _rate_key(fingerprints)
     found = store.get_json("notes", [key]).get(key)
     return found["tokens"] / max(found["seconds"], 0.1) if found else None
 
 
 def tokens_left(jobs: Iterable[Job], model: Model) -> int:
-    """Planned tokens of what the store does not hold of a model."""
+    """Planned tokens of a model's missing results."""
     left = 0
     for job in jobs:
         stored = model.stored(job)
@@ -59,7 +60,7 @@ def _rate_key(fingerprints: Iterable[str]) -> str:
 
 
 def operations() -> float:
-    """Floating-point operations a second that a run may hope for here: the best of a few matrix products."""
+    """Floating-point operations a second that a run can expect here: a share of what a matrix product reaches."""
     import time
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""A recording as one side of a pair: what it was asked when it was made, and nothing else."""
+"""A recording as one side of a pair: it has the results that were recorded, and can make no others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _head_hashes: WeakKeyDictionary[Runner, str] = WeakKeyDictionary()
 
 
 class Recorded:
-    """A side of a pair that was recorded. Its documentation is the protocol's, `engine.model.Model`."""
+    """A side of a pair that was recorded. `engine.model.Model` documents its methods."""
 
     runs = False
     answers = False
@@ -66,16 +66,16 @@ class Recorded:
         self.file.require(jobs)
 
     def check_beside(self, other: Model) -> None:
-        """Nothing: nothing of it is stored under a key of its own."""
+        """Nothing to refuse: no result of a recording is in the store."""
 
     def read_ahead(self) -> None:
-        """Nothing: its tensors are read when drift is measured."""
+        """Nothing to do: its tensors are read when drift is measured."""
 
     def contents(self) -> str:
         return self.file.verify()
 
     def stored(self, job: Job) -> set[tuple[str, int]]:
-        """All of the job: `require` refuses what is not there."""
+        """All probes and repeats of the job: `require` refuses a job whose results are not there."""
         return {(probe.id, repeat) for probe in job.probes for repeat in range(job.repeats())}
 
     def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
@@ -124,7 +124,7 @@ class Recorded:
         return [{one.own: states} for one, states in zip(wanted, found, strict=True)]
 
     def head(self, reader: Model) -> Head | None:
-        """The reader's own where it is the same, so that there is one of it in memory."""
+        """The recorded head, or the reader's where the two are equal, so that one head is in memory."""
         if self.file.topk:
             return None
         if isinstance(reader, Recorded):
@@ -139,7 +139,7 @@ class Recorded:
         return runner.head if _head_hashes[runner] == self.file.head_hash else self.file.head(runner.device)
 
     def read(self, texts: Iterable[tuple[Ids, Ids]]) -> None:
-        """Nothing: it cannot."""
+        """Nothing to do: a recording cannot read."""
 
     def why_no_drift(self, other: Model, *, shared_template: bool) -> str:
         if isinstance(other, Recorded) and (self.file.topk or other.file.topk):
@@ -152,7 +152,7 @@ class Recorded:
         return NOT_RECORDED.format(side=side)
 
     def release(self) -> None:
-        """Nothing: its tensors are mapped, and small."""
+        """Nothing to release: a recording has no weights."""
 
     def close(self) -> None:
         self._file = None

@@ -1,10 +1,15 @@
-"""Recordings: one model's responses, option scores and compact logits in one portable file that is itself a model reference.
+"""Recordings: one model's responses, option scores and compact logits in a portable file that is a model reference.
 
-The file is a zip of `manifest.json` and `tensors.safetensors`: nothing in it is ever executed or extracted, only these two names are
-read. For drift it holds post-norm hidden states of the recorded model on its own responses and, once, its head, both in 16 bits
-(float16 where the values fit, which is eight times finer than bfloat16): the exact logits up to that rounding, at a hundredth of
-their size. `KL(recorded || other)` on the recorded responses then needs only the other model's weights. With `topk=K` it holds the K most
-likely tokens in place of states and head, which gives a lower bound of the divergence (`pytest_trust.topk`) from a smaller file.
+The file is a zip of `manifest.json` and `tensors.safetensors`. Only these two entries are read; nothing is extracted or
+executed.
+
+For drift, a recording holds the model's post-norm hidden states on its own responses, and its head once. Both have 16
+bits. Values in bfloat16 stay as they are; others become float16 where they fit, because it is eight times finer than
+bfloat16. They give the logits up to that rounding, in a hundredth of the space. `KL(recorded || other)` on the recorded
+responses then needs the weights of the other model only.
+
+A recording with `topk=K` holds the K most likely tokens in place of states and head. The file is smaller and gives a
+lower bound of the divergence (`drift.top_k`).
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_trust.engine.top_k import TopK
     from pytest_trust.models.heads import Head
 
-SCHEMA = 2  # 1 knows no top-k; files without it are still written as 1
+SCHEMA = 2  # schema 1 has no top k; files without a top k are still written as 1
 FORMAT = "pytest-trust recording"
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 _MANIFEST_LIMIT, _TENSORS_LIMIT = 1 << 29, 1 << 35
@@ -49,29 +54,31 @@ Text = tuple[tuple[int, ...], ...]
 
 
 class InvalidRecording(InvalidInput):
-    """A file that is no recording, is damaged, comes from a newer version, or lacks what a run needs."""
+    """A file that is not a recording, is damaged, was written by a newer version, or lacks what a run needs."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """A recording in memory but for its tensors, which are read when drift is measured. `content` changes with the file's content."""
+    """A recording in memory. Its tensors are read when drift is measured."""
 
     path: Path
     identity: ModelIdentity
     vocabulary: str
+    """Hash of the model's tokens and their ids; empty where they are unknown."""
     content: str
+    """Hash of the file's content."""
     _responses: Mapping[str, dict[str, Any]]
     _options: Mapping[str, dict[str, Any]]
     _drift: Mapping[str, dict[str, Any]]
     _head: Mapping[str, Any]
     topk: int = 0
-    """Tokens kept of each distribution; 0 where states and head are."""
+    """Tokens kept of each distribution; 0 in a recording of states."""
     _tensors: dict[str, torch.Tensor] | None = None
     _heads: dict[str, Head] = field(default_factory=dict)
 
     @property
     def head_hash(self) -> str:
-        """Of the head, as `hash_of_head` makes it; empty where none is known."""
+        """The recorded head's `hash_of_head`; empty where it is unknown."""
         return str(self._head.get("hash", ""))
 
     def response(self, key: str) -> dict[str, Any] | None:
@@ -81,7 +88,7 @@ class Recording:
         return self._options.get(key)
 
     def drift_text(self, key: str) -> Text | None:
-        """Token ids that the recorded states predict: of the response, or of each option."""
+        """Token ids of the recorded text: the response, or each option."""
         entry = self._drift.get(key)
         return None if entry is None else tuple(map(tuple, entry["text"]))
 
@@ -90,18 +97,18 @@ class Recording:
         return int(self._drift[key]["answer_start"])
 
     def masked(self, key: str) -> list[int]:
-        """Places of the tokens of a recorded response that are its template's: think markers and the like."""
+        """Indices of a recorded response's tokens that belong to its template, such as think markers."""
         return list(self._drift[key].get("masked", ()))
 
     def states(self, keys: Sequence[str]) -> list[torch.Tensor]:
-        """Hidden states, [tokens, hidden size], of recorded texts."""
+        """Hidden states of recorded texts, [tokens, hidden size] each."""
         hidden = self._read_tensors()["hidden"]
         return [
             hidden[entry["offset"] : entry["offset"] + entry["tokens"]] for entry in (self._drift[key] for key in keys)
         ]
 
     def tops(self, keys: Sequence[str]) -> list[TopK]:
-        """What a top-k recording keeps of recorded texts."""
+        """The most likely tokens of recorded texts, from a top-k recording."""
         from pytest_trust.engine.top_k import TopK
 
         tensors = self._read_tensors()
@@ -112,7 +119,7 @@ class Recording:
         ]
 
     def head(self, device: str = "cpu") -> Head:
-        """The recorded model's head, in float32; made once for a device."""
+        """The recorded model's head in float32; made once per device."""
         if device not in self._heads:
             import torch
 
@@ -129,10 +136,10 @@ class Recording:
         return self._heads[device]
 
     def require(self, jobs: Iterable[Job]) -> None:
-        """Refuse jobs that ask for what was not recorded.
+        """Refuse jobs whose results were not recorded.
 
         Raises:
-            InvalidRecording: one line with the number of missing results by suite.
+            InvalidRecording: one line with the number of missing probes by suite.
         """
         lacking = []
         for job in jobs:
@@ -146,11 +153,12 @@ class Recording:
         if lacking:
             shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more suites" if len(lacking) > 5 else "")
             raise InvalidRecording(
-                f"{self.path}: lacks probes that this run needs ({shown}): record again with the same suites, profile, limit and seed, or select fewer"
+                f"{self.path}: lacks probes that this run needs ({shown}): "
+                "record again with the same suites, profile, limit and seed, or select fewer"
             )
 
     def verify(self) -> str:
-        """Read every part of the file and say what it holds, in words. Raises InvalidRecording where it is damaged."""
+        """Read every part of the file and describe it in words. Raises InvalidRecording where it is damaged."""
         parts = [f"{len(self._responses):,} responses", f"{len(self._options):,} option scores"]
         if self._drift and self.topk:
             tokens = self._read_tensors()["ids"].shape[0]
@@ -167,7 +175,8 @@ class Recording:
             parts.append(f"head {head.shape[0]:,} x {head.shape[1]:,}")
         else:
             parts.append("no states, so no KL")
-        return f"holds {', '.join(parts)}; {self.path.stat().st_size / 1e6:.1f} MB, schema {schema_of(self.topk)}, verified"
+        size = self.path.stat().st_size / 1e6
+        return f"holds {', '.join(parts)}; {size:.1f} MB, schema {schema_of(self.topk)}, verified"
 
     def _read_tensors(self) -> dict[str, torch.Tensor]:
         if self._tensors is None:
@@ -183,13 +192,13 @@ def schema_of(topk: int) -> int:
 
 
 def hash_of_head(head: Head) -> str:
-    """Equal for heads that are the same in float32, with bias, soft cap and scale."""
+    """Hash of a head: its weights and bias in float32, soft cap and scale."""
     import hashlib
 
     import torch
 
     found = hashlib.sha256(digest(tuple(head.weight.shape), head.soft_cap, head.scale).encode())
-    for start in range(0, head.vocabulary, 4096):  # the whole in float32 may be another copy
+    for start in range(0, head.vocabulary, 4096):  # a float32 copy of the whole head could be too large
         found.update(head.weight[start : start + 4096].to(torch.float32).contiguous().cpu().numpy().tobytes())
     if head.bias is not None:
         found.update(head.bias.float().cpu().numpy().tobytes())
@@ -197,7 +206,7 @@ def hash_of_head(head: Head) -> str:
 
 
 def read_recording(path: Path, *, label: str = "") -> Recording:
-    """Read a recording but for its tensors.
+    """Read a recording, except its tensors.
 
     Raises:
         InvalidRecording: no such file, not a recording, damaged, or written by a newer version.
@@ -239,7 +248,8 @@ def _damaged(path: Path, error: Exception) -> InvalidRecording:
     from pytest_trust.models.files import first_line
 
     return InvalidRecording(
-        f"{path}: not a recording, or damaged ({first_line(error)}): expected a file written by --trust-record; make it again"
+        f"{path}: not a recording, or damaged ({first_line(error)}): "
+        "expected a file written by --trust-record; make it again"
     )
 
 
@@ -248,13 +258,13 @@ def _entry_bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
         raise ValueError(f"{name} is larger than {limit >> 20} MiB")
     with archive.open(name) as file:
         content = file.read(limit + 1)
-    if len(content) > limit:  # the announced size need not be the real one
+    if len(content) > limit:  # a hostile file may announce a smaller size
         raise ValueError(f"{name} is larger than {limit >> 20} MiB")
     return content
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Types of everything that is used later: a hostile file must fail here, in one place."""
+    """Check the types of all values that are used later, so that a hostile file fails here."""
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "responses": _is_response,
         "options": _is_scores,

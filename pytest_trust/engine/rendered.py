@@ -1,4 +1,7 @@
-"""A model whose files are at hand: its identity, its rendered prompts and keys of the store, and its weights when something is missing."""
+"""A model whose files are at hand: its identity, its rendered prompts and its keys of the store.
+
+Its weights are loaded only when a result is missing.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 
 
-_KEYS = 1  # of the store's keys: raise it when what a key stands for changes
+_KEYS = 1  # version of the store's keys: raise it when the meaning of a key changes
 
 
 class Rendered:
     """A model of a run whose files are at hand.
 
-    Weights, tokenizer and the libraries they need are loaded on first use only. The store remembers rendered prompts.
+    Weights, tokenizer and their libraries are loaded on first use. The store keeps rendered prompts.
     """
 
     def __init__(
@@ -108,14 +111,14 @@ class Rendered:
         return self._runner
 
     def framing(self) -> Framing:
-        """What ends and frames this model's texts; stays when the weights are let go."""
+        """The tokens that end and frame this model's texts. They stay in memory when the weights are released."""
         if self._framing is None:
             self.load()
         assert self._framing is not None
         return self._framing
 
     def release(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         if self._runner is None:
             return
         import gc
@@ -154,16 +157,17 @@ class Rendered:
         return rows
 
     def _fit(self, lengths: dict[str, int]) -> None:
-        """Refuse what is longer than the model's context: cut, it would be another question."""
+        """Refuse a probe that is longer than the model's context: a cut probe would be another question."""
         context = self.context()
         for name, length in lengths.items():
             if context is not None and length > context:
                 raise InvalidInput(
-                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: shorten it or leave it out"
+                    f"{self.reference.label}: probe {name} has {length} tokens, and the model was made for {context}: "
+                    "shorten it or leave it out"
                 )
 
     def _asked(self, probe: Probe) -> Probe:
-        """The probe as this model is given it: the mutant `no_system` hears no system message."""
+        """The probe as this model gets it: the mutant `no_system` gets no system message."""
         mutant = self.reference.mutant
         if mutant is None or not mutant.changes_prompt:
             return probe
@@ -171,8 +175,10 @@ class Rendered:
         return replace(probe, messages=heard) if heard else probe
 
     def generation(self, job: Job) -> Generation:
-        """How this model answers a job: as the job says, with the trace's budget of `?thinking=N`, and hotter by the dose of the mutant
-        `temperature`."""
+        """The job's sampling settings as this model uses them.
+
+        `?thinking=N` sets the trace's budget. The mutant `temperature` adds its dose to the temperature.
+        """
         generation, mutant = job.generation, self.reference.mutant
         if self.reference.thinking_budget is not None:
             generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
@@ -181,7 +187,7 @@ class Rendered:
         return replace(generation, temperature=generation.temperature + mutant.dose)
 
     def forced(self) -> tuple[int, ...]:
-        """Token ids that every answer begins with: those of the mutant `compliance_prefix`."""
+        """Token ids that the mutant `compliance_prefix` begins every answer with; empty for other models."""
         mutant = self.reference.mutant
         if mutant is None or mutant.mutant.kind != "answer" or mutant.dose == 0:
             return ()
@@ -208,14 +214,16 @@ class Rendered:
         return {probe.id: self._rendering_key(what, probe) for probe in probes}
 
     def rendered(self, what: str, probes: Sequence[Probe]) -> dict[str, Any]:
-        """What the store holds of the probes' rendered input (`prompt` or `options`), by probe id; renders nothing."""
+        """The probes' stored input (`prompt` or `options`) by probe id. This renders nothing."""
         keys = self.rendering_keys(what, probes)
         found = self.store.get_json("prompts", keys.values())
         return {name: found[key] for name, key in keys.items() if key in found}
 
     def keys(self, job: Job, *, render: bool = True) -> dict[tuple[str, int], str]:
-        """Keys of the store of all that a job asks of this model, by probe id and repeat; without `render`, of those probes only whose
-        rendered input is stored."""
+        """Keys of the store for a job's results of this model, by probe id and repeat.
+
+        Without `render`, probes whose rendered input is not stored are left out.
+        """
         if job.task == "generate":
             return self.response_keys(
                 job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes))
@@ -224,7 +232,7 @@ class Rendered:
         return {(name, 0): key for name, key in self.option_keys(rows).items()}
 
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
-        """Keys of the store by probe id and repeat."""
+        """Keys of the responses by probe id and repeat."""
         identity, generation = self.identity, self.generation(job)
         ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
         return {
@@ -236,7 +244,7 @@ class Rendered:
                 identity.template,
                 ids[probe.id],
                 sampling(generation, probe.id, repeat),
-                *([list(probe.options)] if generation.until else []),  # they say what is an answer
+                *([list(probe.options)] if generation.until else []),  # they decide where an answer ends
             )
             for probe in job.probes
             if probe.id in ids
@@ -244,7 +252,7 @@ class Rendered:
         }
 
     def option_keys(self, rows: dict[str, OptionRows]) -> dict[str, str]:
-        """Keys of the store by probe id."""
+        """Keys of the option scores by probe id."""
         identity = self.identity
         return {
             name: digest(
@@ -254,7 +262,7 @@ class Rendered:
         }
 
     def vocabulary(self) -> str:
-        """Hash of the tokens and their ids; equal for tokenizers whose other files differ."""
+        """Hash of the tokens and their ids. Tokenizers that differ in other files have the same hash."""
         key = digest("vocabulary", _KEYS, self.identity.tokenizer)
         found = self.store.get_json("notes", [key])
         if key in found:
@@ -264,13 +272,13 @@ class Rendered:
         return value
 
     def head_size(self) -> int:
-        """Ids that both tokenizer and head have; the tokenizer's where no configuration says how large the head is."""
+        """Number of ids that both tokenizer and head have; the tokenizer's where the head's size is unknown."""
         known = max(self.tokenizer.get_vocab().values()) + 1
         stated = self._configured("vocab_size")
         return min(known, stated) if stated else known
 
     def context(self) -> int | None:
-        """Most tokens that the model was made for, as its configuration says; None where it says nothing."""
+        """The model's longest context in tokens, from its configuration; None where that does not say."""
         return self._configured("max_position_embeddings") or self._configured("n_positions")
 
     def _configured(self, name: str) -> int | None:

@@ -1,7 +1,8 @@
-"""The store: everything a model was ever asked, in one SQLite file that several processes may use.
+"""The store: the results of all models in one SQLite file, which several processes may use at once.
 
-Each finished batch is one transaction, values are only ever added, and keys are hashes of what determines the value, so a killed run
-resumes where it stopped and two runs at once only do each other's work. Who computes what is in `claims`.
+A key is a hash of everything that determines its value. Results are added and never changed. A finished batch is one
+transaction, so a killed run continues where it stopped. Two runs at once share their results; `engine.claims` divides
+their work.
 """
 
 from __future__ import annotations
@@ -21,27 +22,30 @@ from pytest_trust.engine.filesystems import between_machines
 from pytest_trust.errors import TrustError
 
 SCHEMA = 2
-"""1: values and hashes of files. 2: claims and their owners. An older store is migrated where it lies, a newer one refused."""
+"""Schema 1 has values and hashes of files; schema 2 adds claims and their owners.
+
+An older store is migrated in place. A newer one is refused.
+"""
 
 FILE_NAME = "store.sqlite3"
-_APPLICATION = 0x74727374  # "trst": a foreign database is refused, not written to
+_APPLICATION = 0x74727374  # "trst": a database without this application id is refused
 _BUSY_SECONDS = 60
 _IN = 500  # SQLite allows at least 999 parameters in a statement
 
 Table = Literal["responses", "options", "drifts", "prompts", "notes"]
 TABLES: tuple[Table, ...] = ("responses", "options", "drifts", "prompts", "notes")
 CLAIMED: tuple[Table, ...] = ("responses", "options", "drifts")
-"""What a model computes: worth a claim, so that nobody computes it twice."""
+"""Tables of results that models compute. Processes claim their keys, so that none is computed twice."""
 
 
 class StoreError(TrustError):
-    """The store cannot be used: damaged, full, of another version, or not writable."""
+    """A store that cannot be used: damaged, full, of another version, or not writable."""
 
 
 class Store:
-    """Values by key in `directory`/store.sqlite3; the file is made on first use.
+    """Values by key in `directory`/store.sqlite3. The file is made on first use.
 
-    Values are bytes (JSON or arrays, never pickles). Beside each stands a context: batch size, device, versions.
+    Values are bytes: JSON or arrays, never pickles. Each value has a context, such as batch size, device and versions.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -63,7 +67,7 @@ class Store:
         return dict(self._select("key, value", table, keys))
 
     def has(self, table: Table, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that are stored; reads no values."""
+        """The stored keys among `keys`. This reads no values."""
         return {key for (key,) in self._select("key", table, keys)}
 
     def _select(self, columns: str, table: Table, keys: Iterable[str]) -> list[Any]:
@@ -84,8 +88,10 @@ class Store:
         *,
         replace: bool = False,
     ) -> None:
-        """Add values in one transaction, which ends the claims on them too; a key that is already there keeps its value, unless it is to
-        be replaced."""
+        """Add values and end the claims on their keys, in one transaction.
+
+        A key that is already there keeps its value, unless `replace` is true.
+        """
         beside = json.dumps(context or {}, sort_keys=True)
         rows = [(key, value, beside) for key, value in values.items()]
         verb = "REPLACE" if replace else "INSERT OR IGNORE"
@@ -95,7 +101,7 @@ class Store:
                 connection.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in values])
 
     def get_json(self, table: Table, keys: Iterable[str]) -> dict[str, Any]:
-        """As `get`, the values parsed."""
+        """As `get`, with the values parsed as JSON."""
         found = self.get(table, keys)
         try:
             return {key: json.loads(value) for key, value in found.items()}
@@ -110,7 +116,7 @@ class Store:
         *,
         replace: bool = False,
     ) -> None:
-        """As `put`, with JSON values."""
+        """As `put`, with the values written as JSON."""
         self.put(
             table,
             {
@@ -122,7 +128,7 @@ class Store:
         )
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
-        """The hash of a file's whole content, remembered for its path, size and time of change."""
+        """The hash of a file's whole content. The store keeps it for the file's path, size and time of change."""
         state = path.stat()
         identity = (str(path.resolve()), state.st_size, state.st_mtime_ns)
         with self._open() as connection:
@@ -139,32 +145,32 @@ class Store:
         return value
 
     def count(self, table: Table) -> int:
-        """How many values the table holds."""
+        """Number of values in the table."""
         with self._open() as connection:
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """This process's connection, for `claims`; SQLite's errors come as StoreError."""
+        """This process's connection, for `engine.claims`. SQLite's errors are raised as StoreError."""
         with self._open() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """As `reading`, in one transaction that no other process's writing comes between; undone when the block raises."""
+        """As `reading`, in one transaction that excludes other writers. It is undone when the block raises."""
         with self._open() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
 
     def close(self) -> None:
-        """Close this process's connection; the store can be used again afterwards."""
+        """Close this process's connection. The next use opens another."""
         if self._connection is not None and self._process == os.getpid():
             self._connection.close()
         self._connection = None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The connection of this process, with SQLite's errors in words."""
+        """The connection of this process. SQLite's errors are raised as StoreError, in words."""
         try:
             # A connection must not be carried over a fork.
             if self._connection is None or self._process != os.getpid():
@@ -178,7 +184,8 @@ class Store:
                 ) from None
             if "locked" in text or "busy" in text:
                 raise StoreError(
-                    f"{self.path}: another process held the store for more than {_BUSY_SECONDS} s: end it, or use another --trust-store"
+                    f"{self.path}: another process held the store for more than {_BUSY_SECONDS} s: "
+                    "end it, or use another --trust-store"
                 ) from None
             if "malformed" in text or "no such" in text or "not a database" in text:
                 raise self._damaged() from None
@@ -190,7 +197,8 @@ class Store:
 
     def _damaged(self) -> StoreError:
         return StoreError(
-            f"{self.path}: the store is damaged or not a store; it was left as it is: move it away, or use another --trust-store"
+            f"{self.path}: the store is damaged or not a store; it was left as it is: "
+            "move it away, or use another --trust-store"
         )
 
     def _connect(self) -> sqlite3.Connection:
@@ -217,11 +225,11 @@ class Store:
         if application not in (0, _APPLICATION) or (
             application == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         ):
-            # Two processes may be making the store at once: the tables and the application id come in one transaction.
+            # Another process may have made the store since: tables and application id come in one transaction.
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             if application != _APPLICATION:
                 raise self._damaged()
-        # Write-ahead logging keeps its index in memory that all processes map: those of one machine.
+        # Write-ahead logging keeps its index in shared memory, so all its processes must be on one machine.
         shared = between_machines(self.directory)
         _use_journal(connection, "DELETE" if shared else "WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if shared else 'NORMAL'}")
@@ -229,20 +237,22 @@ class Store:
             return
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            # Another process may have migrated it meanwhile.
+            # Another process may have migrated the store since.
             self._refuse_newer(connection.execute("PRAGMA user_version").fetchone()[0])
             for table in TABLES:
                 connection.execute(
-                    f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)"
+                    f"CREATE TABLE IF NOT EXISTS {table} "
+                    "(key TEXT PRIMARY KEY, value BLOB NOT NULL, context TEXT NOT NULL)"
                 )
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, hash TEXT)"
             )
-            # Since schema 2. A store of schema 1 has all above: nothing of it changes.
+            # Schema 2 adds these tables. A store of schema 1 has all others, unchanged.
             connection.execute("CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL)")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS owners "
-                "(name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL, beats INTEGER NOT NULL)"
+                "(name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, "
+                "started TEXT NOT NULL, beats INTEGER NOT NULL)"
             )
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -250,12 +260,13 @@ class Store:
     def _refuse_newer(self, version: int) -> None:
         if version > SCHEMA:
             raise StoreError(
-                f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): update, or use another --trust-store"
+                f"{self.path}: written by a newer pytest-trust (schema {version}, this one knows {SCHEMA}): "
+                "update, or use another --trust-store"
             )
 
 
 def _use_journal(connection: sqlite3.Connection, mode: str) -> None:
-    # Changing the journal mode does not wait for another process that is making the same store, whatever the busy timeout says.
+    # SQLite ignores the busy timeout when the journal mode changes. Wait here for another process that makes the store.
     for _ in range(100):
         try:
             connection.execute(f"PRAGMA journal_mode = {mode}")
@@ -268,7 +279,7 @@ def _use_journal(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def context_of(**values: object) -> dict[str, object]:
-    """What stands beside stored values: the given facts and the versions of what computed them."""
+    """The context of stored values: the given facts, and the versions of the libraries that computed the values."""
     names = ("torch", "transformers", "peft", "tokenizers")
     versions = {name: str(getattr(sys.modules[name], "__version__", "")) for name in names if name in sys.modules}
     return {**values, "versions": versions}

@@ -1,4 +1,4 @@
-"""From what the store or a recording keeps of a response or of option scores to the dataclasses that other rooms read."""
+"""Stored responses and option scores as the dataclasses that other rooms read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pytest_trust.responses import Job, OptionScores, Response
 def responses_of(
     job: Job, found: Callable[[str, int], Mapping[str, Any] | None], tags: Tags
 ) -> dict[str, tuple[Response, ...]]:
-    """Responses by probe id, `job.samples` of each, from what `found` gives for a probe id and a repeat; incomplete probes are left out."""
+    """Responses by probe id, `job.samples` of each. Probes that lack one are left out.
+
+    `found` gives the stored form of a response for a probe id and a repeat, or None.
+    """
     result = {}
     for probe in job.probes:
         values = [found(probe.id, repeat % job.repeats()) for repeat in range(job.samples)]
@@ -22,7 +25,7 @@ def responses_of(
 
 
 def response_of(value: Mapping[str, Any], tags: Tags) -> Response:
-    """A response from its stored form with the prompt's end, `tail`, beside it."""
+    """A response from its stored form, to which the end of the prompt is added as `tail`."""
     opened = bool(opened_by(value["tail"], tags))
     spelled = [(start, end) for start, end in value.get("spelled", ())]
     split = split_reasoning(value["text"], tags, opened, spelled=spelled, ended=value["finish"] == "stop")
@@ -41,7 +44,7 @@ def response_of(value: Mapping[str, Any], tags: Tags) -> Response:
 
 
 def scores_of(values: Mapping[str, Mapping[str, Any] | None]) -> dict[str, OptionScores]:
-    """Option scores by probe id from their stored forms; those that are missing are left out."""
+    """Option scores by probe id from their stored forms. Missing ones are left out."""
     return {
         name: OptionScores(tuple(value["log_likelihoods"]), tuple(value["tokens"]), tuple(value["bytes"]))
         for name, value in values.items()

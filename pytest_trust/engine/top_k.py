@@ -1,4 +1,4 @@
-"""The most likely tokens at each place of a text, where the whole distribution is not at hand."""
+"""The most likely next tokens at each token of a text, kept where the whole distribution is not."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """What is kept of a distribution, by token of a text."""
+    """The K most likely next tokens for each token of a text, and what is known of the rest."""
 
     ids: torch.Tensor
     """[tokens, K], int32, most likely first."""
     log_p: torch.Tensor
     """[tokens, K], float32: their log-probabilities, nats."""
     tail: torch.Tensor
-    """[tokens], float32: the log of the mass of all other tokens."""
+    """[tokens], float32: the log of the probability of all other tokens together."""
     label: torch.Tensor
-    """[tokens], float32: the log-probability of the token that follows."""
+    """[tokens], float32: the log-probability of the text's own token, nats."""
     entropy: torch.Tensor
-    """[tokens], float32, nats."""
+    """[tokens], float32: the entropy of the distribution, nats."""
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])

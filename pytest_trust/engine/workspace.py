@@ -1,4 +1,4 @@
-"""What the models of one process work with: store, claims, settings, memory, and who is told of progress."""
+"""What the models of one process share: store, claims, settings, memory and progress."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pytest_trust.responses import Phase, Progress
 if TYPE_CHECKING:
     from pytest_trust.models.runner import Runner
 
-# Loading needs the weights and something to work with beside what is resident.
+# Free memory that loading needs, as a multiple of the weights: they need room to be loaded and to be run.
 _HEADROOM = 1.3
 
 
 class Loadable(Protocol):
-    """A model whose weights can be loaded and let go."""
+    """A model whose weights can be loaded and released."""
 
     reference: Reference
 
@@ -34,12 +34,19 @@ class Loadable(Protocol):
 
 
 class Workspace:
-    """Store, claims and settings of one process, the weights that are in memory, and its progress.
+    """Store, claims and settings of one process, the weights in its memory, and its progress.
 
-    `device_of` gives the device by name that a model runs on. `dtype`, `trust_remote_code`, `offload`: how models are loaded, unless their
-    references say otherwise; with `offload` one decoder layer of each is in memory at a time. `keep`: a model stays loaded while the other
-    answers, as far as both fit; else it is let go, and loaded again for the drift of the pair. `workers`: how many processes of this run do
-    the same work together, each a part (see `claims`). `tags` are what `split_reasoning` takes. `progress` is called after every batch.
+    Args:
+        store: the store or its directory.
+        device_of: gives the name of the device that a model runs on.
+        dtype: the dtype of models whose reference names none.
+        trust_remote_code: allow models to run their own code.
+        offload: keep one decoder layer of a model in memory at a time.
+        keep: keep a model loaded while the other one answers, if both fit. Else it is released, and loaded again to
+            measure the pair's drift.
+        workers: number of this run's processes that share the work (`engine.claims`).
+        tags: opening and closing tags of reasoning, as for `split_reasoning`.
+        progress: called after every batch.
     """
 
     def __init__(
@@ -65,15 +72,18 @@ class Workspace:
         self.tags = tuple((opening, closing) for opening, closing in tags)
         self._keep = keep
         self._progress = progress
-        self._open: dict[tuple[Reference, Phase], int] = {}  # phases that were told to have begun and not to have ended
+        self._open: dict[tuple[Reference, Phase], int] = {}  # items in all, of phases that have begun and not ended
         self._loadable: list[Loadable] = []
 
     def add(self, model: Loadable) -> None:
-        """Count a model among those whose weights may be in memory."""
+        """Add a model whose weights may be in memory."""
         self._loadable.append(model)
 
     def runner(self, model: Loadable, *, alone: bool = False) -> Runner:
-        """The loaded model. Others are released first when both do not fit, and in any case where it works `alone`."""
+        """The loaded model. Other models are released first when they leave too little memory.
+
+        A model that works `alone` has the others released in any case, unless the workspace keeps models loaded.
+        """
         from pytest_trust.models.runner import free_bytes
 
         if alone and not self._keep:
@@ -91,7 +101,7 @@ class Workspace:
         return model.load()
 
     def release_others(self, *kept: Reference) -> None:
-        """Let go of the weights of every other model."""
+        """Release the weights of every other model."""
         for model in self._loadable:
             if model.reference not in kept:
                 model.release()
@@ -99,7 +109,7 @@ class Workspace:
     def tell(
         self, reference: Reference, phase: Phase, suite: str, done: int, total: int, tokens: int, made: int = 0
     ) -> None:
-        """Say how far a phase is; see `Progress`."""
+        """Report how far a phase is; see `Progress`."""
         if self._progress is not None:
             self._open.pop((reference, phase), None)
             if done < total:
@@ -107,7 +117,7 @@ class Workspace:
             self._progress(Progress(reference.label, phase, suite, done, total, tokens, made))
 
     def told_all(self, reference: Reference, phase: Phase) -> bool:
-        """True; a phase that was left while others had parts of it has ended."""
+        """Report the end of a phase that this process left while others worked on it. Always True."""
         total = self._open.get((reference, phase))
         if total is not None:
             self.tell(reference, phase, "", total, total, 0)

@@ -1,4 +1,7 @@
-"""What a model is, computed from its files: no weights are loaded, neither torch nor transformers is imported."""
+"""A model's identity, computed from its files.
+
+No weights are loaded and transformers is not imported. torch is imported only where a GPU might be.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from pytest_trust.models.mutants import parse_mutant
 from pytest_trust.models.reference import InvalidReference, Reference, read_json
 
 Lineage = Literal["same", "weights", "parent", "child", "sibling", "unrelated", "unknown"]
-# `base_model_relation` of a model card, as it is said
 BALANCED = "balanced"
-"""The device that is all GPUs together: a model's layers lie spread over them."""
+"""The device that stands for all GPUs together: a model's layers are spread over them."""
 
+# A model card's `base_model_relation`, in a report's words.
 _RELATIONS = {"finetune": "fine-tuned", "adapter": "an adapter", "quantized": "quantised", "merge": "merged"}
 
-# Parts of config.json that say nothing about what the model computes.
+# Parts of configuration files that do not change what the model computes.
 _CONFIG_NOISE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_commit_hash")
 _ADAPTER_NOISE = ("base_model_name_or_path", "inference_mode", "revision", "peft_version", "auto_mapping", "task_type")
 _TOKENIZER_FILES = (
@@ -56,53 +59,61 @@ _SAFETENSORS_BYTES = {
 
 
 class FileHashes(Protocol):
-    """Remembers the hashes of files."""
+    """Keeps the hashes of files."""
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
-        """The file's hash: computed once, and again when the file has changed."""
+        """The file's hash, computed once and again when the file has changed."""
         ...
 
 
 class ComputedHashes:
-    """Remembers nothing."""
+    """Computes every hash and keeps none."""
 
     def file_hash(self, path: Path, compute: Callable[[Path], str]) -> str:
-        """The file's hash, computed."""
+        """The file's hash, computed on every call."""
         return compute(path)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Built-in types only. `fingerprint` changes with the weights, the adapter, the configuration and the dtype; `tokenizer` and
-    `template` are hashes of their files. `parameters` and `parameter_bytes` (as loaded) are 0 when the files do not tell.
-    """
+    """What a model is, in built-in types."""
 
     text: str
+    """The reference as given."""
     label: str
     kind: str
     fingerprint: str
+    """Changes with the weights, the adapter, the configuration and the dtype."""
     tokenizer: str
+    """Hash of the tokenizer's files."""
     template: str
+    """Hash of the chat template; empty where there is none."""
     weights: str
+    """Hash of the weights, adapter included."""
     base_weights: str
+    """Hash of the weights that an adapter or a mutant changes; empty for other models."""
     dtype: str
     device: str
     parameters: int
+    """Number of parameters; 0 where the files do not tell."""
     parameter_bytes: int
+    """Bytes of the loaded parameters; 0 where the files do not tell."""
     architecture: str
     chat_format: str
     thinking: str
     names: tuple[str, ...]
+    """The model's names."""
     ancestors: tuple[str, ...]
+    """Names of the models that it was made from."""
     commit: str = ""
     warnings: tuple[str, ...] = ()
     mutant: str = ""
     relation: str = ""
-    """How it was made from what it was made from, where an adapter or a model card says so: `fine-tuned`, `an adapter`, `quantised`, `merged`."""
+    """How it was made from its parent: `fine-tuned`, `an adapter`, `quantised` or `merged`; empty where unknown."""
 
     @property
     def rendering(self) -> str:
-        """Changes with whatever decides the token ids of a prompt."""
+        """Hash of everything that decides the token ids of a prompt."""
         parts = (self.tokenizer, self.template, self.chat_format, self.thinking)
         mutated = [self.mutant] if self.mutant and parse_mutant(self.mutant).changes_prompt else []
         return digest("rendering", 1, *parts, *mutated)
@@ -130,7 +141,10 @@ class ModelIdentity:
 def identify_model(
     reference: Reference, files: ModelFiles, *, device: str, dtype: str | None, hashes: FileHashes
 ) -> ModelIdentity:
-    """The identity of a located model. `dtype` None or `auto`: float32 on a CPU, the checkpoint's on another device."""
+    """The identity of a located model.
+
+    `dtype` None or `auto` is float32 on a CPU and the checkpoint's dtype on another device.
+    """
     config = {} if files.gguf else read_json(files.directory / "config.json", reference.text)
     text_config = config.get("text_config")
     nested = text_config if isinstance(text_config, dict) else {}
@@ -156,7 +170,7 @@ def identify_model(
     )
     whole, mutant = digest(weights, adapter) if adapter else weights, reference.mutant
     if mutant is not None:
-        # Whatever a mutant acts on, its answers are stored apart from the model's.
+        # A mutant's results are stored apart from its model's, whatever the mutant changes.
         fingerprint, base_weights = digest("mutant", 1, fingerprint, mutant.code), whole
         whole = digest("mutant", 1, whole, mutant.code)
     return ModelIdentity(
@@ -185,11 +199,16 @@ def identify_model(
 
 
 def choose_device(reference: Reference, device: str | None) -> str:
-    """The device by name. Imports torch only where a GPU might be."""
+    """The name of a reference's device. This imports torch only where a GPU might be.
+
+    Raises:
+        TrustError: the device is a GPU and there is none.
+    """
     wanted = reference.options.get("device") or device or "auto"
     if on_cuda(wanted) and not _gpu_nodes():
         raise TrustError(
-            f"{reference.text}: the device {wanted} was asked for and is not available here: use device=cpu or leave it out"
+            f"{reference.text}: the device {wanted} was asked for and is not available here: "
+            "use device=cpu or leave it out"
         )
     if wanted != "auto":
         return wanted
@@ -201,12 +220,12 @@ def choose_device(reference: Reference, device: str | None) -> str:
 
 
 def on_cuda(device: str) -> bool:
-    """Whether a device by name is one of CUDA's (or ROCm's, which go by the same name), or several."""
+    """Whether a device's name means one or several GPUs of CUDA, or of ROCm, which has the same names."""
     return device.startswith("cuda") or device == BALANCED
 
 
 def _gpu_nodes() -> bool:
-    """Whether a GPU might be here, by the operating system's word: torch takes seconds to import."""
+    """Whether a GPU might be here, without torch, which takes seconds to import."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/version")
@@ -214,7 +233,10 @@ def _gpu_nodes() -> bool:
 
 
 def choose_dtype(reference: Reference, dtype: str | None, device: str, config: Mapping[str, object]) -> str:
-    """The dtype by name: what was asked for, else float32 on a CPU (batched and single answers are then equal), else the checkpoint's."""
+    """The dtype's name: the one asked for, else float32 on a CPU, else the checkpoint's.
+
+    A response does not depend on its batch in float32.
+    """
     wanted = reference.options.get("dtype") or dtype or "auto"
     if wanted != "auto":
         return wanted
@@ -225,24 +247,26 @@ def choose_dtype(reference: Reference, dtype: str | None, device: str, config: M
 
 
 def lineage(baseline: ModelIdentity, candidate: ModelIdentity) -> Lineage:
-    """How the candidate descends from the baseline, from adapters, model cards and weights; `unknown` when nothing says.
+    """How the candidate is related to the baseline, by adapters, model cards and weights.
 
-    `parent`: the baseline is the candidate's parent; `child`: the other way round; `weights`: the same weights in another dtype, with another
-    template or other thinking. `unrelated` needs another architecture, or metadata that name other models on both sides; a local directory's own name is not
-    known, so that of one nothing is ruled out.
+    `same`: the models are equal. `weights`: the same weights in another dtype, with another template or other thinking.
+    `parent`: the baseline is the candidate's parent. `child`: the candidate is the baseline's parent. `sibling`: both
+    have a parent in common. `unrelated`: the architectures differ, or two models of the hub or the demo both name other
+    ancestors. A local directory has no public name, so its models are never `unrelated` by ancestors. `unknown`:
+    nothing of this is known.
     """
-    ours, theirs = (_named(one.names) for one in (baseline, candidate))
-    our_ancestors, their_ancestors = (_named(one.ancestors) for one in (baseline, candidate))
+    baseline_names, candidate_names = _named(baseline.names), _named(candidate.names)
+    baseline_ancestors, candidate_ancestors = _named(baseline.ancestors), _named(candidate.ancestors)
     if baseline.fingerprint == candidate.fingerprint:
         return "same" if baseline.rendering == candidate.rendering else "weights"
     if baseline.weights == candidate.weights:
         return "weights"
-    if baseline.weights == candidate.base_weights or ours & their_ancestors:
+    if baseline.weights == candidate.base_weights or baseline_names & candidate_ancestors:
         return "parent"
-    if candidate.weights == baseline.base_weights or theirs & our_ancestors:
+    if candidate.weights == baseline.base_weights or candidate_names & baseline_ancestors:
         return "child"
     same_base = bool(baseline.base_weights) and baseline.base_weights == candidate.base_weights
-    if same_base or ours & theirs or our_ancestors & their_ancestors:
+    if same_base or baseline_names & candidate_names or baseline_ancestors & candidate_ancestors:
         return "sibling"
     if baseline.architecture and candidate.architecture and baseline.architecture != candidate.architecture:
         return "unrelated"
@@ -251,7 +275,7 @@ def lineage(baseline: ModelIdentity, candidate: ModelIdentity) -> Lineage:
 
 
 def lineage_words(baseline: ModelIdentity, candidate: ModelIdentity) -> str:
-    """The lineage as a report says it."""
+    """The lineage in a report's words."""
     relation = lineage(baseline, candidate)
     how = f" ({candidate.relation})" if relation == "parent" and candidate.relation else ""
     return {
@@ -266,15 +290,15 @@ def lineage_words(baseline: ModelIdentity, candidate: ModelIdentity) -> str:
 
 
 def _named(names: tuple[str, ...]) -> set[str]:
-    """Names to compare: the hub's do not depend on case."""
+    """Names in a form to compare: the hub ignores case."""
     return {name.casefold() for name in names}
 
 
 def _sha256(path: Path, hashes: FileHashes) -> str:
-    """Of the whole content: a sample would miss an edited layer. 0.3 s for 500 MB, and remembered by size and time of change."""
+    """Hash of a file's whole content: a sample would miss an edited layer. It takes 0.3 s for 500 MB."""
     target = path.resolve()
     if target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name):
-        return target.name  # the hub's cache names large files by this very hash
+        return target.name  # the hub's cache names large files by this hash
     return hashes.file_hash(target, _compute_sha256)
 
 
@@ -289,14 +313,17 @@ def _adapter_hash(reference: Reference, files: ModelFiles, hashes: FileHashes) -
     config = read_json(files.adapter / "adapter_config.json", reference.text)
     behaviour = {key: value for key, value in config.items() if key not in _ADAPTER_NOISE}
     for name, value in behaviour.items():
-        # PEFT writes sets in any order.
+        # PEFT writes sets in an arbitrary order.
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             behaviour[name] = sorted(value)
     return digest([_sha256(file, hashes) for file in files.adapter_weights], behaviour)
 
 
 def _parameters(files: tuple[Path, ...]) -> tuple[int, int]:
-    """Number of parameters and their bytes, from the headers of safetensors files (8 bytes of length, then JSON)."""
+    """Number of parameters and their bytes, from the headers of safetensors files.
+
+    A header has 8 bytes for its length, then JSON. Other files give 0 parameters and their size.
+    """
     parameters = size = 0
     for file in files:
         if file.suffix != ".safetensors":
@@ -320,7 +347,7 @@ def _json_or_empty(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer_hashes(files: ModelFiles, hashes: FileHashes) -> tuple[str, str]:
-    """Hashes of the tokenizer and of its chat template (empty when there is none)."""
+    """Hashes of the tokenizer and of its chat template, the latter empty where there is none."""
     if files.gguf:
         content = _sha256(files.gguf, hashes)
         return digest("gguf", content), digest("gguf template", content) if _gguf_has_template(files.gguf) else ""
@@ -338,7 +365,7 @@ def _tokenizer_hashes(files: ModelFiles, hashes: FileHashes) -> tuple[str, str]:
 
 
 def _gguf_has_template(path: Path) -> bool:
-    # The metadata come first; the longest of them, the vocabulary, is at most some tens of megabytes.
+    # The metadata come first. Their longest part, the vocabulary, has some tens of megabytes at most.
     with path.open("rb") as file:
         return b"tokenizer.chat_template" in file.read(64 << 20)
 
@@ -346,7 +373,7 @@ def _gguf_has_template(path: Path) -> bool:
 def _lineage_names(
     reference: Reference, files: ModelFiles, config: Mapping[str, object]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the model is called, and what it says it was made from."""
+    """The model's names, and the names of the models that its files say it was made from."""
     own = f"demo:{reference.location}" if reference.kind == "demo" else reference.location
     home = files.adapter or files.directory
     ancestors = [] if files.gguf else _card_bases(_card(home))

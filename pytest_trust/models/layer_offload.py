@@ -1,12 +1,12 @@
-"""Models too large for the device: one decoder layer in memory at a time, read from the safetensors files when it is its turn.
+"""Models too large for the device: one decoder layer is in memory at a time, read from the safetensors files.
 
-The model is built without its weights; what is not in a decoder layer (embeddings, last norm, head) is loaded once and stays. Hooks load a
-layer before its forward and let it go after it, so whatever runs the model works, and no architecture is spelled out here: masks, rotary
-embeddings and kinds of layers are what the model's own forward makes them.
+The model is built without its weights. Weights outside the decoder layers (embeddings, last norm, head) are loaded
+once and stay. Hooks load a layer before its forward and release it afterwards. The model's own forward makes masks and
+rotary embeddings, so no architecture is spelled out here.
 
-A forward reads all layers from the files. So that many batches cost no more than one, each runs in a thread of its own and stops before
-every layer until all batches are there (`Layers.together`): one of them computes at a time, and the weights are read once for all. What is
-kept of a batch between layers is what its forward holds: hidden states, mask, positions.
+A forward reads all layers from the files. Many batches share this cost: each runs in a thread of its own and stops
+before every layer until all batches are there (`models.layer_turns.Layers.together`). One thread computes at a time,
+and each layer is read once for all batches. A waiting batch keeps its hidden states, mask and positions in memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import ModelFiles
+from pytest_trust.models.layer_turns import Layers, put_weight
 from pytest_trust.models.reference import Reference
 from pytest_trust.models.runner import Group, Predictions, Runner, pairs
 from pytest_trust.models.token_trees import Ids
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.models.loaded import LoadedModel
-from pytest_trust.models.layer_turns import Layers, put_weight
 
-# Tokens of a batch, padding included; and batches whose states are held at once.
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 4096  # tokens of a batch, padding included
 
 
 class OffloadedRunner(Runner):
-    """The forward passes of a model whose layers come and go: plain ones, in batches padded on the right, all of a call together."""
+    """The forward passes of a model that has one decoder layer in memory at a time.
+
+    Batches are padded on the right. All batches of a call pass a layer together.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         assert loaded.layers is not None
@@ -39,10 +41,10 @@ class OffloadedRunner(Runner):
         super().__init__(loaded)
 
     def _can_share(self) -> bool:
-        return False  # and no trial forwards, which would read all weights
+        return False  # without a trial forward, which would read all weights
 
     def hidden_states(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """As `Runner.hidden_states`; the weights are read once whatever the number of groups."""
+        """As `Runner.hidden_states`. The weights are read once for all groups."""
         rows = [(index, row, start) for index, group in enumerate(groups) for row, start in pairs(group)]
         order = sorted(range(len(rows)), key=lambda place: (-len(rows[place][1]), place))
         batches: list[list[int]] = []
@@ -54,12 +56,12 @@ class OffloadedRunner(Runner):
         return self._run([[rows[place][1:] for place in batch] for batch in batches], batches, rows, len(groups))
 
     def alone(self, groups: Sequence[Group]) -> list[list[torch.Tensor]]:
-        """The same, each row in a batch of its own."""
+        """As `hidden_states`, with each row in a batch of its own."""
         rows = [(index, row, start) for index, group in enumerate(groups) for row, start in pairs(group)]
         return self._run([[row[1:]] for row in rows], [[place] for place in range(len(rows))], rows, len(groups))
 
     def predictions(self, groups: Sequence[Group]) -> Iterator[Predictions]:
-        """As `Runner.predictions`, a row at a time."""
+        """As `Runner.predictions`, one row at a time."""
         for index, states in enumerate(states for group in self.hidden_states(groups) for states in group):
             yield Predictions(states, {index: list(range(len(states)))})
 
@@ -99,10 +101,10 @@ class OffloadedRunner(Runner):
 def offloaded(
     reference: Reference, files: ModelFiles, dtype: str, device: str, trust_remote_code: bool
 ) -> tuple[Any, Layers]:
-    """A model without its decoder layers' weights, and the layers.
+    """A model without its decoder layers' weights, and these layers.
 
     Raises:
-        TrustError: one line; the files or the architecture cannot be split by layers.
+        TrustError: one line; the model cannot be read layer by layer.
     """
     why = _not_by_layers(reference, files)
     if why:
@@ -127,7 +129,7 @@ def offloaded(
     layers, prefix = _decoder_layers(model, reference)
     names = [f"{prefix}.{index}" for index in range(len(layers))]
     inside = tuple(f"{name}." for name in names)
-    tied = {id(value): name for name, value in model.named_parameters()}  # the first name of each
+    tied = {id(value): name for name, value in model.named_parameters()}  # a tied parameter's first name
     for name, value in list(model.named_parameters(remove_duplicate=False)):
         stored = name if name in read.shapes else tied[id(value)]
         if read.shapes.get(stored) != tuple(value.shape):
@@ -165,7 +167,10 @@ def _refusal(reference: Reference, why: str) -> TrustError:
 
 
 def _without_weights() -> Any:
-    """Parameters are made without memory and not initialised; what is computed (rotary frequencies and the like) is."""
+    """A context in which parameters take no memory and are not initialised.
+
+    Computed tensors, such as rotary frequencies, are made as usual.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -190,7 +195,7 @@ class _Files:
         self._dtype, self._device = dtype, device
         opener: Any = safe_open
         opened = [opener(str(path), framework="pt") for path in files.weights]
-        self._open = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+        self._open = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - not a dictionary
         self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in self._open.items()}
 
     def __call__(self, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Decoder layers that take turns in memory: read from the files before their forward, let go after it."""
+"""Decoder layers that take turns in memory: each is read from the files before its forward and released afterwards."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import torch
 
-
 Result = TypeVar("Result")
 
-_BATCHES = 64
+_BATCHES = 64  # batches that run together; their hidden states are in memory at once
 
 
 class Layers:
-    """The decoder layers of a model whose weights come and go."""
+    """The decoder layers of a model, of which one is in memory at a time."""
 
     def __init__(self, layers: Any, load: Callable[[str], torch.Tensor], names: Sequence[str]) -> None:
         self._layers = list(layers)
         self._load = load
-        self._names = list(names)  # of each layer's parameters and buffers in the files, up to the dot
+        self._names = list(names)  # prefix of each layer's parameters in the files, without the dot
         self._worker = threading.local()
         for index, layer in enumerate(self._layers):
             layer.register_forward_pre_hook(lambda *_, index=index: self._before(index))
             layer.register_forward_hook(lambda *_, index=index: self._after(index))
 
     def together(self, work: Sequence[Callable[[], Result]]) -> list[Result]:
-        """Run functions that call the model, reading every layer once for all of them; their results, in order. Raises what the first raises."""
+        """Run functions that call the model, and read every layer once for all of them. Gives their results in order.
+
+        Raises:
+            BaseException: the first error that a function raised; the others are stopped.
+        """
         found: list[Result] = []
         for start in range(0, len(work), _BATCHES):
             found += self._together(work[start : start + _BATCHES])
@@ -70,14 +73,14 @@ class Layers:
             put_weight(module, name, self._load(f"{self._names[layer]}.{name}"))
 
     def empty(self, layer: int) -> None:
-        """Let them go."""
+        """Release a layer's weights."""
         module = self._layers[layer]
         for name, parameter in list(module.named_parameters()):
             put_weight(module, name, parameter.to("meta"))
 
 
 class _Worker(Generic[Result]):
-    """A function in a thread that computes only between `step` and the next layer."""
+    """A function in a thread. `step` runs it until its next layer or its end."""
 
     def __init__(self, call: Callable[[], Result], local: threading.local) -> None:
         self.at: int | None = None
@@ -127,7 +130,7 @@ class _Worker(Generic[Result]):
 
 
 class _Cancelled(Exception):
-    """Another batch has failed."""
+    """Stops a worker when another batch has failed."""
 
 
 def put_weight(module: Any, name: str, tensor: torch.Tensor, *, parameter: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A loaded model: weights in evaluation mode on their device, tokenizer, identity, end tokens."""
+"""A loaded model: its weights, tokenizer, identity and end tokens."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ class LoadedModel:
     device: str
     eos_ids: frozenset[int]
     layers: Layers | None = None
-    """Of a model whose decoder layers come and go."""
+    """The decoder layers of a model that keeps one of them in memory at a time (`models.layer_offload`); else None."""

@@ -1,4 +1,4 @@
-"""Loading models: transformers' own classes, safetensors first, adapters merged, and errors in one line."""
+"""Loading models with transformers' own classes: adapters are merged, and errors are one line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from pytest_trust.models.identity import (
     choose_device,
     identify_model,
 )
+from pytest_trust.models.loaded import LoadedModel
 from pytest_trust.models.reference import Reference, check_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pytest_trust.models.loaded import LoadedModel
-
-# Names of end-of-turn tokens that chat templates write; a model's generation_config does not always list them.
-# Not <|end|>: in the harmony format it ends the reasoning, and the answer follows.
+# End-of-turn tokens that chat templates write. A model's generation_config does not always list them. <|end|> is not
+# among them, because in the harmony format it ends the reasoning and the answer follows.
 _TURN_ENDS = (
     "<|im_end|>",
     "<|eot_id|>",
@@ -41,7 +40,7 @@ _TURN_ENDS = (
 
 
 class CannotLoad(TrustError):
-    """A model's files are there, and it still cannot be loaded."""
+    """A model that cannot be loaded although its files are there."""
 
 
 def load_model(
@@ -57,13 +56,20 @@ def load_model(
 ) -> LoadedModel:
     """Load the weights and the tokenizer of a reference.
 
-    Adapters are put on their base in float32, merged, and then brought to the dtype: a merged model runs at the base's speed. GGUF files are
-    dequantised. With `offload` the decoder layers are left in their files (`models.layer_offload`). Options of the reference win over `device`
-    and `dtype`. `cache` is the store's directory, into which the demo model is converted. `identity` is computed where it is not given; `hashes`
-    remembers what that takes.
+    Adapters are merged into their base in float32 and then converted to the dtype. A merged model is as fast as its
+    base. GGUF files are dequantised.
+
+    Args:
+        device: the device's name; an option of the reference overrides it.
+        dtype: the dtype's name; an option of the reference overrides it.
+        trust_remote_code: allow the model to run its own code.
+        cache: the store's directory, into which the demo model is converted.
+        identity: the model's identity, if it is known; computed otherwise.
+        hashes: keeps the hashes of files that the identity needs.
+        offload: leave the decoder layers in their files (`models.layer_offload`).
 
     Raises:
-        TrustError: one line; the reference, what is wrong, what to do.
+        TrustError: one line with the reference, what is wrong and what to do.
     """
     chosen = available_device(choose_device(reference, device), reference.text)
     files = locate(reference, cache=cache, trust_remote_code=trust_remote_code)
@@ -94,7 +100,7 @@ def load_model(
 def load_tokenizer(
     reference: Reference, files: ModelFiles, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a located model: the adapter's own when it has one, else its base's."""
+    """The tokenizer of a located model: the adapter's if it has one, else its base's."""
     with _in_words(reference), quiet():
         from transformers import AutoTokenizer
 
@@ -106,10 +112,10 @@ def load_tokenizer(
 
 
 def available_device(device: str, given: str) -> str:
-    """The device if this machine has it.
+    """The device, if this machine has it.
 
     Raises:
-        TrustError: a GPU was asked for and there is none (or fewer).
+        TrustError: the name is wrong, or this machine has no such device.
     """
     check_device(device, given)
     kind, _, number = device.partition(":")
@@ -133,7 +139,7 @@ def available_device(device: str, given: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Libraries keep silent inside: no progress bars, no warnings, nothing on stderr; their settings are put back afterwards."""
+    """Silence libraries: no progress bars, no warnings, nothing on stderr. Their settings are restored afterwards."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -151,7 +157,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
-        # GGUF's progress bar heeds no switch; compiled libraries still reach the real stderr, as they should.
+        # GGUF's progress bar has no switch. Compiled libraries still write to the real stderr, as they should.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
@@ -171,7 +177,7 @@ def _in_words(reference: Reference) -> Iterator[None]:
         raise
     except ImportError as error:
         raise CannotLoad(f"{reference.text}: needs a package that is not installed ({first_line(error)})") from error
-    except Exception as error:  # loaders raise whatever their formats raise
+    except Exception as error:  # each format's loader raises its own errors
         text = first_line(error)
         if "trust_remote_code" in str(error):
             text = "it needs its own code: read that code, then allow it with trust_remote_code"
@@ -204,9 +210,10 @@ def _load_weights(
     model, info = loader.from_pretrained(str(files.directory), output_loading_info=True, **settings)
     missing = sorted(info.get("missing_keys") or ())
     if missing:
-        # transformers would fill these with random numbers and go on.
+        # transformers would fill the missing weights with random numbers.
         raise CannotLoad(
-            f"{reference.text}: the weights of {len(missing)} parts are missing ({missing[0]}, ...): the files are incomplete or of another architecture"
+            f"{reference.text}: the weights of {len(missing)} parts are missing ({missing[0]}, ...): "
+            "the files are incomplete or of another architecture"
         )
     if files.adapter:
         model = _merge(model, files.adapter, reference, len(tokenizer)).to(wanted)
@@ -215,9 +222,12 @@ def _load_weights(
 
 
 def spread(model: Any, memory: Mapping[int | str, int] | None = None) -> tuple[Any, str]:
-    """The model with its layers spread evenly over the GPUs that this process sees, by accelerate; and the device of its inputs.
+    """Spread a model's layers evenly over the GPUs that this process sees.
 
-    `memory`: bytes by device, in place of what the devices have.
+    Gives the model and the device of its inputs. `memory` limits the bytes by device; None uses what the devices have.
+
+    Raises:
+        MemoryError: the model does not fit.
     """
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
@@ -243,13 +253,14 @@ def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
         merged = PeftModel.from_pretrained(model, str(adapter), is_trainable=False).merge_and_unload()
     if any("missing adapter keys" in str(warning.message) for warning in caught):
         raise CannotLoad(
-            f"{reference.text}: the adapter does not fit its base model, parts of it are missing: give the right base as ?base="
+            f"{reference.text}: the adapter does not fit its base model, parts of it are missing: "
+            "give the right base as ?base="
         )
     return merged
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a response: generation_config's, the tokenizer's, and the template's end of turn."""
+    """The ids that end a response: generation_config's, the tokenizer's, and the chat template's end of turn."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = {int(i) for i in (configured if isinstance(configured, (list, tuple)) else [configured]) if i is not None}
     if isinstance(tokenizer.eos_token_id, int):

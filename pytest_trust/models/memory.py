@@ -1,4 +1,4 @@
-"""Memory: how much a batch may hold, what runs again in halves where it did not suffice, what goes back to the system."""
+"""Memory: limits of a batch, batches in halves when memory runs out, and freed blocks returned to the system."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a batch may hold: rows, and tokens of all rows together at the length of the longest."""
+    """What a batch may hold."""
 
     rows: int
     tokens: int
+    """Tokens of all rows together, each counted at the length of the longest."""
 
 
 def halving(
@@ -31,12 +32,12 @@ def halving(
     too_much: str,
     fewer: Callable[[int, Sequence[Item]], None] = lambda rows, items: None,
 ) -> list[Made]:
-    """Run on a batch; where the memory does not suffice, on its halves, in order.
+    """Run on a batch, and on its halves in order when the memory runs out.
 
-    `fewer` is told how many of these items are tried next.
+    `fewer` is called with the size of the smaller batch and the items that did not fit.
 
     Raises:
-        TrustError: the memory does not suffice for a single item; `too_much` says so.
+        TrustError: a single item does not fit; its message is `too_much`.
     """
     if not items:
         return []
@@ -51,9 +52,11 @@ def halving(
 
 
 def ran_out(error: Exception, items: int, too_much: str) -> None:
-    """Let go of what memory can be had.
+    """Free what memory can be freed, after a batch of so many items failed.
 
-    Raises the error itself when it is another one, and TrustError (`too_much`) when a single item was too much.
+    Raises:
+        Exception: the error itself, when it does not say that memory ran out.
+        TrustError: a single item does not fit; its message is `too_much`.
     """
     if not out_of_memory(error):
         raise error
@@ -67,7 +70,7 @@ def ran_out(error: Exception, items: int, too_much: str) -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out: torch has several."""
+    """Whether an exception says that memory ran out. torch raises several kinds."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -77,17 +80,17 @@ def out_of_memory(error: Exception) -> bool:
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
-_LARGE = (
-    8 << 20
-)  # above what a forward of some hundred tokens makes and frees again and again, below keys and values of a batch
+# Larger than the blocks that a forward of some hundred tokens makes and frees; smaller than a batch's keys and values.
+_LARGE = 8 << 20
 
 
 @functools.cache
 def return_large_blocks() -> None:
-    """Have glibc map blocks of 8 MiB and more by themselves, so that they are the system's again when they are freed.
+    """Make glibc map blocks of 8 MiB and more on their own, so that they return to the system when they are freed.
 
-    By itself it raises that limit to 32 MiB as such blocks are freed, keeps them, and fits others between them: a generation's keys and
-    values then take twice their size, and keep it. Another allocator, and a user's own MALLOC_MMAP_THRESHOLD_, are left alone.
+    glibc otherwise raises that limit up to 32 MiB as such blocks are freed. It then keeps freed blocks and fits others
+    between them, so that a generation's keys and values take twice their size for good. Other allocators are not
+    changed, nor is a MALLOC_MMAP_THRESHOLD_ that the user has set.
     """
     if os.name == "posix" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

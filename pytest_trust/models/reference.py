@@ -9,9 +9,9 @@
 
 `NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL:
 `Qwen/Qwen3-4B?thinking=off&dtype=float32`. A server's options stand before its `#`:
-`http://host:port/v1?concurrency=4#model`. `?mutant=noise:0.1` damages the model after loading (see
-`pytest_trust.models.mutants`). This module uses the standard library only, so that a wrong reference is refused before
-anything heavy is imported.
+`http://host:port/v1?concurrency=4#model`. `?mutant=noise:0.1` damages the model after loading (`models.mutants`).
+
+This module uses the standard library only, so that a wrong reference is refused before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Reference:
 
     @property
     def on_disk(self) -> bool:
-        """Whether it names files that the user has laid somewhere, and that another machine may lack."""
+        """Whether the reference names the user's own files, which another machine may lack."""
         return self.kind in ("directory", "adapter", "gguf")
 
     @property
@@ -111,31 +111,31 @@ class Reference:
 
     @property
     def model_name(self) -> str:
-        """The model by its name where it comes from: repository id, path, or the name that a server has for it."""
+        """The model's name at its source: a repository id, a path, a demo name, or a server's name for it."""
         return self.served[1] if self.behind_server else self.location
 
     @property
     def served(self) -> tuple[str, str]:
-        """URL and model name; only for a server."""
+        """URL and model name of a server's reference."""
         url, _, model = self.location.partition("#")
         return url, model
 
     @property
     def thinking_budget(self) -> int | None:
-        """Tokens that a trace may take (`?thinking=N`), after which it is closed."""
+        """Tokens after which a trace is closed (`?thinking=N`); None where no number is given."""
         value = self.options.get("thinking", "")
         return int(value) if value.isdecimal() else None
 
     @property
     def mutant(self) -> Dosed | None:
-        """The damage that is done to the model after loading (`?mutant=NAME:DOSE`)."""
+        """The mutant that the model is turned into after loading (`?mutant=NAME:DOSE`); None where there is none."""
         return parse_mutant(self.options["mutant"]) if "mutant" in self.options else None
 
     def check(self) -> None:
-        """Refuse what cannot work. Only file names, first bytes and JSON files are read.
+        """Refuse a reference that cannot work. This reads file names, first bytes and JSON files only.
 
         Raises:
-            InvalidReference: one line; nothing was loaded.
+            InvalidReference: one line that says what is wrong.
         """
         if self.kind in ("directory", "adapter"):
             _check_directory(self)
@@ -296,7 +296,11 @@ def _canonical_mutant(value: str, given: str) -> str:
 
 
 def check_device(device: str, given: str = "") -> None:
-    """Refuse what is no device name. Whether the device exists is seen when a model is loaded."""
+    """Refuse a wrong device name. Loading a model checks whether the device exists.
+
+    Raises:
+        InvalidReference: the text is no device name.
+    """
     if not _DEVICE.fullmatch(device):
         where = f"{given}: " if given else ""
         raise InvalidReference(
@@ -380,7 +384,7 @@ def _check_directory(reference: Reference) -> None:
 
 
 def adapter_base(reference: Reference, config: Mapping[str, object] | None = None) -> Reference:
-    """The reference of the model that an adapter is put on: `?base=`, else what adapter_config.json names."""
+    """The reference of an adapter's base model: `?base=`, else the one that adapter_config.json names."""
     if config is None:
         config = read_json(reference.path / "adapter_config.json", reference.text)
     named = reference.options.get("base") or config.get("base_model_name_or_path")
@@ -399,7 +403,7 @@ def adapter_base(reference: Reference, config: Mapping[str, object] | None = Non
 def portable_options(reference: Reference) -> dict[str, str]:
     """The reference's options, with the full path of an adapter's base.
 
-    The base may be named relative to this process's directory, which is not that of other processes.
+    A base may be named relative to this process's directory. Other processes may have another.
     """
     options = dict(reference.options)
     if reference.kind == "adapter":
@@ -444,7 +448,11 @@ def weights_files(directory: Path, reference: Reference) -> tuple[Path, ...]:
 
 
 def read_json(path: Path, given: str) -> dict[str, object]:
-    """A JSON object from a model directory, or one line saying what is wrong with it."""
+    """A JSON object from a model directory.
+
+    Raises:
+        InvalidReference: the file cannot be read, or holds no JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,7 +1,8 @@
-"""A pair with different tokenizers, on the texts of both models' responses: bits per byte, and the chunk-level bound of `pytest_trust.chunks`.
+"""The drift of a pair with different tokenizers: bits per byte and the chunk-level bound, on both models' responses.
 
-There is no KL for such a pair. Each model reads the text behind its own prompt, in its own tokens; what it gives them is kept by text, so
-that one model at a time is enough.
+There is no KL for such a pair; `drift.cross_tokenizer.chunk_bound` explains the bound. Each model reads a text behind
+its own prompt, in its own tokens. Its log-probabilities are kept by text, so that one model in memory at a time is
+enough.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ Side = Literal["baseline", "candidate"]
 SIDES: tuple[Side, Side] = ("baseline", "candidate")
 WRITERS = ("candidate", "baseline", "options")
 _KEYS = 1
-_CHUNK = 16  # texts of one forward at most
+_CHUNK = 16  # the most texts of one forward
 _PART = 64  # texts that are stored together while both models are in memory
 
 
 @dataclass(frozen=True, slots=True)
 class TextDrift:
-    """What both models give one response's text. `chunks`: the binarised divergence of each chunk, nats, from the model that wrote it."""
+    """Both models' log-probabilities of one text, and the divergences of its chunks."""
 
     probe: str
     cluster: str
     size: int
     """UTF-8 bytes."""
     nats: Mapping[str, float]
-    """Minus the log-probability of the text, by side; empty where one side's tokenizer does not know all of it."""
+    """Minus the log-probability of the text in nats, by side; empty where one tokenizer does not know all of it."""
     chunks: tuple[float, ...]
+    """The binarised divergence of each chunk in nats; p is the model that wrote the text. Empty for options."""
 
     def to_bytes(self) -> bytes:
-        # an infinite divergence is no JSON number
+        # JSON has no infinite numbers.
         chunks = [value if math.isfinite(value) else None for value in self.chunks]
         return json.dumps({"bytes": self.size, "nats": dict(self.nats), "chunks": chunks}).encode()
 
@@ -68,25 +70,25 @@ class _Text:
 
     @property
     def length(self) -> int:
-        """About as many tokens as are read, at four characters a token."""
+        """About the number of tokens that a model reads, at four characters a token."""
         return max(map(len, self.prompts.values())) + len(self.text) // 4
 
 
 def missing_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[_Text]:
-    """What the store lacks of both models on both models' responses to the jobs' drift probes, longest first."""
+    """Both models' responses to the jobs' drift probes whose results the store lacks, longest first."""
     found = {one.key: one for job in jobs for one in _texts(engine, job, baseline, candidate)}
     have = engine.store.has("drifts", found)
     return sorted((one for one in found.values() if one.key not in have), key=lambda one: (-one.length, one.key))
 
 
 def measure_texts(engine: Engine, texts: Sequence[_Text], baseline: Reference, candidate: Reference) -> None:
-    """Measure and store these texts; nothing where a head is not at hand, which is then noted."""
+    """Measure these texts and store the results. Where a head is not at hand, note that and measure nothing."""
     from pytest_trust.drift.loaded_pair import all_fit, has_head
 
     pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
     if not texts or not all(has_head(engine, reference) for reference in pair.values()):
         return
-    # If only one model fits, each part costs two loads: one part for each process that may take one.
+    # If only one model fits, each part costs two loads, so each process gets one part.
     size = _PART if all_fit(engine, list(pair.values())) else -(-len(texts) // engine.workers)
     parts = [texts[start : start + size] for start in range(0, len(texts), size)]
 
@@ -99,7 +101,7 @@ def measure_texts(engine: Engine, texts: Sequence[_Text], baseline: Reference, c
 
 
 def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Reference]) -> dict[str, bytes]:
-    """Encoded text drifts by key."""
+    """Encoded text drifts of the texts, by key."""
     from pytest_trust.drift.cross_tokenizer.chances import ends_of_tokens
     from pytest_trust.drift.cross_tokenizer.chunk_bound import chunk_divergences
 
@@ -125,7 +127,10 @@ def _measured(engine: Engine, texts: Sequence[_Text], pair: Mapping[Side, Refere
 
 
 def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> dict[str, list[TextDrift]]:
-    """What the store holds of the pair on this job, in order of the probes' ids, by the texts that it is on: a side's responses, or the options."""
+    """The stored text drifts of the pair on this job, sorted by probe id.
+
+    The keys name the texts: `baseline` and `candidate` for the sides' responses, or `options`.
+    """
     if job.task == "choose":
         return {"options": _of_options(engine, job, baseline, candidate)}
     units = sorted(_texts(engine, job, baseline, candidate), key=lambda unit: unit.probe.id)
@@ -141,7 +146,7 @@ def stored_texts(engine: Engine, job: Job, baseline: Reference, candidate: Refer
 
 
 def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[TextDrift]:
-    """The options' likelihoods are known already, under tokens that each model has cut by itself."""
+    """Text drifts of a job's options, from the option scores. Each model has scored them in its own tokens."""
     scored = {"baseline": engine.model(baseline).options(job), "candidate": engine.model(candidate).options(job)}
     both = sorted(
         (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())),
@@ -160,8 +165,10 @@ def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Refere
 
 
 def summarise_texts(drifts: Sequence[TextDrift], writer: str, *, alpha: float = 0.05) -> TextDriftRecord | None:
-    """Bits per byte of the texts of `writer` (a side, or ``options``) under each model and their difference, and the chunk-level bound. None where one of the
-    tokenizers does not know all of any text.
+    """Bits per byte of the texts of `writer` (a side, or `options`), their difference, and the chunk-level bound.
+
+    The difference is the candidate's minus the baseline's. Texts that one of the tokenizers does not know are left out.
+    None when no text is left.
     """
     import numpy
 
@@ -210,7 +217,7 @@ def _number(value: float) -> float | None:
 
 
 def _texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) -> list[_Text]:
-    """Both models' responses to a job's drift probes that have a text, with the prompts of both."""
+    """Both models' non-empty responses to a job's drift probes, with the prompts of both."""
     probes = tuple(probe for probe in job.probes if probe.id in job.drift)
     pair: Mapping[Side, Reference] = {"baseline": baseline, "candidate": candidate}
     if not probes or job.task != "generate" or not all(engine.model(reference).runs for reference in pair.values()):
@@ -233,7 +240,7 @@ def _texts(engine: Engine, job: Job, baseline: Reference, candidate: Reference) 
 
 
 def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side: Side) -> dict[str, Chances]:
-    """What one model gives each text, by key; texts with tokens that its tokenizer does not know are left out."""
+    """One model's log-probabilities of each text, by key. Texts that its tokenizer does not know are left out."""
     import torch
 
     from pytest_trust.drift.cross_tokenizer.chances import Chances, blank_tokens, chances
@@ -252,7 +259,7 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
     found = {}
     for start in range(0, len(known), _CHUNK):
         part = known[start : start + _CHUNK]
-        # The last id is not read: the state before it says what follows the text.
+        # The last id is not read. The state before it predicts what follows the text.
         labels = [[*rows[unit.key], runner.pad_id] for unit in part]
         groups = [
             Group(((*unit.prompts[side], *row),), (len(unit.prompts[side]),))
@@ -271,8 +278,8 @@ def _chances(engine: Engine, reference: Reference, units: Sequence[_Text], side:
             one = Chances(tokens[at : stop - 1], word[at:stop], float(end[stop - 1]))
             if not math.isfinite(float(one.tokens.sum())):
                 raise InvalidInput(
-                    f"{reference.label} ({side}): the probability of the {unit.writer}'s text on probe {unit.probe.id} is not a number above 0; "
-                    "check the model's weights and dtype"
+                    f"{reference.label} ({side}): the probability of the {unit.writer}'s text on probe {unit.probe.id} "
+                    "is not a number above 0; check the model's weights and dtype"
                 )
             found[unit.key] = one
             at = stop

@@ -1,9 +1,12 @@
-"""Requests to an OpenAI-compatible server, through the `openai` client: its retries, its connection pool, and errors in one line.
+"""Requests to an OpenAI-compatible server through the `openai` client, with errors in one line.
 
-Bodies and answers are plain JSON objects, since what servers add to the protocol (reasoning, log-probabilities of a prompt, token ids) has no place
-in the client's own types. A busy or failing server (429, 5xx, no answer in time, a dropped connection) is asked again with exponential
-back-off and jitter, or when its Retry-After says; redirects are not followed: they would carry key and prompts to another host. The key comes from
-the environment and is taken out of whatever a server says about it.
+Bodies and answers are plain JSON objects. The client's own types have no place for what servers add to the protocol:
+reasoning, log-probabilities of a prompt, token ids.
+
+The client repeats a request when the server is busy or fails (429, 5xx, no answer in time, a dropped connection). It
+waits with exponential back-off and jitter, or as long as the server's Retry-After says. It follows no redirect, which
+would carry key and prompts to another host. The key comes from the environment. Error messages show `[key]` in its
+place.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 CONCURRENCY, RETRIES, TIMEOUT = 8, 4, 300.0
-_CONNECT = 10.0  # seconds; a server that is there takes the connection at once
-_SHOWN = 300  # characters of what a server says about an error
+_CONNECT = 10.0  # seconds; a running server accepts a connection at once
+_SHOWN = 300  # characters of a server's error message
 
 
 class ServerError(TrustError):
-    """A server that cannot be reached, fails for good, or answers with something else than it should. `status` is HTTP's, 0 without an answer."""
+    """A server that cannot be reached, keeps failing, or gives a wrong answer.
+
+    `status` is the HTTP status, 0 where there was no answer.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -34,11 +40,11 @@ class ServerError(TrustError):
 
 
 class Rejected(ServerError):
-    """A request that the server does not take as it is: asking again does not help, asking otherwise may."""
+    """A request that the server does not accept. Another request may be accepted; the same one is not."""
 
 
 class Client:
-    """The connection of one server reference; made without a request. Threads may share it."""
+    """The connection to one reference's server. Making it sends no request. Threads may share it."""
 
     def __init__(self, reference: Reference) -> None:
         self.url, self.model = reference.served
@@ -62,7 +68,7 @@ class Client:
         return self._ask("post", path, body, self._retries if retries is None else retries)
 
     def beside(self, path: str) -> str:
-        """The address of what the server offers beside the protocol, outside `/v1`."""
+        """The address of an endpoint outside the protocol, which is not under `/v1`."""
         return self.url.removesuffix("/v1") + path
 
     def close(self) -> None:
@@ -91,7 +97,8 @@ class Client:
             said = self._clean(error)
             if error.status_code in (401, 403):
                 raise ServerError(
-                    f"{where}: HTTP {error.status_code}{said}: put the server's key in ${self._variable}, or name another variable, ?key_env=NAME",
+                    f"{where}: HTTP {error.status_code}{said}: "
+                    f"put the server's key in ${self._variable}, or name another variable, ?key_env=NAME",
                     error.status_code,
                 ) from None
             if error.status_code in (400, 422):
@@ -102,11 +109,13 @@ class Client:
             raise ServerError(f"{where}: {reason or 'the connection broke'}{again}") from None
         except (ValueError, openai.OpenAIError):
             raise ServerError(
-                f"{where}: the answer is not JSON: is {self.url} the address of an OpenAI-compatible server, with its /v1?"
+                f"{where}: the answer is not JSON: "
+                f"is {self.url} the address of an OpenAI-compatible server, with its /v1?"
             ) from None
         if not isinstance(answer, dict):
             raise ServerError(
-                f"{where}: the answer is no JSON object: is {self.url} the address of an OpenAI-compatible server, with its /v1?"
+                f"{where}: the answer is no JSON object: "
+                f"is {self.url} the address of an OpenAI-compatible server, with its /v1?"
             )
         return answer
 
@@ -116,11 +125,12 @@ class Client:
                 import openai
             except ImportError:
                 raise ServerError(
-                    f"{self.url}: a server is asked through the openai package, which is not installed: pip install 'pytest-trust[server]'"
+                    f"{self.url}: a server is asked through the openai package, which is not installed: "
+                    "pip install 'pytest-trust[server]'"
                 ) from None
             limits = openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT))
             self._client = openai.OpenAI(
-                api_key=self._key or "none",  # the client insists on one
+                api_key=self._key or "none",  # the client requires one
                 base_url=self.url,
                 timeout=limits,
                 max_retries=self._retries,
@@ -131,7 +141,7 @@ class Client:
         return self._client
 
     def _clean(self, error: Any) -> str:
-        """What the server says about an error, in one line without the key."""
+        """The server's error message in one line, without the key."""
         body = error.body
         if isinstance(body, dict):
             body = body.get("message") or body.get("detail") or body.get("error") or body
@@ -143,5 +153,5 @@ class Client:
 
 
 def _without_key(request: Any) -> None:
-    """A server that needs no key may refuse one that is made up."""
+    """Send no key: a server that needs none may refuse an invented one."""
     request.headers.pop("Authorization", None)

@@ -1,7 +1,7 @@
-"""The log-probabilities that come with a server's answer: the most likely tokens at each place, packed for the store.
+"""Log-probabilities in a server's answer: the most likely tokens at each token of a text, packed for the store.
 
-Servers name tokens by their text, some (vLLM when asked, llama.cpp) by their id too. What is not a distribution is not taken: a
-log-probability above 0, or more mass than 1.
+Servers name tokens by their text; some name them by their id too (vLLM on request, llama.cpp). Log-probabilities are
+refused when they are no distribution: when one is above 0, or when their probabilities sum to more than 1.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_ROUNDING = 1e-3  # of the sum of a place's probabilities: servers round to a few digits
+_ROUNDING = 1e-3  # tolerance of these two checks: servers round to a few digits
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token by id (-1 where the server does not say), text and log-probability in nats."""
+    """A token: its id (-1 where the server does not return it), its text, and its log-probability in nats."""
 
     id: int
     text: str
@@ -27,19 +27,21 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is known of the distribution at one token of a response: the token that follows and the most likely ones, most likely first."""
+    """What is known of the distribution at one token of a text."""
 
     label: Token
+    """The text's own token."""
     known: tuple[Token, ...]
+    """The most likely tokens, most likely first."""
 
 
 def tops_of(logprobs: object) -> bytes:
-    """The places of an answer's `logprobs`, packed; empty when there are none, or not for every token."""
+    """The places of an answer's `logprobs`, packed; empty unless there are valid ones for every token."""
     return pack(places_of(logprobs))
 
 
 def pack(places: Sequence[Place]) -> bytes:
-    """Places for the store; empty when there are none."""
+    """Places as bytes for the store; empty when there are none."""
     if not places:
         return b""
     rows = [[[token.id, token.text, token.log_p] for token in (place.label, *place.known)] for place in places]
@@ -54,7 +56,10 @@ def unpack(packed: bytes) -> list[Place]:
 
 
 def places_of(logprobs: object) -> list[Place]:
-    """From the protocol's two forms: `content` of chat completions (llama.cpp has it everywhere), or the lists of completions."""
+    """The places in an answer's `logprobs`; empty where they are missing or invalid.
+
+    The protocol has two forms: `content` in chat completions (llama.cpp uses it everywhere), and lists in completions.
+    """
     if not isinstance(logprobs, dict):
         return []
     try:
@@ -77,9 +82,9 @@ def places_of(logprobs: object) -> list[Place]:
 
 
 def reading_of(rows: object, text: Sequence[int]) -> list[Place]:
-    """The places of a text that the server was given to read, from vLLM's `prompt_logprobs` at its tokens; empty where one is missing.
+    """The places of a text that the server has read, from vLLM's `prompt_logprobs`; empty if one is missing or invalid.
 
-    Tokens are told by their ids alone, as the text was given in ids.
+    The tokens have ids and no texts, because the text was given as ids.
     """
     if not isinstance(rows, list) or len(rows) != len(text):
         return []
@@ -105,14 +110,14 @@ def _token(entry: Any) -> Token:
     text, log_p = entry["token"], float(entry["logprob"])
     if not isinstance(text, str):
         raise TypeError(text)
-    if text.startswith("token_id:"):  # vLLM's form when ids are asked for
+    if text.startswith("token_id:"):  # vLLM's form when ids are requested
         return Token(int(text.removeprefix("token_id:")), "", log_p)
     index = entry.get("id")
     return Token(index if isinstance(index, int) else -1, _text(text, entry.get("bytes")), log_p)
 
 
 def _text(text: str, data: object) -> str:
-    """The token's bytes say more than its text where it ends inside a character; they are kept as surrogates."""
+    """The token's text, from its bytes where there are any. Bytes of a partial character are kept as surrogates."""
     if isinstance(data, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in data):
         return bytes(data).decode("utf-8", "surrogateescape")
     return text

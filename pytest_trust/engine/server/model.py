@@ -1,8 +1,10 @@
 """A model behind a server as one side of a pair.
 
-A lower bound of KL(server || other) follows from the most likely tokens that the server names at each place of its own response, which the
-other model reads, as from a recording that keeps only those (`engine.top_k`). A server that also says how it read its prompts, and gives
-log-probabilities of a text that it did not write (vLLM's `prompt_logprobs`), is given the other's responses for the other direction.
+The server names the most likely tokens at each token of its response. The other model reads the same response. This
+gives a lower bound of KL(server || other), as for a recording with a top k (`engine.top_k`).
+
+The other direction needs a server that returns the token ids of its prompts, and log-probabilities of a text that it
+did not write (vLLM's `prompt_logprobs`). Such a server reads the other model's responses.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ NOT_RUN_TWICE = "the baseline is behind a server, and is not asked a second time
 
 
 class Served(StoredAnswers):
-    """A side of a pair behind a server. Its documentation is the protocol's, `engine.model.Model`."""
+    """A side of a pair behind a server. `engine.model.Model` documents its methods."""
 
     runs = False
     answers = True
@@ -55,36 +57,37 @@ class Served(StoredAnswers):
         return f"served {self.identity.fingerprint}"
 
     def require(self, jobs: Sequence[Job]) -> None:
-        """Nothing: what is missing is asked for."""
+        """Nothing to refuse: `acquire` asks for what is missing."""
 
     def check_beside(self, other: Model) -> None:
-        """Refuse two servers whose models have one name and one description: the store would answer for both with the first one's words."""
+        """Refuse two servers that describe their models alike: the store could not tell their responses apart."""
         if not isinstance(other, Served) or self.reference.served[0] == other.reference.served[0]:
             return
         if self.identity.fingerprint == other.identity.fingerprint:
             url, model = self.reference.served
             raise ServerError(
-                f"{url} and {other.reference.served[0]} describe {model} in the same words, so nothing tells their models apart: "
+                f"{url} and {other.reference.served[0]} describe {model} in the same words, "
+                "so nothing tells their models apart: "
                 "start one of them with another model name (--served-model-name, --alias)"
             )
 
     def read_ahead(self) -> None:
-        """Nothing: its files are elsewhere."""
+        """Nothing to do: the model's files are with the server."""
 
     def contents(self) -> str:
         return ""
 
     def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
-        """One process at a time asks: the requests that a server takes at once are the run's, not each worker's."""
+        """Ask for the missing results. One process asks at a time: `?concurrency=` limits the whole run."""
         tables: tuple[tuple[str, Table], ...] = (("generate", "responses"), ("choose", "options"))
         for task, table in tables:
             asked = [(job, self.keys(job)) for job in jobs if job.task == task]
             wanted = [key for _, found in asked for key in found.values()]
             with self._workspace.claims:
-                for _, mine in self._workspace.claims.shares(table, [wanted]):
-                    ours, parts = set(mine), []
+                for _, claimed in self._workspace.claims.shares(table, [wanted]):
+                    missing, parts = set(claimed), []
                     for job, found in asked:
-                        names = {name for (name, _), key in found.items() if key in ours}
+                        names = {name for (name, _), key in found.items() if key in missing}
                         parts.append(replace(job, probes=tuple(probe for probe in job.probes if probe.id in names)))
                     self.ask([part for part in parts if part.probes], self._workspace.tell)
         return True
@@ -100,7 +103,7 @@ class Served(StoredAnswers):
         return ""
 
     def said(self, job: Job, reader: Model) -> dict[str, Said]:
-        """The tokens of its responses, by the ids that the reader has for them."""
+        """The tokens of its responses, in the reader's ids."""
         if job.task == "choose" or not isinstance(reader, Local):
             return {}
         tops = self.tops_keys(job)
@@ -136,8 +139,8 @@ class Served(StoredAnswers):
         return found
 
     def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
-        """What the server says of its own text, and of the other's where it has read it, in the reader's ids."""
-        assert isinstance(reader, Local)  # `why_no_drift` has refused another
+        """The top k on its own text, and on the other model's where the server has read it, in the reader's ids."""
+        assert isinstance(reader, Local)  # `why_no_drift` has refused other readers
         tokens = LoadedTokens(reader.tokenizer)
         result: list[dict[Rows, torch.Tensor | TopK]] = []
         for one in wanted:
@@ -152,11 +155,11 @@ class Served(StoredAnswers):
         return None
 
     def read(self, texts: Iterable[tuple[Ids, Ids]]) -> None:
-        """Texts that another process is having read are waited for."""
+        """Ask the server to read the texts, and wait for those that another process has asked it to read."""
         keys = {self.reading_key(*one): one for one in texts}
         with self._workspace.claims:
-            for _, mine in self._workspace.claims.shares("drifts", [list(keys)]):
-                self.ask_to_read([keys[key] for key in mine])
+            for _, claimed in self._workspace.claims.shares("drifts", [list(keys)]):
+                self.ask_to_read([keys[key] for key in claimed])
 
     def why_no_drift(self, other: Model, *, shared_template: bool) -> str:
         if not other.runs:
@@ -170,7 +173,7 @@ class Served(StoredAnswers):
         return NOT_READ.format(writer=writer)
 
     def release(self) -> None:
-        """Nothing: it holds no weights."""
+        """Nothing to release: a server's weights are not here."""
 
     def _misspelt_key(self, other: Model) -> str:
         return digest("served tokens differ", _KEYS, self.identity.fingerprint, other.identity.tokenizer)

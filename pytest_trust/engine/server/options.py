@@ -1,14 +1,16 @@
-"""Log-likelihoods of options through a server: log P(option | prompt), where it gives log-probabilities of text that it did not write.
+"""Log-likelihoods of options through a server, log P(option | prompt) in nats.
 
-Three ways, tried by what the server says and answers, never trusted unchecked:
+The server must return log-probabilities of a text that it did not write. There are three ways, and each answer is
+checked:
 
-- llama.cpp's server (it says so): the template is applied and the text is cut into tokens by the server; then each token of the option is made the
-  next one by a bias, which acts on the sampling and not on the log-probability that is reported.
-- `prompt_logprobs` on chat completions (vLLM), for probes with messages.
-- `echo` with `logprobs` on completions (vLLM, SGLang), for probes with a text.
+- A llama.cpp server names itself. It applies the template and cuts the text into tokens. A bias then makes each token
+  of the option the next one. The bias acts on the sampling and not on the reported log-probability.
+- `prompt_logprobs` on chat completions (vLLM) serves probes with messages.
+- `echo` with `logprobs` on completions (vLLM, SGLang) serves probes with a text.
 
-An option is scored from the first token in which the prompt with it differs from the prompt alone, as the models that are loaded here are. The
-first token of a text has nothing before it and is left out, for all options alike, unless the server puts a beginning-of-sequence token there.
+An option is scored from the first token where the prompt with the option differs from the prompt alone, as for local
+models. The first token of a text has nothing before it. It is left out for all options, unless the server puts a
+beginning-of-sequence token before it.
 """
 
 from __future__ import annotations
@@ -26,30 +28,34 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 
 NO_PROMPT_LOGPROBS = "this server does not return log-probabilities of a prompt"
-_FORCING = 1e6  # a bias above any difference of logits
-_REFUSED = (404, 405, 500, 501)  # how some servers say that they do not know an endpoint or a parameter
+_FORCING = 1e6  # a bias larger than any difference between logits
+_REFUSED = (404, 405, 500, 501)  # statuses of servers that do not know an endpoint or a parameter
 
-Scored = tuple[
-    tuple[str, float | None], ...
-]  # tokens of a prompt by name, each with its log-probability (None for the first)
+Scored = tuple[tuple[str, float | None], ...]
+"""The tokens of a prompt by name, each with its log-probability; None for the first."""
 
 
 class Unscored(Exception):
-    """The server cannot score options; the message is the reason that reports show."""
+    """A server that cannot score options. Reports show the message as the reason."""
 
 
 class OptionScorer:
-    """Scores options of one server's model. Threads may share it once a first probe is scored."""
+    """Scores options with the model of one server. Threads may share it after the first probe is scored."""
 
     def __init__(self, client: Client, *, thinking: str, llama: bool) -> None:
         self._client = client
         self._thinking = thinking
         self._llama = llama
-        self._sure: set[str] = set()  # endpoints that have given log-probabilities of a prompt
-        self.reported: set[str] = set()  # names that the server has answered as
+        self._sure: set[str] = set()  # endpoints that have returned log-probabilities of a prompt
+        self.reported: set[str] = set()  # names of the model in the server's answers
 
     def score(self, probe: Probe) -> OptionScores:
-        """Raises Unscored where the server does not return log-probabilities of a prompt, ServerError where it fails."""
+        """The scores of a probe's options.
+
+        Raises:
+            Unscored: the server does not return log-probabilities of a prompt.
+            ServerError: the server fails.
+        """
         if self._llama:
             rows = self._by_forcing(probe)
         elif probe.messages:
@@ -70,7 +76,8 @@ class OptionScorer:
                 {**kept, "messages": told, "add_generation_prompt": False, "continue_final_message": True}
             )
             start = _start(before, whole)
-            # A template may end an open answer otherwise than a prompt (an empty trace), or trim it: another question would be scored.
+            # A template may write an open answer otherwise than a prompt (with an empty trace), or trim it. The scores
+            # would then be those of another question.
             if len(before) - start > 1 or not _ends_with(whole[start:], option):
                 raise Unscored(
                     f"{NO_PROMPT_LOGPROBS} followed by an option: its chat template writes the two otherwise"
@@ -103,7 +110,7 @@ class OptionScorer:
         return rows
 
     def _beginning(self) -> tuple[int, ...]:
-        """What a text without a prompt is conditioned on: the beginning-of-sequence token, where the model has one."""
+        """The beginning-of-sequence token, which conditions a text without a prompt; empty where there is none."""
         named = self._client.get(self._client.beside("/props")).get("bos_token")
         return self._tokens(named)[-1:] if isinstance(named, str) and named else ()
 
@@ -165,7 +172,7 @@ class OptionScorer:
         return found
 
     def _checked(self, path: str, row: Sequence[tuple[str, Any]]) -> Scored:
-        """The row, if it is what was asked for: every token but the first has a log-probability."""
+        """The row, if every token after the first has a log-probability. Raises Unscored otherwise."""
         values = [value for _, value in row[1:]]
         if not row or not all(isinstance(value, (int, float)) and value <= 1e-3 for value in values):
             raise Unscored(NO_PROMPT_LOGPROBS)
@@ -174,7 +181,12 @@ class OptionScorer:
 
 
 def read_text(client: Client, prompt: Sequence[int], text: Sequence[int]) -> bytes:
-    """The most likely tokens at each token of a text after a prompt, packed (vLLM's `prompt_logprobs`). Raises Unscored, ServerError."""
+    """The most likely tokens at each token of a text after a prompt, packed, from vLLM's `prompt_logprobs`.
+
+    Raises:
+        Unscored: the server does not return log-probabilities of a prompt.
+        ServerError: the server fails.
+    """
     body = {
         "model": client.model,
         "prompt": [*prompt, *text],
@@ -193,7 +205,7 @@ def read_text(client: Client, prompt: Sequence[int], text: Sequence[int]) -> byt
 
 
 def _entry(row: Any) -> tuple[str, float | None]:
-    """One place of vLLM's `prompt_logprobs`: the token's own entry is the only one, as no others are asked for."""
+    """One place of vLLM's `prompt_logprobs`. The text's own token is its only entry, as no others are requested."""
     if not isinstance(row, dict) or not row:
         return "", None
     token = next(iter(row.values()))
@@ -201,7 +213,7 @@ def _entry(row: Any) -> tuple[str, float | None]:
 
 
 def _joined(text: str, option: str) -> str:
-    """As `rendering.render_options` has it: one space between, unless there is white space already or no text."""
+    """Text and option, joined as in `models.rendering.render_options`."""
     gap = "" if not text or text[-1].isspace() or option[:1].isspace() else " "
     return f"{text}{gap}{option}"
 
@@ -209,7 +221,7 @@ def _joined(text: str, option: str) -> str:
 def _start(before: Scored, whole: Scored) -> int:
     names = [tuple(name for name, _ in row) for row in (before, whole)]
     same = (index for index, (a, b) in enumerate(zip(*names, strict=False)) if a != b and index > 0)
-    # vLLM gives the first token of a prompt no entry
+    # vLLM has no entry for the first token of a prompt.
     return max(1, next(same, min(map(len, names))))
 
 

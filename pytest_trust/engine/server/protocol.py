@@ -1,4 +1,7 @@
-"""One response through the OpenAI protocol: the request for a probe, and what its answer says. Pure functions; nothing is sent here."""
+"""One response through the OpenAI protocol: the request for a probe, and the response in the server's answer.
+
+These are pure functions; `engine.server.client` sends the requests.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,22 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 
 CHAT, TEXT = "/chat/completions", "/completions"
-TOP_LOGPROBS = 20  # the most that OpenAI, and vLLM by its default, give
+TOP_LOGPROBS = 20  # OpenAI's maximum, and vLLM's by default
 _SEEDS = 2**31  # llama.cpp takes 32 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A request in the protocol's words but for the model's name. `core` is what every server knows; `wishes` only some do."""
+    """A request for one sample of a probe, without the model's name."""
 
     probe: str
     path: str
     core: Mapping[str, object]
+    """Parameters that every server knows."""
     wishes: Mapping[str, object]
+    """Parameters that only some servers know."""
     limit: int
+    """The most tokens of the response."""
     top_k: int
 
     def body(self, model: str, *, logprobs: bool, extras: bool) -> dict[str, object]:
@@ -41,19 +47,23 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response as the server gave it. `tokens`, `prompt_tokens`: by its own count, 0 where it has none; `model`: the name that it answers as;
-    `tops`: its tokens' log-probabilities, packed, empty where it gives none; `prompt_ids`: the prompt as it read it, where it says (vLLM)."""
+    """A response as the server gave it."""
 
     text: str
     finish: Literal["stop", "length"]
     tokens: int
+    """The server's count of the response's tokens; 0 where it gives none."""
     prompt_tokens: int
+    """The server's count of the prompt's tokens; 0 where it gives none."""
     model: str
+    """The model's name in the answer."""
     tops: bytes
+    """Packed log-probabilities of the tokens (`engine.server.logprobs`); empty where the server gives none."""
     prompt_ids: tuple[int, ...] = ()
+    """The prompt's token ids; empty where the server does not return them (vLLM does)."""
 
     def as_value(self) -> dict[str, object]:
-        """As the store keeps responses; the server keeps its token ids to itself."""
+        """The stored form of the response. Its token ids are empty, because servers do not return them."""
         value: dict[str, object] = {
             "text": self.text,
             "ids": [],
@@ -67,8 +77,8 @@ class Answer:
 def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) -> Asking:
     """The request for one sample of a probe: chat completions for messages, completions for a text.
 
-    A server's own sampling defaults (vLLM's come from the model's generation_config, llama.cpp has a min_p) are switched off by name where it
-    lets them: both sides of a pair are asked in the same way.
+    The request switches off the server's own sampling defaults, where the server allows it, so that both sides of a
+    pair are asked in the same way. vLLM takes its defaults from the model's generation_config; llama.cpp has a min_p.
     """
     core: dict[str, object] = {
         "max_tokens": generation.max_new_tokens,
@@ -94,17 +104,17 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
 
 
 def template_settings(thinking: str) -> dict[str, object]:
-    """`?thinking=` under both names that templates know; a template reads its own."""
+    """`?thinking=` under both names that templates know; a template ignores the other name."""
     return (
         {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
     )
 
 
 def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tuple[str, str]) -> Answer:
-    """The response in an answer. Reasoning that the server returned apart is put back in front, in the tags `trace`.
+    """The response in a server's answer. Reasoning in a field of its own is put before the text, in the tags `trace`.
 
     Raises:
-        ServerError: the answer is none of the protocol.
+        ServerError: the answer does not follow the protocol.
     """
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -124,7 +134,7 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
     usage = usage if isinstance(usage, dict) else {}
     tokens, prompt_tokens = (_count(usage.get(name)) for name in ("completion_tokens", "prompt_tokens"))
     reason = choice.get("finish_reason")
-    # some servers leave it out; of the others only `length` means that the answer was cut
+    # Some servers leave the reason out. Of the given reasons, only `length` means that the response was cut.
     cut = reason == "length" or (reason is None and tokens >= asking.limit)
     return Answer(
         text=_whole(reasoning, content, cut, trace),
@@ -141,7 +151,7 @@ def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> s
     if not reasoning.strip():
         return content
     opening, closing = trace
-    # cut before any answer: the trace was still open
+    # A response without an answer was cut while its trace was still open.
     return (
         f"{opening}\n{reasoning}" if cut and not content.strip() else f"{opening}\n{reasoning}\n{closing}\n\n{content}"
     )

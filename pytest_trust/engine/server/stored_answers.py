@@ -1,8 +1,11 @@
-"""A model behind an OpenAI-compatible server (`http://host:port/v1#model`): what it is by its own word, and its answers in the store.
+"""A model behind an OpenAI-compatible server (`http://host:port/v1#model`): its identity, and its stored answers.
 
-The server renders the prompts, so an answer's key in the store is made of the probe as it is asked (messages or text), the sampling settings and the
-server's description of its model. Weights behind a server cannot be hashed: the report says so. A model that changes while a run
-goes on is an error: every answer names its model and the description is read again before anything is stored.
+The identity is the server's description of the model. Weights behind a server cannot be hashed, which the report says.
+The server renders the prompts. The key of an answer is therefore a hash of the probe's messages or text, the sampling
+settings and the server's description of the model.
+
+It is an error when the model changes during a run. Every answer names its model, and the description is read again
+before anything is stored.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
     from pytest_trust.responses import OptionScores
 
-_KEYS = 1  # of the store's keys: raise it when what a key stands for changes
-# Of a server's entry for a model: what differs between two starts of one model, or says nothing about it.
+_KEYS = 1  # version of the store's keys: raise it when the meaning of a key changes
+# Fields of a server's entry for a model that can differ between two starts of one model, or say nothing about it.
 _ENTRY_NOISE = ("created", "permission", "status", "object", "n_ctx")
-_NO_LIST = (404, 405, 500, 501)  # 500 is transformers' server without the hub; busy ones say 429 or 503
+_NO_LIST = (404, 405, 500, 501)  # transformers' server answers 500 without the hub; busy servers answer 429 or 503
 ITS_WORD = "behind a server: its fingerprint is the server's word, as weights cannot be hashed from here"
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
@@ -46,7 +49,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One response to ask for, and where it is kept."""
+    """One response to ask for, and its key in the store."""
 
     key: str
     suite: str
@@ -54,17 +57,17 @@ class _Wanted:
 
 
 class StoredAnswers:
-    """The answers of a model behind a server, in the store. Nothing is asked before its identity or an answer is needed."""
+    """The stored answers of a model behind a server. It sends no request before its identity or an answer is needed."""
 
     def __init__(self, reference: Reference, *, store: Store, trace: tuple[str, str]) -> None:
         self.reference = reference
         self.client = Client(reference)
         self._store = store
-        self._trace = trace  # tags that reasoning which was returned apart is put back into
+        self._trace = trace  # tags around reasoning that the server returns in a field of its own
         self._identity: ModelIdentity | None = None
-        self.entry: dict[str, Any] = {}  # what the server says of the model at the start
+        self.entry: dict[str, Any] = {}  # the server's description of the model at the start
         self._takes = {"logprobs": True, "extras": True}
-        self._noticed: set[str] = set()  # by threads that answer; stored by the one that commits
+        self._noticed: set[str] = set()  # threads that ask add to it; the thread that commits stores it
         self._scorer: OptionScorer | None = None
 
     def close(self) -> None:
@@ -72,7 +75,11 @@ class StoredAnswers:
 
     @property
     def identity(self) -> ModelIdentity:
-        """From the model's name and its entry in `/models`; the address is no part of it. Raises ServerError when the server is not there."""
+        """The identity, from the model's name and its entry in `/models`. The server's address is no part of it.
+
+        Raises:
+            ServerError: the server cannot be reached, or does not serve the model.
+        """
         if self._identity is None:
             self.entry = self._read_entry()
             self._identity = self._identify(self.entry)
@@ -80,10 +87,10 @@ class StoredAnswers:
         return replace(self._identity, warnings=(*self._identity.warnings, *notes))
 
     def ask(self, jobs: Iterable[Job], tell: Tell) -> None:
-        """Ask for what the store lacks of these jobs; whatever is finished is in the store at once.
+        """Ask for the jobs' results that the store lacks. Finished results are stored at once.
 
         Raises:
-            ServerError: the server fails for good, answers nonsense, or its model changes.
+            ServerError: the server keeps failing, gives a wrong answer, or its model changes.
         """
         jobs = list(jobs)
         self._generate([job for job in jobs if job.task == "generate"], tell)
@@ -98,7 +105,7 @@ class StoredAnswers:
         return {name for name, key in keys.items() if key in found}
 
     def stored_responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
-        """Stored responses by probe id and repeat, as a recording has them."""
+        """Stored responses by probe id and repeat, in the form of a recording."""
         keys = self.keys(job)
         found = self._store.get_json("responses", keys.values())
         return {name: {**found[key], "tail": ""} for name, key in keys.items() if key in found}
@@ -110,7 +117,7 @@ class StoredAnswers:
         return {name: found[key] for (name, _), key in keys.items() if key in found}
 
     def recorded(self, job: Job) -> dict[str, dict[str, Any]]:
-        """Stored responses or option scores of a job by portable key, as a recording keeps them."""
+        """Stored responses or option scores of a job by portable key, in the form of a recording."""
         probes = {probe.id: probe for probe in job.probes}
         found = (
             {(name, 0): value for name, value in self.stored_options(job).items()}
@@ -120,7 +127,7 @@ class StoredAnswers:
         return {portable_key(probes[name], job, repeat): value for (name, repeat), value in found.items()}
 
     def unscored(self, job: Job) -> str:
-        """Why the options of a job were not scored, or nothing."""
+        """Why the options of a job were not scored; empty where they were."""
         if job.task != "choose":
             return ""
         key = self._note_key("no options", job.suite)
@@ -129,21 +136,23 @@ class StoredAnswers:
 
     @property
     def without_logprobs(self) -> bool:
-        """Whether none of the answers that are stored came with log-probabilities, as far as that was seen."""
+        """Whether answers of this server came without log-probabilities, and none came with them."""
         return self.noted(NO_LOGPROBS) and not self.noted(_LOGPROBS)
 
     @property
     def reads(self) -> bool:
-        """Whether a text can be given it to read: it has told its prompts' token ids, and has not failed at reading."""
+        """Whether the server can read a text: it returns its prompts' token ids, and has not failed to read one."""
         return self.noted(_PROMPT_IDS) and not self.noted(_NO_READING)
 
     def reading_key(self, prompt: Sequence[int], text: Sequence[int]) -> str:
-        """Key of the log-probabilities of a text after a prompt, both by token ids."""
+        """Key of the log-probabilities of a text after a prompt; both are token ids."""
         return digest("served reading", _KEYS, self.identity.fingerprint, prompt, text)
 
     def ask_to_read(self, wanted: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
-        """Ask for the log-probabilities of texts, (prompt, text) each, that the store lacks. Where the server gives none, `reads` is false
-        from then on. Raises ServerError."""
+        """Ask for the log-probabilities of texts, (prompt, text) each, that the store lacks.
+
+        `reads` is false afterwards if the server returns none. Raises ServerError.
+        """
         from pytest_trust.engine.server.options import Unscored, read_text
 
         keys = {self.reading_key(*one): one for one in wanted}
@@ -161,7 +170,7 @@ class StoredAnswers:
             self.note(_NO_READING)
 
     def tops_keys(self, job: Job) -> dict[str, str]:
-        """Keys of the log-probabilities that came with the first response of each probe, by probe id."""
+        """Keys of the log-probabilities of each probe's first response, by probe id."""
         return {
             name: digest("served tops", _KEYS, key) for (name, repeat), key in self.keys(job).items() if repeat == 0
         }
@@ -177,11 +186,11 @@ class StoredAnswers:
         }
 
     def note(self, text: str) -> None:
-        """Remember something about this model's server, so that a run from the store says it too."""
+        """Store a fact about this model's server, so that later runs report it too."""
         self._store.put_json("notes", {self._note_key(text): True})
 
     def noted(self, text: str) -> bool:
-        """Whether that is known of this model's server."""
+        """Whether this fact about the model's server is stored."""
         key = self._note_key(text)
         return key in self._store.get("notes", [key])
 
@@ -207,7 +216,7 @@ class StoredAnswers:
             template=digest("server template", fingerprint),
             weights=fingerprint,
             base_weights="",
-            dtype="",  # it does not say
+            dtype="",  # the server does not say
             device="",
             parameters=parameters if isinstance(parameters, int) else 0,
             parameter_bytes=0,
@@ -220,7 +229,11 @@ class StoredAnswers:
         )
 
     def _read_entry(self) -> dict[str, Any]:
-        """What `/models` says of the model now; empty when the server has no such list. Raises ServerError for a model that it does not serve."""
+        """The model's present entry in `/models`; empty when the server has no such list.
+
+        Raises:
+            ServerError: the server does not serve the model.
+        """
         model = self.client.model
         try:
             listed = self.client.get("/models", retries=None if self.entry else 0)
@@ -235,7 +248,7 @@ class StoredAnswers:
         for entry in entries:
             if model == entry.get("id") or model in (entry.get("aliases") or ()):
                 return _without_noise(entry)
-        # transformers' server lists what the hub's cache holds, and serves directories beside it
+        # transformers' server lists the models in the hub's cache, and serves directories without listing them.
         if entries and not self.entry and not model.startswith(("/", ".")):
             names = ", ".join(str(entry.get("id")) for entry in entries[:5]) + (", ..." if len(entries) > 5 else "")
             raise ServerError(
@@ -244,7 +257,7 @@ class StoredAnswers:
         return {}
 
     def _confirm(self, reported: Iterable[str]) -> None:
-        """Refuse to store what another model has said. Raises ServerError."""
+        """Refuse answers of another model. Raises ServerError."""
         key = digest("served as", _KEYS, self.identity.fingerprint)
         for name in dict.fromkeys(reported):
             self._store.put_json("notes", {key: name})  # the first name stays
@@ -256,8 +269,9 @@ class StoredAnswers:
 
     def _changed(self, how: str) -> ServerError:
         return ServerError(
-            f"{self.client.url}#{self.client.model}: the model behind the server has changed ({how}): none of its answers were stored under the "
-            "first one's name; run again when it stays, with another --trust-store if the name now means another model"
+            f"{self.client.url}#{self.client.model}: the model behind the server has changed ({how}): "
+            "none of its answers were stored under the first one's name; "
+            "run again when it stays, with another --trust-store if the name now means another model"
         )
 
     def _generate(self, jobs: Sequence[Job], tell: Tell) -> None:
@@ -265,7 +279,8 @@ class StoredAnswers:
         for job in jobs:
             if job.generation.reasoning_budget is not None:
                 raise ServerError(
-                    f"{self.reference.label}: a trace cannot be closed behind a server: leave out --trust-reasoning-budget, or set the budget in the server"
+                    f"{self.reference.label}: a trace cannot be closed behind a server: "
+                    "leave out --trust-reasoning-budget, or set the budget in the server"
                 )
             keys = self.keys(job)
             probes = {probe.id: probe for probe in job.probes}
@@ -317,14 +332,16 @@ class StoredAnswers:
 
         try:
             self.in_parallel(missing, scorer.score, commit)
-        except Unscored as error:  # a gate that cannot be measured here is no failure of the others
+        except Unscored as error:  # this gate cannot be measured; the others can
             self._store.put_json("notes", {self._note_key("no options", job.suite): str(error)})
 
     def in_parallel(
         self, items: Sequence[Item], work: Callable[[Item], Made], commit: Callable[[Sequence[tuple[Item, Made]]], None]
     ) -> None:
-        """Do `work` on all items, so many at once as the reference says, and `commit` in this thread what is finished. The first item goes
-        alone: from it is learnt what the server takes. After a failure nothing new is begun, and what is under way is kept.
+        """Do `work` on all items, `?concurrency=` at once, and `commit` finished items in this thread.
+
+        The first item is done alone: its answer shows which parameters the server accepts. A failure starts no new
+        items; items that have started are finished and committed.
 
         Raises:
             ServerError: the first failure.
@@ -358,7 +375,11 @@ class StoredAnswers:
             raise failure
 
     def _answer(self, asking: Asking) -> Answer:
-        """Ask once with everything that is wanted; what a server refuses is left out, unless the answer would then mean something else."""
+        """Ask for a response, without the parameters that the server refuses.
+
+        Raises:
+            ServerError: the server fails, or refuses a `top_k` that the settings need.
+        """
         refused: Rejected | None = None
         for logprobs, extras in ((True, True), (False, True), (True, False), (False, False)):
             if (logprobs and not self._takes["logprobs"]) or (extras and not self._takes["extras"]):
@@ -373,7 +394,8 @@ class StoredAnswers:
             answer = answer_of(found, asking, where=f"{self.client.url}{asking.path}", trace=self._trace)
             if not extras and asking.top_k:
                 raise ServerError(
-                    f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: use a profile without it"
+                    f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: "
+                    "use a profile without it"
                 )
             self._learn(answer, logprobs=logprobs, extras=extras)
             return answer
@@ -381,7 +403,7 @@ class StoredAnswers:
 
     def _learn(self, answer: Answer, *, logprobs: bool, extras: bool) -> None:
         self._takes = {"logprobs": logprobs, "extras": extras}
-        if answer.text:  # without them the wish was refused, or taken and ignored
+        if answer.text:  # without log-probabilities, the server has refused or ignored the request for them
             self._noticed.add(_LOGPROBS if answer.tops else NO_LOGPROBS)
         if answer.prompt_ids:
             self._noticed.add(_PROMPT_IDS)

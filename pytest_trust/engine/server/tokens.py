@@ -1,8 +1,9 @@
 """A server's tokens in the ids of a model that is loaded here.
 
-A server names the most likely tokens at each place of its own response. Tokens are found again in the other model's vocabulary by their ids
-or, where the server keeps these to itself, by their text; one that is not found there joins the tail, which leaves a bound a bound. A
-response of which a token is not found, or whose tokens do not spell its text, is not measured.
+A server names the most likely tokens at each token of its response. They are looked up in the loaded model's vocabulary
+by their ids, or by their text where the server returns no ids. A likely token that is not found counts to the tail,
+which can only lower the bound. A response is not measured when one of its own tokens is not found, or when its tokens
+do not spell its text.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from pytest_trust.engine.server.protocol import TOP_LOGPROBS
 if TYPE_CHECKING:
     from pytest_trust.engine.top_k import TopK
 
-_WIDTH = TOP_LOGPROBS + 1  # a text that is read has its own token beside the most likely ones
+_WIDTH = TOP_LOGPROBS + 1  # on a text that it did not write, a server adds the text's token to the most likely ones
 _SMALLEST_TAIL = 1e-9  # probabilities that are rounded to float32 may add up to a little more than 1
 
 
 def as_top_k(places: Sequence[Place], vocabulary: LoadedTokens) -> TopK:
-    """The places of a text in ids; what is not known of one is its tail. Rows with fewer tokens repeat their first, which changes nothing.
+    """The places of a text as a top k in the vocabulary's ids.
 
-    The entropy of what is known, with the tail as one token, stands for the entropy: a lower bound of it.
+    A row with fewer tokens repeats its first one, which changes no result. The entropy is a lower bound: it takes the
+    tail for one token.
     """
     import torch
 
@@ -56,12 +58,15 @@ class LoadedTokens:
         self._texts: dict[int, str] = {}
 
     def spelt(self, places: Sequence[Place], response: Any) -> dict[str, Any] | None:
-        """The ids of a response and the index of its answer's first token; None where they cannot be told or do not spell it."""
+        """The ids of a response, and the index of its answer's first token.
+
+        None where a token is not in this vocabulary, or where the ids do not spell the response.
+        """
         ids = [self.id_of(place.label) for place in places]
         if not ids or min(ids) < 0 or any(not self.known(place) for place in places):
             return None
         said = response.answer.strip()
-        # An end token is among the tokens and not in the text; a reasoning marker, special in some vocabularies too, may be in both.
+        # An end token is a special token that is not in the text. A think marker may be special, and in the text too.
         if not said or not any(_bare(self._decode(ids, skip)).endswith(_bare(said)) for skip in (True, False)):
             return None
         if not response.reasoning:
@@ -73,7 +78,7 @@ class LoadedTokens:
         return {"ids": ids, "answer_start": start}
 
     def known(self, place: Place) -> list[tuple[int, float]]:
-        """Ids and log-probabilities of a place's most likely tokens, as far as they are in this vocabulary."""
+        """Ids and log-probabilities of those of a place's most likely tokens that are in this vocabulary."""
         found: dict[int, float] = {}
         for token in place.known:
             index = self.id_of(token)
@@ -82,15 +87,18 @@ class LoadedTokens:
         return list(found.items())
 
     def id_of(self, token: Token) -> int:
-        """-1 where the vocabulary has no such token, several of the same text, or another text under its id."""
+        """A token's id in this vocabulary.
+
+        -1 where the vocabulary has no such token, has several with this text, or has another text under this id.
+        """
         if token.id < 0:
             return self._by_text.get(token.text, -1)
         if token.id >= self._size:
             return -1
-        mine = self._text(token.id)
-        # An id without a text is checked by what the whole response spells. A partial character has no text of its own.
-        fine = not token.text or "\ufffd" in mine or mine.strip() == token.text.strip()
-        return token.id if fine else -1
+        text = self._text(token.id)
+        # `spelt` checks ids without a text by the whole response. A part of a character has no text of its own.
+        same = not token.text or "\ufffd" in text or text.strip() == token.text.strip()
+        return token.id if same else -1
 
     @cached_property
     def _size(self) -> int:
@@ -114,5 +122,5 @@ class LoadedTokens:
 
 
 def _bare(text: str) -> str:
-    """Without white space, which servers strip at either end and some tokenizers put between special tokens."""
+    """The text without white space. Servers strip it at both ends; some tokenizers add it between special tokens."""
     return "".join(text.split())
