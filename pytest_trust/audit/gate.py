@@ -141,9 +141,8 @@ _BY_SEVERITY: tuple[Verdict, ...] = ("held", "inconclusive", "not measured", "re
 def with_trace(record: GateRecord, thought: GateRecord, *, gated: bool) -> GateRecord:
     """The record with the same gate on the models' reasoning (`thought`) added as its `trace`.
 
-    A response without a trace counts as an empty one. Where the policy gates the trace (`gated`), the gate takes the
-    worse of the two verdicts: a regression in the reasoning makes it regressed, and an inconclusive reasoning makes a
-    gate that held inconclusive.
+    A response without a trace counts as an empty trace. Where the policy gates the trace (`gated`), the gate gets the
+    worse of the two verdicts. A gate that is not measured stays so.
     """
     record = replace(record, trace=_trace(thought, gated))
     if not gated or record.verdict in ("regressed", "not measured"):
