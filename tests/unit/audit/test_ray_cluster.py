@@ -1,4 +1,4 @@
-"""On a Ray cluster of several nodes, of which some die and others join: the store of a local run, nothing lost, nothing twice."""
+"""On a Ray cluster whose nodes die and join: the store of a local run, nothing lost, nothing twice."""
 
 from __future__ import annotations
 
