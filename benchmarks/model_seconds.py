@@ -36,15 +36,15 @@ def _counted(owner: Any, name: str, label: str) -> None:
 
 def pytest_configure(config: Any) -> None:
     """Wrap the functions whose seconds are counted."""
-    from pytest_trust import generation, heads, pair
-    from pytest_trust.models import runner as inference
+    from pytest_trust.drift import measure
+    from pytest_trust.models import generation, heads, runner
 
-    _counted(inference.Runner, "_forward_tree", "forward")
-    _counted(inference.Runner, "step", "forward")
-    _counted(inference.Runner, "_alone", "forward")
+    _counted(runner.Runner, "_forward_tree", "forward")
+    _counted(runner.Runner, "step", "forward")
+    _counted(runner.Runner, "_alone", "forward")
     _counted(heads.Head, "product", "head")
     _counted(generation, "choose_tokens", "choice")
-    _counted(pair, "divergences", "divergence")
+    _counted(measure, "divergences", "divergence")
 
 
 def pytest_unconfigure(config: Any) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_trust.drift.kernels import reduction
 from pytest_trust.drift.kernels import torch_blocks as blocks
 from pytest_trust.errors import InvalidInput
-from pytest_trust.models.heads import LogitMap
+from pytest_trust.models.heads import AS_THEY_ARE, LogitMap
 
 TOLERANCE = 1e-5  # nats
 ON_GPU = torch.cuda.is_available()
@@ -42,7 +42,7 @@ def reduce_rows(kernels, monkeypatch):
     monkeypatch.setattr(reduction, "_on_cuda", lambda p, q: p.dtype != torch.float64)
     monkeypatch.setattr(reduction, "_failed", {})
 
-    def reduce(p, q, labels=None, temperature=1.0, jensen_shannon=True, maps=blocks.AS_THEY_ARE):
+    def reduce(p, q, labels=None, temperature=1.0, jensen_shannon=True, maps=AS_THEY_ARE):
         found = reduction.reduce_rows(
             p.to(DEVICE),
             q.to(DEVICE),
