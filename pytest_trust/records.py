@@ -133,7 +133,7 @@ class Sequential:
     e_value: float
     """Evidence for a regression; large values speak against "no regression"."""
     stopped: bool
-    """Whether the gate was known to have held or regressed before the budget was used up."""
+    """Whether the limits that hold at any time said held or regressed."""
     given_up: bool
     """Whether the gate was left undecided, because the rest of the budget would hardly have decided it."""
     tokens: int = 0
@@ -467,8 +467,8 @@ class GateRecord:
     detectable: float | None
     """The smallest change that is found with the probability `power`; null where there is none."""
     needed: int | None
-    """Number of probes that it would take to decide; null where it is not known, and for other verdicts than
-    inconclusive."""
+    """Number of probes, those compared included, that it would take to decide. Null where it is not known, and for
+    verdicts other than inconclusive."""
     method: str
     """The test and the limits, in words."""
     worse: int | None

@@ -390,7 +390,7 @@ class Audit:
         return with_trace(record, found, gated=margin is not None)
 
     def _thoughts(self, reference: Reference, job: Job) -> dict[str, tuple[Any, ...]]:
-        """Responses whose answer is their reasoning."""
+        """The responses to a job, with their reasoning in place of their answer."""
         return {
             name: tuple(
                 replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop")

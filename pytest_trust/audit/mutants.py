@@ -28,7 +28,7 @@ def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
     """The reference of a model with a mutant applied to it.
 
     Raises:
-        InvalidInput: the reference has a mutant already, or names a recording.
+        InvalidInput: the reference already has a mutant, or names a recording.
     """
     if reference.mutant is not None:
         raise InvalidInput(f"{reference.text}: is a mutant already: give the model as it is")

@@ -1,4 +1,4 @@
-"""What a gate compares: a score per unit and side, and the units' clusters."""
+"""The units that a gate compares: a score on each side, and a cluster."""
 
 from __future__ import annotations
 

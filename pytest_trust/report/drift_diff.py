@@ -94,7 +94,7 @@ def _more(record: GateRecord, needed: int) -> str:
 
 
 def not_measured_reason(record: GateRecord) -> str:
-    """Return one line: the gate, and why nothing can be said about it."""
+    """Return one line: the gate, and why it was not measured."""
     reason = visible(record.reason).removeprefix("not measured").lstrip(":, ")
     if not reason:
         reason = ", ".join(f"{name} coverage {percent(side.coverage, 0)}" for name, side in _named_sides(record))
@@ -102,7 +102,7 @@ def not_measured_reason(record: GateRecord) -> str:
 
 
 def held_note(record: GateRecord) -> str:
-    """Return one line: Δ, its upper limit below the margin, and the smallest change that would have shown."""
+    """Return one line: Δ, its upper limit, the margin, and the smallest change that would have been found."""
     numbers = Numbers.of(record)
     line = (
         f"held, {numbers.change(record.delta)} (at most {numbers.signed(record.upper, record.margin)}; "
@@ -226,7 +226,7 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
 
 
 def _trace(record: GateRecord, numbers: Numbers) -> str:
-    """The same metric on the reasoning, where a model reasoned."""
+    """The gate on the reasoning; empty where no model reasoned."""
     trace = record.trace
     if trace is None:
         return ""

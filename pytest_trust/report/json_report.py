@@ -69,7 +69,7 @@ def comparable(run: RunRecord) -> str:
 
 
 def serialised(document: Mapping[str, Any]) -> str:
-    """Return the text of a document: sorted keys, one newline at the end, nothing a terminal would obey."""
+    """Return the text of a document: keys are sorted, and no character controls a terminal."""
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     # JSON is ASCII outside of its strings. So every replaced character is inside of one, where \u is an escape.
     return re.sub(r"[^\x00-\x7e]", _escaped, text) + "\n"

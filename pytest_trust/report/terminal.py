@@ -260,7 +260,7 @@ def _note(record: GateRecord, numbers: Numbers) -> str:
 
 
 def _heading(dimension: str, room: int, drift: DriftRecord | None, width: int) -> str:
-    """Return a dimension's name and as much of its drift as fits behind it, or why there is none."""
+    """Return a dimension's name, and behind it as much of its drift as fits, or why there is no drift."""
     name = cut(visible(dimension), width)
     found = drift.candidate_baseline if drift else None
     if found is None or not known(found.mean):
