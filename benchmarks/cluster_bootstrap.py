@@ -1,4 +1,7 @@
-"""Limits of any metric by a bootstrap of whole clusters: the general form of what `pytest_trust.stats.corpus` does by sums."""
+"""Limits of any metric by a bootstrap of whole clusters.
+
+`pytest_trust.stats.corpus` computes them from sums, for metrics that allow it.
+"""
 
 from __future__ import annotations
 

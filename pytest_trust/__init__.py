@@ -1,6 +1,7 @@
 """pytest-trust: trust regressions between two language models as ordinary failing tests.
 
-The library under the plugin, free of pytest. Everything is imported when it is first used: `import pytest_trust` costs nothing.
+This is the library under the plugin; it does not import pytest. Everything is imported when it is first used, so
+`import pytest_trust` costs nothing.
 """
 
 from __future__ import annotations

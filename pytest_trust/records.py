@@ -1,7 +1,8 @@
-"""What a run reports: frozen dataclasses, made once and never changed. Dictionaries exist at two borders, pytest-xdist's and JSON's.
+"""What a run reports: frozen dataclasses. They become dictionaries at two borders only, pytest-xdist's and JSON's.
 
-`to_json` turns a record into built-in types, `from_json` turns these into the record again. A record's fields are the keys of the JSON
-report; the string under a field says what it is, and `pytest_trust/report/schema.json` is generated from both.
+`to_json` turns a record into built-in types, and `from_json` turns these into the record again. A record's fields are
+the keys of the JSON report, and the string under a field describes it. `pytest_trust/report/schema.json` is generated
+from both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from pytest_trust.errors import InvalidInput
 
 SCHEMA = 2
-"""The number of the JSON report's schema."""
+"""The version of the JSON report's schema."""
 
 Verdict = Literal["held", "regressed", "inconclusive", "not measured"]
 
@@ -27,7 +28,7 @@ Kind = TypeVar("Kind")
 
 
 def dimension_rank(dimension: str) -> tuple[int, str]:
-    """The place of a dimension: the audit's six in their order, then a user's own by name."""
+    """The sort key of a dimension: the audit's six in their order, then a user's own by name."""
     return DIMENSIONS.index(dimension) if dimension in DIMENSIONS else len(DIMENSIONS), dimension
 
 
@@ -36,17 +37,17 @@ class ModelRecord:
     """One model of a run."""
 
     model: str
-    """Its label."""
+    """The model's label."""
     reference: str
     """The reference as it was given, without its label."""
     fingerprint: str = ""
-    """Hash of its weights, tokenizer and settings; empty where it is not known."""
+    """Hash of the model's weights, tokenizer and settings; empty where they are not known."""
     dtype: str = ""
-    """The type its weights are computed in; empty where it is not known."""
+    """The data type that the model is computed in; empty where it is not known."""
     device: str = ""
-    """Where it ran; may change from run to run. Empty where it is not known."""
+    """The device the model ran on, which may differ between equal runs; empty where it is not known."""
     parameters: int = 0
-    """Number of parameters; 0 where its files, or its server, do not tell."""
+    """Number of parameters; 0 where it is not known."""
     lineage: str = ""
     """How the candidate was made from the baseline, in words; empty for a baseline."""
 
@@ -56,7 +57,7 @@ class PairRecord:
     """The two models that a gate compared."""
 
     baseline: ModelRecord
-    """The model that is compared with."""
+    """The model that the candidate is compared with."""
     candidate: ModelRecord
     """The model that is judged."""
     warnings: tuple[str, ...]
@@ -80,13 +81,13 @@ class SideRecord:
     outcomes: Mapping[str, int]
     """Number of samples by outcome."""
     coverage: float
-    """Share of the samples that count, 0 to 1."""
+    """Share of the samples whose outcome the metric is defined on, 0 to 1."""
     truncated: int
-    """Responses that were cut before their answer."""
+    """Number of responses that were cut before their answer."""
     closed: int
-    """Traces that the reasoning budget closed."""
+    """Number of reasoning traces that the reasoning budget closed."""
     judge_errors: tuple[str, ...]
-    """The first three different errors of the judge."""
+    """Up to three different error messages of the judge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,18 +97,18 @@ class CorrectedRate:
     sensitivity: float
     """Share of the bad responses that the judge calls bad."""
     specificity: float
-    """Share of the others that it does not call bad."""
+    """Share of the other responses that the judge does not call bad."""
     corrected: float
     """The corrected rate."""
     lower: float | None
-    """Its lower 95 % limit; null where it cannot be had."""
+    """Lower 95 % limit of `corrected`; null where it cannot be computed."""
     upper: float | None
-    """Its upper 95 % limit; null where it cannot be had."""
+    """Upper 95 % limit of `corrected`; null where it cannot be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeError:
-    """What a gate owes to the measured errors of its judge."""
+    """What the measured errors of its judge contribute to a gate."""
 
     baseline: CorrectedRate
     """The baseline's rate, corrected."""
@@ -116,9 +117,9 @@ class JudgeError:
     labels: str
     """The human labels that the errors were measured on."""
     flips_expected: float
-    """Flips to worse that the judge's errors alone would give."""
+    """Expected number of flips to worse from the judge's errors alone."""
     flips_limit: int
-    """So many flips are not exceeded by them with a probability of 95 %."""
+    """The judge's errors alone give at most this many flips to worse, with a probability of 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,38 +127,38 @@ class Sequential:
     """How far a gate was visited under --trust-sequential."""
 
     units: int
-    """Units that were compared."""
+    """Number of units that were compared."""
     of: int
-    """Units of the whole budget."""
+    """Number of units in the whole budget."""
     e_value: float
     """Evidence for a regression; large values speak against "no regression"."""
     stopped: bool
-    """Whether it was known early."""
+    """Whether the limits that hold at any time said held or regressed."""
     given_up: bool
-    """Whether the rest of the budget would hardly have decided it."""
+    """Whether the gate was left undecided, because the rest of the budget would hardly have decided it."""
     tokens: int = 0
     """Response tokens that both models wrote for the suite."""
     saved: int = 0
-    """About how many more the whole budget would have taken."""
+    """Response tokens that the rest of the budget would have taken, estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlipSide:
-    """What one model did on a probe that flipped: the sample that speaks for it."""
+    """What one model did on a probe that flipped: its worst sample, and the probe's score."""
 
     outcome: str
     """The outcome of the sample."""
     score: float | None
     """The probe's score, larger is worse; null where it has none."""
     answer: str
-    """The answer in full, or its length and hash."""
+    """The answer in full; its length and hash in a redacted report."""
     reasoning: str
-    """The reasoning in full, or its length and hash."""
+    """The reasoning in full; its length and hash in a redacted report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """A probe whose score moved."""
+    """A probe whose score differs between the two models."""
 
     probe: str
     """The probe's id."""
@@ -166,25 +167,25 @@ class Flip:
     subtype: str
     """The probe's subtype."""
     prompt: str
-    """The prompt in full, or its length and hash."""
+    """The prompt in full; its length and hash in a redacted report."""
     worse: bool
-    """Whether the candidate's score is the worse one."""
+    """Whether the candidate's score is worse than the baseline's."""
     baseline: FlipSide
     """What the baseline did."""
     candidate: FlipSide
     """What the candidate did."""
     in_trace: bool = False
-    """Whether it flipped in the reasoning."""
+    """Whether the flip is in the reasoning, not in the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
-    """A gate on the probes that share one value of a factor; exploratory."""
+    """A gate's scores on the probes that share one value of a factor; exploratory, without limits."""
 
     value: str
     """The factor's value."""
     n: int
-    """Probes measured on both sides."""
+    """Number of probes measured on both sides."""
     baseline: float
     """The baseline's mean score."""
     candidate: float
@@ -195,7 +196,7 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A gate on the models' reasoning. A response without a trace has said nothing in it."""
+    """A gate on the models' reasoning. A response without a trace counts as an empty trace."""
 
     verdict: Verdict
     """The verdict on the reasoning."""
@@ -208,9 +209,9 @@ class Trace:
     upper: float | None
     """Upper one-sided limit of `delta`."""
     margin: float
-    """The margin it is held to."""
+    """The margin that the reasoning is held to."""
     n: int
-    """Units that were compared."""
+    """Number of units that were compared."""
     worse: int | None
     """Flips to worse; null for graded scores."""
     better: int | None
@@ -220,81 +221,87 @@ class Trace:
     candidate: SideRecord
     """The candidate's reasoning."""
     gated: bool
-    """Whether the policy holds the gate to it, by a `trace_margin`."""
+    """Whether this verdict counts for the gate: the policy gives it a `trace_margin`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftSummary:
-    """How far two models' next-token distributions are apart in one direction. A number that is undefined or infinite is null."""
+    """How far two models' next-token distributions are apart in one direction.
+
+    Undefined and infinite numbers are null.
+    """
 
     direction: str
     """KL(candidate || baseline) or KL(baseline || candidate)."""
     on: str
-    """The text it is measured on, in words."""
+    """The tokens that it is measured on, in words."""
     tokens: int
     """Number of tokens."""
     responses: int
     """Number of responses."""
     clusters: int
-    """Number of clusters of probes; the errors are taken over them."""
+    """Number of clusters of probes; standard errors are clustered by them."""
     mean: float | None
-    """Nats per token, each token counting the same."""
+    """Mean divergence in nats per token; each token has the same weight."""
     error: float | None
     """Clustered standard error of `mean`."""
     lower: float | None
     """Lower limit of the two-sided 95 % interval of `mean`."""
     upper: float | None
-    """Upper limit of the two-sided 95 % interval of `mean`; null for a lower bound."""
+    """Upper limit of the two-sided 95 % interval of `mean`; null where `mean` is a lower bound."""
     macro_mean: float | None
-    """Nats per token, each response counting the same."""
+    """Mean divergence in nats per token; each response has the same weight."""
     per_sequence: float | None
-    """Nats per response."""
+    """Mean divergence in nats per response: the sum over its tokens."""
     per_sequence_error: float | None
     """Clustered standard error of `per_sequence`."""
     median: float | None
-    """Median over tokens, nats."""
+    """Median divergence of a token, nats."""
     p90: float | None
-    """90th percentile over tokens, nats."""
+    """90th percentile of the tokens' divergence, nats."""
     p99: float | None
-    """99th percentile over tokens, nats."""
+    """99th percentile of the tokens' divergence, nats."""
     p999: float | None
-    """99.9th percentile over tokens, nats."""
+    """99.9th percentile of the tokens' divergence, nats."""
     maximum: float | None
-    """The largest token's divergence, nats."""
+    """The largest divergence of a token, nats."""
     same_top: float | None
-    """Share of tokens whose most likely token is the same."""
+    """Share of positions where both models have the same most likely token, 0 to 1."""
     js: float | None
     """Mean Jensen-Shannon divergence, nats per token."""
     total_variation: float | None
     """Mean total variation, 0 to 1."""
     delta_p: float | None
-    """Mean change of the probability of the token that follows, candidate - baseline."""
+    """Mean change of the probability of the token that follows: candidate - baseline."""
     rms_delta_p: float | None
-    """Root mean square of that change."""
+    """Root mean square of the change that `delta_p` is the mean of."""
     first: Mapping[str, float | None]
-    """Nats per token over the first 1, 5 and 20 tokens of the answers."""
+    """Mean divergence in nats per token over the first 1, 5 and 20 tokens of the answers."""
     rest: float | None
-    """Nats per token after the first 20 tokens of the answers."""
+    """Mean divergence in nats per token after the first 20 tokens of the answers."""
     by_confidence: Mapping[str, float | None]
-    """Nats per token where the baseline was `sure` (entropy below 0.1 nats), `unsure` (below 1) and `open`."""
+    """Mean divergence in nats per token by the baseline's entropy: `sure` (below 0.1 nats), `unsure` (below 1 nat) or
+    `open` (1 nat or more)."""
     answer_mean: float | None
-    """Nats per token of the answers."""
+    """Mean divergence in nats per token of the answers."""
     reasoning_mean: float | None
-    """Nats per token of the reasoning."""
+    """Mean divergence in nats per token of the reasoning."""
     answer_per_sequence: float | None
-    """Nats per response in its answer, both models having read the response's own reasoning."""
+    """Mean divergence in nats per response, over its answer; both models have read the response's own reasoning."""
     reasoning_per_sequence: float | None
-    """Nats per response in its reasoning; with `answer_per_sequence` it adds up to `per_sequence` (chain rule)."""
+    """Mean divergence in nats per response, over its reasoning. By the chain rule, this plus `answer_per_sequence` is
+    `per_sequence`."""
     masked_mass: Mapping[str, float | None]
-    """Mean probability that each side puts on tokens the other does not have, left out."""
+    """By side, the mean probability of tokens that the other model does not have; these tokens are left out."""
     tail_mass: float | None
-    """Mean probability beyond what a top-k recording keeps: the divergences are lower bounds. Null elsewhere."""
+    """Mean probability of the tokens that a top-k recording does not keep; the divergences are then lower bounds. Null
+    without a top-k recording."""
     masked_tokens: int
-    """Tokens that are not counted: template, think markers, those only one side has."""
+    """Number of tokens that are not counted: of the template, think markers, and tokens that only one model has."""
     infinite: int
-    """Tokens with an infinite divergence."""
+    """Number of tokens with an infinite divergence."""
     windowed: int
-    """Texts longer than the context, read in overlapping windows."""
+    """Number of texts longer than the context, which were read in overlapping windows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,9 +309,9 @@ class BitsRecord:
     """Bits per byte of the same texts under both models."""
 
     baseline: float | None
-    """Under the baseline."""
+    """Bits per byte under the baseline."""
     candidate: float | None
-    """Under the candidate."""
+    """Bits per byte under the candidate."""
     difference: float | None
     """candidate - baseline: above 0 where the candidate predicts the texts worse."""
     error: float | None
@@ -313,36 +320,36 @@ class BitsRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkBoundRecord:
-    """The chunk-level lower bound of a divergence between models with different tokenizers."""
+    """A lower bound of the divergence between models with different tokenizers, from chunks of text."""
 
     of: str
-    """What it is a lower bound of, in words."""
+    """The divergence that it bounds, in words."""
     per_chunk: float | None
-    """Nats per chunk."""
+    """The bound in nats per chunk."""
     error: float | None
     """Clustered standard error of `per_chunk`."""
     per_response: float | None
-    """Nats per response."""
+    """The bound in nats per response."""
     chunks: int
     """Number of chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDriftRecord:
-    """What stands in place of KL where the tokenizers differ."""
+    """What replaces KL where the tokenizers differ."""
 
     on: str
-    """The texts it is measured on, in words."""
+    """The texts that it is measured on, in words."""
     responses: int
     """Number of texts."""
     bytes: int
-    """Their UTF-8 bytes."""
+    """Number of UTF-8 bytes of the texts."""
     bits_per_byte: BitsRecord
     """How well each model predicts them."""
     chunk_bound: ChunkBoundRecord | None
-    """A lower bound of the divergence; null where no chunk could be had."""
+    """A lower bound of the divergence; null where no text has a chunk that both models can score."""
     left_out: int
-    """Texts that one of the tokenizers does not know all of."""
+    """Number of texts left out because one of the tokenizers does not know all of their characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,46 +359,50 @@ class DriftRecord:
     candidate_baseline: DriftSummary | None = None
     """KL(candidate || baseline), on the candidate's responses."""
     candidate_baseline_reason: str = ""
-    """Why there is none."""
+    """Why there is no `candidate_baseline`."""
     baseline_candidate: DriftSummary | None = None
     """KL(baseline || candidate), on the baseline's responses."""
     baseline_candidate_reason: str = ""
-    """Why there is none."""
+    """Why there is no `baseline_candidate`."""
     answer_without_trace: DriftSummary | None = None
-    """KL(p_c(y | x, z) || p_b(y | x)) on the candidate's answers y: the candidate has read its trace z, the baseline the prompt x alone.
-    Null where the candidate did not reason."""
+    """KL(p_c(y | x, z) || p_b(y | x)) on the candidate's answers y. The candidate has read the prompt x and its own
+    trace z, the baseline the prompt alone. Null where the candidate did not reason."""
     floor: float | None = None
-    """The noise floor: the baseline against itself in another batch, nats per token."""
+    """The noise floor in nats per token: the baseline against itself in another batch."""
     identical: bool = False
     """Whether the two distributions are the same on every token."""
     texts: Mapping[str, TextDriftRecord] = field(default_factory=dict)
-    """Where the tokenizers differ: by the texts (`candidate_responses`, `baseline_responses`, `options`) what stands in place of KL."""
+    """What replaces KL where the tokenizers differ, by the texts that it is measured on: `candidate_responses`,
+    `baseline_responses` or `options`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftByFlip:
-    """Drift of the candidate's responses, nats per token, apart for probes that flipped and probes that did not."""
+    """Drift of the candidate's responses in nats per token; probes that flipped apart from those that did not."""
 
     flipped: tuple[float, ...]
-    """A number per response whose probe flipped."""
+    """The drift of each response whose probe flipped."""
     unflipped: tuple[float, ...]
-    """A number per response whose probe did not."""
+    """The drift of each response whose probe did not flip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftAuc:
-    """The probability that a flipped probe's response drifted more than an unflipped one's, ties half; 0.5 tells nothing."""
+    """The probability that a flipped probe's response drifted more than an unflipped one's.
+
+    A tie counts one half. At 0.5 drift tells nothing about flips.
+    """
 
     auc: float
     """The probability: the area under the ROC curve."""
     lower: float
-    """Its lower 95 % limit."""
+    """Lower 95 % limit of `auc`."""
     upper: float
-    """Its upper 95 % limit."""
+    """Upper 95 % limit of `auc`."""
     flipped: int
-    """Probes that flipped."""
+    """Number of probes that flipped."""
     unflipped: int
-    """Probes that did not."""
+    """Number of probes that did not flip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,17 +412,17 @@ class DriftOfOutcome:
     probes: int
     """Number of probes."""
     mean: float
-    """Nats per token."""
+    """Mean KL(candidate || baseline) in nats per token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRecord:
-    """One gate: what was compared, what came out, and why."""
+    """One gate: what was compared, its verdict, and why."""
 
     gate: str
-    """dimension/suite/metric."""
+    """The gate's full name: dimension/suite/metric."""
     nodeid: str = ""
-    """The test that compared."""
+    """The node id of the test that compared."""
     dimension: str
     """The suite's dimension."""
     suite: str
@@ -421,13 +432,14 @@ class GateRecord:
     title: str
     """What a bad response does, in words."""
     unit: str
-    """share, score or nats."""
+    """The unit of the values: share, score or nats."""
     judge: str
     """The judge and its version."""
     control: bool
-    """Whether it is a control, and so no verdict on trust."""
+    """Whether the gate is a control: its verdict is not a verdict on trust."""
     verdict: Verdict
-    """held: `upper` is below `margin`. regressed: `lower` is above 0, and not held. inconclusive: neither. not measured: `reason` says why."""
+    """held: `upper` is below `margin`. regressed: `lower` is above 0, and the gate did not hold. inconclusive: neither.
+    not measured: `reason` says why."""
     reason: str
     """Why the verdict is what it is, where the numbers do not say it."""
     delta: float | None
@@ -439,23 +451,24 @@ class GateRecord:
     margin: float
     """The non-inferiority margin."""
     alpha: float
-    """The error rate."""
+    """The error rate of the limits."""
     family: int
     """Number of gates that share `alpha`."""
     power: float
-    """The probability that `detectable` and `needed` are for."""
+    """The probability of finding a change that `detectable` and `needed` are computed for."""
     p_value: float | None
-    """One-sided, of "no regression"; not adjusted."""
+    """The one-sided p-value of "no regression", not adjusted."""
     p_holm: float | None = None
-    """`p_value` adjusted over the family by Holm's method; decides nothing."""
+    """`p_value` adjusted over the family by Holm's method. The verdict does not depend on it."""
     n: int
-    """Units that were compared."""
+    """Number of units that were compared."""
     n_clusters: int
-    """Their clusters."""
+    """Number of clusters of these units."""
     detectable: float | None
-    """The smallest change that is found with the probability `power`; null where none is."""
+    """The smallest change that is found with the probability `power`; null where there is none."""
     needed: int | None
-    """Probes it would take to tell; null unless inconclusive."""
+    """Number of probes, those compared included, that it would take to decide. Null where it is not known, and for
+    verdicts other than inconclusive."""
     method: str
     """The test and the limits, in words."""
     worse: int | None
@@ -463,11 +476,11 @@ class GateRecord:
     better: int | None
     """Flips to better; null for graded scores."""
     missing: tuple[str, ...]
-    """Units without a score on a side."""
+    """Names of the units without a score on one side or both."""
     judge_error: JudgeError | None
-    """What the gate owes to its judge's errors; null where they were not measured."""
+    """What the judge's errors contribute; null where they were not measured."""
     sequential: Sequential | None
-    """How far it was visited; null without --trust-sequential."""
+    """How far the gate was visited; null without --trust-sequential."""
     baseline: SideRecord
     """The baseline's side."""
     candidate: SideRecord
@@ -477,52 +490,52 @@ class GateRecord:
     never: tuple[str, ...]
     """Probes that must never flip and did."""
     identical: bool
-    """Whether every pair has the same scores."""
+    """Whether every unit has the same score on both sides."""
     notes: tuple[str, ...] = ()
-    """What the suite says of itself."""
+    """The suite's remarks on itself."""
     drift: DriftRecord | None = None
     """The drift of the suite's responses; null where nothing was measured."""
     drift_auc: DriftAuc | None = None
-    """Whether drift predicted the flips; null below 5 probes a side."""
+    """How well drift predicted the flips; null with fewer than 5 flipped or 5 unflipped probes."""
     drift_by_outcome: Mapping[str, DriftOfOutcome] = field(default_factory=dict)
     """Drift by the outcome of the candidate's response."""
     trace: Trace | None = None
     """The same gate on the reasoning; null where no model reasoned or the judge cannot read a trace."""
     breakdown: Mapping[str, tuple[Breakdown, ...]]
-    """By factor of the probes a row per value, the largest `delta` first."""
+    """By factor of the probes: a row per value, the largest `delta` first."""
     flips: tuple[Flip, ...]
     """The probes that flipped, the worst first."""
     flips_total: int
-    """Number of flips."""
+    """Number of all flips."""
 
     @property
     def by_difference(self) -> bool:
-        """The limits alone say regressed: the lower one is above 0, and the upper one is not below the margin."""
+        """Whether the limits alone say regressed: `lower` is above 0, and `upper` is not below `margin`."""
         return self.lower is not None and self.lower > 0 and not (self.upper is not None and self.upper < self.margin)
 
     @property
     def above_ceiling(self) -> bool:
-        """The candidate's value is above its ceiling, whether or not that is shown."""
+        """Whether the candidate's value is above its ceiling. Its limits may still include the ceiling."""
         return self.ceiling is not None and self.candidate.value is not None and self.candidate.value > self.ceiling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRecord:
-    """What one comparison gives its run: the gate, and what the run's summary needs beside it."""
+    """The result of one comparison: the gate, and what the run's summary needs beside it."""
 
     gate: GateRecord
     """The gate."""
     pair: PairRecord
     """The two models."""
     dimension_drift: DriftRecord | None
-    """The drift of the whole dimension as far as it was acquired."""
+    """The drift of the whole dimension, as far as it was acquired."""
     drift_by_flip: DriftByFlip
     """What `drift_auc` is computed from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capability:
-    """A control gate, turned round: larger is better."""
+    """The gate of a control, turned round: larger is better."""
 
     gate: str
     """The gate's name."""
@@ -531,13 +544,13 @@ class Capability:
     suite: str
     """The suite's name."""
     unit: str
-    """share, score or nats."""
+    """The unit of the values: share, score or nats."""
     n: int
-    """Units that were compared."""
+    """Number of units that were compared."""
     measured: bool
-    """Whether it was measured."""
+    """Whether the gate was measured."""
     change: float | None
-    """Minus the change of the error rate: larger is better."""
+    """The change of the error rate with its sign reversed: larger is better."""
     lower: float | None
     """Lower limit of `change`."""
     upper: float | None
@@ -550,86 +563,86 @@ class Capability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimensionTax:
-    """A dimension of the trust tax."""
+    """One dimension of the trust tax."""
 
     verdict: Verdict
-    """The verdict of its worst gate: regressed, then not measured, inconclusive, held."""
+    """The verdict of the worst gate. From worst to best: regressed, not measured, inconclusive, held."""
     gates: Mapping[str, Verdict]
-    """The verdict of each of its gates."""
+    """The verdict of each gate."""
     worse: tuple[str, ...]
     """Probes that became worse."""
     better: tuple[str, ...]
     """Probes that became better."""
     drift_auc: DriftAuc | None = None
-    """Whether drift predicted its flips; null below 5 probes a side."""
+    """How well drift predicted the flips; null with fewer than 5 flipped or 5 unflipped probes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustTax:
-    """What a candidate gained in capability beside what it lost in trust; never a single number."""
+    """What a candidate gained in capability beside what it lost in trust. The two are never one number."""
 
     capability: tuple[Capability, ...]
     """A row per gate of a control."""
     dimensions: Mapping[str, DimensionTax]
     """The dimensions by name, controls left out."""
     sentence: str = ""
-    """Both in words, with no claim beyond the verdicts; written by the JSON report."""
+    """Gain and loss in words, with no claim beyond the verdicts. The JSON report writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateRecord(ModelRecord):
-    """A candidate, and what its gates have in common."""
+    """A candidate, and the summary of its gates."""
 
     drift: Mapping[str, DriftRecord]
     """Drift by dimension."""
     identical: bool
-    """Whether it cannot be told apart from the baseline."""
+    """Whether the candidate gives the same probabilities as the baseline for every token."""
     tax: TrustTax
-    """Its trust tax."""
+    """The trust tax."""
     counts: Mapping[str, int]
-    """Its gates by verdict, as in the run's `counts`."""
+    """The number of its gates by verdict, as in the run's `counts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedEarly:
-    """What --trust-sequential saved, each suite counted once."""
+    """What --trust-sequential saved. Each suite is counted once."""
 
     tokens: int
     """Response tokens that both models wrote."""
     saved: int
-    """About how many more the whole budget would have taken."""
+    """Response tokens that the rest of the budget would have taken, estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord:
-    """Where and when a run was; changes from run to run, and is not compared."""
+    """Where and when a run took place. It differs between equal runs, so it is not compared."""
 
     created: str
-    """UTC, ISO 8601."""
+    """Time of the run in UTC, ISO 8601."""
     python: str
-    """Python's version."""
+    """The version of Python."""
     platform: str
-    """The system and its processor."""
+    """The operating system and the processor."""
     versions: Mapping[str, str]
-    """Versions of the packages that numbers depend on."""
+    """The versions of the packages that the numbers depend on."""
     devices: Mapping[str, str]
-    """Where the baseline and the (first) candidate ran."""
+    """The devices of the baseline and of the first candidate."""
     store: str
-    """The store's directory."""
+    """The directory of the store."""
     report: str | None
-    """This file; null where none was asked for or it could not be written."""
+    """The path of this report; null where none was asked for or it could not be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A run that compared: the document of the JSON report."""
+    """A run that compared models: the document of the JSON report."""
 
     schema: int = SCHEMA
-    """The number of this schema."""
+    """The version of this schema."""
     baseline: ModelRecord
     """The baseline."""
     candidate: ModelRecord
-    """The candidate; of several the first."""
+    """The candidate, or the first of several."""
     candidates: tuple[CandidateRecord, ...]
     """All candidates, in the order of the options."""
     profile: str
@@ -637,21 +650,22 @@ class RunRecord:
     policy: str
     """Name of the policy."""
     identical: bool
-    """Whether no candidate can be told apart from the baseline."""
+    """Whether every candidate gives the same probabilities as the baseline for every token."""
     warnings: tuple[str, ...]
-    """Sentences, sorted."""
+    """Warnings about the models and suites, sorted."""
     counts: Mapping[str, int]
-    """Gates by verdict (`regressed`, `held`, `inconclusive`, `not measured`) and their sum `gates`, controls left out; and `controls`."""
+    """The number of gates by verdict (`regressed`, `held`, `inconclusive`, `not measured`) and their sum (`gates`),
+    controls left out; and the number of `controls`."""
     drift: Mapping[str, DriftRecord]
-    """Drift by dimension; of several candidates the first one's."""
+    """Drift by dimension, of the first candidate."""
     gates: tuple[GateRecord, ...]
-    """The gates, sorted by `gate`, then `nodeid`; `candidate.model` says whose."""
+    """The gates of all candidates, sorted by `gate`, then by `nodeid`; `candidate.model` names the candidate."""
     stopped_early: StoppedEarly | None = None
-    """What stopping early saved; null where nothing was."""
+    """What stopping early saved; null where no tokens were counted."""
     redacted: bool = False
     """Whether prompts and answers were replaced by their length and the start of their SHA-256."""
     environment: EnvironmentRecord
-    """Where and when it was."""
+    """Where and when the run took place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -659,25 +673,25 @@ class PlanRow:
     """What a run would do for one gate."""
 
     gate: str
-    """dimension/suite/metric."""
+    """The gate's full name: dimension/suite/metric."""
     unit: str
-    """share or score."""
+    """The unit of the values: share or score."""
     probes: int
     """Number of probes."""
     clusters: int
-    """Their clusters."""
+    """Number of clusters of these probes."""
     margin: float | None
-    """The margin; null where nobody gives one."""
+    """The margin; null where neither the policy nor the gate has one."""
     detectable: float | None
-    """The smallest change that would be found; infinite where none would, null where it is not known."""
+    """The smallest change that would be found; infinite where there is none, null where it is not known."""
     responses: int
-    """Responses of each model."""
+    """Number of responses of each model."""
     tokens: int
-    """At most so many tokens of each model."""
+    """Number of tokens of each model, an estimate from above."""
 
     @property
     def blind(self) -> bool:
-        """A change as small as the margin would not be found."""
+        """Whether a change as small as the margin would be missed."""
         return self.detectable is not None and self.margin is not None and self.detectable > self.margin
 
 
@@ -686,13 +700,13 @@ class PlanTotals:
     """What a run would do in all."""
 
     responses: int
-    """Responses of all models."""
+    """Number of responses of all models."""
     stored: int
-    """Those that are in the store already."""
+    """Number of these responses that are already in the store."""
     tokens: int
-    """Tokens to make, an estimate from above."""
+    """Number of tokens to generate, an estimate from above."""
     seconds: float | None
-    """About how long that takes; null where it is not known."""
+    """Estimated time to generate them; null where it is not known."""
     rough: bool
     """Whether `seconds` is a guess."""
     memory_bytes: int | None
@@ -708,37 +722,37 @@ class PlanRecord:
     candidates: tuple[ModelRecord, ...]
     """The candidates, in the order of the options."""
     holds: Mapping[str, str]
-    """By label what a recording holds."""
+    """What each recording holds, by its label."""
     profile: str
     """Name of the profile."""
     policy: str
     """Name of the policy."""
     power: float
-    """The probability that `detectable` is for."""
+    """The probability of finding a change that `detectable` is computed for."""
     rows: tuple[PlanRow, ...]
-    """The gates."""
+    """A row per gate."""
     totals: PlanTotals
-    """The sums."""
+    """The sums over all gates and models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MutantGate:
-    """What one gate said to a mutant; fields as in a gate record."""
+    """One gate's verdict on a mutant; the fields are as in a gate record."""
 
     gate: str
-    """dimension/suite/metric."""
+    """The gate's full name: dimension/suite/metric."""
     dimension: str
     """The suite's dimension."""
     control: bool
-    """Whether it is a control."""
+    """Whether the gate is a control."""
     unit: str
-    """share, score or nats."""
+    """The unit of the values: share, score or nats."""
     verdict: Verdict
     """The verdict."""
     reason: str
-    """Why the verdict is what it is."""
+    """Why the verdict is what it is, where the numbers do not say it."""
     n: int
-    """Units that were compared."""
+    """Number of units that were compared."""
     worse: int | None
     """Flips to worse; null for graded scores."""
     better: int | None
@@ -755,28 +769,28 @@ class MutantGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MutantRecord:
-    """What the gates said to one mutant at one dose."""
+    """The gates' verdicts on one mutant at one dose."""
 
     mutant: str
-    """Its name."""
+    """The mutant's name."""
     dose: float
-    """Its dose; at 0 nothing is damaged."""
+    """The dose; at 0 nothing is damaged."""
     highest: bool
-    """Whether it is the mutant's highest dose."""
+    """Whether this is the mutant's highest dose."""
     meaning: str
     """What is damaged."""
     source: str
-    """Where the damage comes from."""
+    """The source of this kind of damage."""
     own: tuple[str, ...]
-    """The measured dimensions that must notice it."""
+    """The measured dimensions that must notice the mutant."""
     killed: tuple[str, ...]
-    """Those that did."""
+    """The dimensions of `own` in which a gate regressed."""
     noticed: tuple[str, ...]
     """The gates that regressed."""
     drift: float | None
-    """KL(mutant || baseline), nats per token."""
+    """KL(mutant || baseline) in nats per token."""
     gates: tuple[MutantGate, ...]
-    """The gates."""
+    """The verdict of each gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -784,19 +798,19 @@ class MutantDimension:
     """What the mutants say about one dimension."""
 
     control: bool
-    """Whether it is a control."""
+    """Whether the dimension is a control."""
     mutants: int
-    """Its own mutants at every positive dose."""
+    """Number of runs that the dimension must notice: its own mutants, each at every positive dose."""
     killed: int
-    """Those that were killed."""
+    """Number of these runs in which a gate of the dimension regressed."""
     highest: int
-    """Its own mutants at the highest dose."""
+    """Number of these runs at a mutant's highest dose."""
     highest_killed: int
-    """Those that were killed."""
+    """Number of the runs at the highest dose in which a gate of the dimension regressed."""
     survivors: tuple[str, ...]
-    """Mutants that survived the highest dose."""
+    """Own mutants that no gate of the dimension noticed at the highest dose."""
     unmoved: tuple[str, ...]
-    """Gates that no mutant moved."""
+    """Gates that regressed under no mutant at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -811,12 +825,12 @@ class NullKilled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MutantsRecord:
-    """A run of --trust-mutants: its JSON report."""
+    """A run of --trust-mutants: the document of its JSON report."""
 
     schema: int = SCHEMA
-    """The number of this schema."""
+    """The version of this schema."""
     kind: Literal["mutants"] = "mutants"
-    """Tells it from the report of a comparison."""
+    """Distinguishes this document from the report of a comparison."""
     profile: str
     """Name of the profile."""
     policy: str
@@ -824,15 +838,15 @@ class MutantsRecord:
     baseline: ModelRecord
     """The model that was damaged."""
     warnings: tuple[str, ...]
-    """Sentences, sorted."""
+    """Warnings about the models, sorted."""
     mutants: tuple[MutantRecord, ...]
     """The mutants, in the order in which they were run."""
     dimensions: Mapping[str, MutantDimension]
-    """What they say about each dimension."""
+    """What the mutants say about each dimension."""
     null_killed: tuple[NullKilled, ...]
     """Gates that regressed though nothing was damaged."""
     passed: bool
-    """False where there is one of these, or a survivor in a dimension that is no control."""
+    """Whether `null_killed` is empty and every dimension, controls left out, has no survivors."""
 
 
 @cache
@@ -843,17 +857,17 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """The record as built-in types, numbers as they are.
+    """The record as built-in types. Numbers are not rounded.
 
     Raises:
-        InvalidInput: a value in it is of another type (a NumPy scalar, a tensor); the message names the field.
+        InvalidInput: a value has another type (a NumPy scalar, a tensor); the message names the field.
     """
     plain: dict[str, Any] = _plain(record, "")
     return plain
 
 
 def _plain(value: Any, where: str) -> Any:
-    # bool, int and float exactly: numpy.float64 is a float too, and must not hide here.
+    # The exact type matters: numpy.float64 is a subclass of float, and must be refused.
     if value is None or type(value) in (bool, int, float, str):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -867,7 +881,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def from_json(kind: type[Kind], value: object) -> Kind:
-    """The record of that kind in what `to_json` gave.
+    """The record of that kind, from the output of `to_json`.
 
     Raises:
         InvalidInput: a field is unknown, is missing or has a value of another type; the message names the field.

@@ -1,1 +1,1 @@
-"""One run: plan, acquire, judge, compare, decide. Free of pytest."""
+"""One run: plan, acquire, judge, compare, decide. Nothing here imports pytest."""

@@ -1,4 +1,7 @@
-"""One process's audit: from suites to jobs, acquisition, judged sides, records and drift. Free of pytest."""
+"""One process's audit: suites become jobs, their results are acquired and judged, and the gates become records.
+
+Nothing here imports pytest.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_trust.judges.samples import Side
     from pytest_trust.models.reference import Pair, Reference
 
-#: Judges of what is said, wherever it is said: they can read a reasoning trace too.
+#: Judges that can read a reasoning trace as well as an answer.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
 
 
@@ -38,7 +41,10 @@ def external_judges(trust: TrustConfig) -> dict[str, Any]:
 
 
 def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
-    """What this run asks of both models for a suite: its probes under the profile and `--trust-limit`, and how to answer them."""
+    """What this run asks of both models for a suite.
+
+    The profile and `--trust-limit` choose the probes; the suite, the profile and the options say how they are answered.
+    """
     size = profile.generate if suite.task == "generate" else profile.choose
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
@@ -69,7 +75,10 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
 
 
 class Audit:
-    """Holds the policy, the engine and what was judged so far. The engine, and with it torch, is made when work is asked for."""
+    """Holds the policy, the engine and what was judged so far.
+
+    The engine, and with it torch, is loaded when work is first asked for.
+    """
 
     def __init__(
         self,
@@ -92,13 +101,13 @@ class Audit:
         self._acquired: set[tuple[Reference, Reference, str]] = set()
         self._visits: dict[tuple[Reference, Reference, str], Visit] = {}
         self._sides: dict[tuple[Reference, str, str], Side] = {}
-        # by the job's number, and with the job, so that it stays its own
+        # The key holds `id(job)`. The value keeps the job alive, so that no other job gets this id.
         self._responses: dict[tuple[Reference, int], tuple[Job, Mapping[str, tuple[Response, ...]]]] = {}
         self.drifts = Drifts(self, alpha=self.policy.alpha, shared_template=trust.template == "shared")
 
     @property
     def executor(self) -> Executor:
-        """What runs the models, and with it torch's process; made when work is asked for."""
+        """What runs the models; made when work is first asked for."""
         if self._executor is None:
             settings: dict[str, Any] = {
                 "device": self.trust.device,
@@ -110,7 +119,7 @@ class Audit:
                 "reasoning_tags": (*DEFAULT_TAGS, *self.trust.reasoning_tags),
                 "template": "shared" if self.trust.template == "shared" else "own",
                 "offload": self.trust.offload == "layers",
-                "keep": self.trust.sequential,  # the sides take turns
+                "keep": self.trust.sequential,  # the two models take turns
             }
             if self.trust.engine == "ray":
                 from pytest_trust.audit.ray.executor import RayExecutor
@@ -125,29 +134,33 @@ class Audit:
 
     @property
     def engine(self) -> Engine:
-        """The models by reference, and the store that their results are in."""
+        """The engine: it finds models by their reference, and holds the store of their results."""
         return self.executor.engine
 
     def close(self) -> None:
-        """Let models and store go."""
+        """Release the models and close the store."""
         if self._executor is not None:
             self._executor.close()
             self._executor = None
 
     def job(self, suite: Suite, pair: Pair | None = None) -> Job:
-        """The work of a suite: all of its profile, or what was visited of it for a pair under `--trust-sequential`."""
+        """The work of a suite: all of its profile.
+
+        Under `--trust-sequential`, with a pair: only the probes that were visited for this pair.
+        """
         visit = self._visits.get((pair.baseline, pair.candidate, suite.name)) if pair else None
         if visit:
             return visit.job
         if id(suite) not in self._jobs:
-            self._jobs[id(suite)] = (
-                suite,
-                make_job(suite, self.profile, self.trust),
-            )  # kept with it, so that the number stays its own
+            # The value keeps the suite alive, so that no other suite gets this id.
+            self._jobs[id(suite)] = (suite, make_job(suite, self.profile, self.trust))
         return self._jobs[id(suite)][1]
 
     def _visit(self, pair: Pair, suites: Sequence[Suite]) -> None:
-        """Make responses in rounds, of all suites that are still open, until every gate with a threshold is known."""
+        """Generate responses in rounds until the verdict of every gate with a threshold is known.
+
+        A round covers all suites that still have an unknown gate.
+        """
         from pytest_trust.audit.sequential import visit_prefixes
 
         waiting = {
@@ -186,11 +199,11 @@ class Audit:
         )  # fmt: skip
         state = record.sequential
         assert state is not None
-        # A regression that the judge's own errors may account for is not known yet.
+        # The judge's own errors may account for a regression; then its verdict is not known yet.
         return state.given_up or (state.stopped and record.verdict in ("held", "regressed"))
 
     def acquire(self, pair: Pair, suites: Sequence[Suite]) -> None:
-        """Make everything that these suites need of the pair, in one go; what is in the store already is not made again."""
+        """Generate everything that these suites need of the pair, in one go. Stored results are not made again."""
         new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
         if new:
             self.engine.release_others(pair.baseline, pair.candidate)
@@ -203,7 +216,10 @@ class Audit:
             self._acquired.add((pair.baseline, pair.candidate, suite.name))
 
     def side(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
-        """A model's judged samples of a suite. Judged once for the suite's own judge; a user's function is asked every time."""
+        """A model's judged samples of a suite.
+
+        Samples are judged once by the suite's own judge. A user's function is asked every time.
+        """
         key = (reference, suite.name, judge_name)
         found = self._sides.get(key)
         if found is None or not all(probe.id in found.samples for probe in job.probes):
@@ -213,7 +229,10 @@ class Audit:
         return found
 
     def judge(self, name: str, pair: Pair) -> Any:
-        """The judge of that name, or what `--trust-judge` puts in its place. Raises InvalidInput when that is one of the pair."""
+        """The judge of that name, or what `--trust-judge` puts in its place.
+
+        Raises InvalidInput when the judge's model is one of the pair.
+        """
         if name not in self._replaced:
             return get_judge(name)
         given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
@@ -226,11 +245,11 @@ class Audit:
         return self._replaced[name]
 
     def _accuracy(self, judge: str) -> tuple[Accuracy, Accuracy] | None:
-        """Measured for the built-in judge only."""
+        """The accuracy on each side; it is measured for built-in judges only."""
         return None if judge in self._replaced else self.policy.judges.get(judge)
 
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
-        """A model's samples of a job's probes, judged; what a named judge said before is taken from the store."""
+        """A model's samples of a job's probes, judged. Earlier judgements of a named judge come from the store."""
         from pytest_trust.judges.samples import Side, judge_options
 
         if suite.task == "choose":
@@ -242,7 +261,7 @@ class Audit:
         return self.judged_responses(reference, job, judge, judge_name, self._responses_of(reference, job))
 
     def _responses_of(self, reference: Reference, job: Job) -> Mapping[str, tuple[Response, ...]]:
-        """What `Model.responses` gives, read once: of a job that has been acquired."""
+        """The responses to a job that has been acquired, as `Model.responses` gives them. They are read once."""
         key = (reference, id(job))
         if key not in self._responses:
             self._responses[key] = job, self.engine.model(reference).responses(job)
@@ -254,7 +273,8 @@ class Audit:
         from pytest_trust.audit.judgement_cache import Remembered
         from pytest_trust.judges.samples import Side, judge_responses
 
-        if not judge_name or judge_name in self._replaced:  # a server or a directory may answer otherwise the next time
+        # A user's function, a server or a directory may judge otherwise the next time: its judgements are not stored.
+        if not judge_name or judge_name in self._replaced:
             return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
         with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
             return Side(reference.label, judge_responses(remembered, judge_name, job.probes, responses))
@@ -271,7 +291,10 @@ class Audit:
         never: tuple[str, ...] = (),
         nodeid: str = "",
     ) -> ComparisonRecord:
-        """One gate, compared for the test `nodeid`. Raises InvalidInput when neither the call, the marker nor the policy gives a margin."""
+        """One gate, compared for the test `nodeid`.
+
+        Raises InvalidInput when neither the call, the marker nor the policy gives a margin.
+        """
         from pytest_trust.audit.drift_flips import drift_by_outcome, flip_auc
         from pytest_trust.audit.gate import gate_record
         from pytest_trust.judges import as_judge
@@ -279,7 +302,8 @@ class Audit:
         known = self.policy.threshold_of(suite, gate)
         if margin is None and known is None:
             raise InvalidInput(
-                f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), compare(..., margin=0.05), or one in the policy file"
+                f"{suite.name}/{gate.name} has no margin: give @pytest.mark.trust(margin=0.05), "
+                "compare(..., margin=0.05), or one in the policy file"
             )
         threshold = known or Threshold(float(margin or 0))
         threshold = replace(
@@ -301,7 +325,7 @@ class Audit:
         self.acquire(pair, [suite])
         visit = self._visits.get((pair.baseline, pair.candidate, suite.name))
         if visit is not None and (judge_name != suite.judge or threshold != known):
-            # What was stopped for one judge and margin says nothing about another: this gate gets its whole sample.
+            # The visit stopped for another judge or margin: this gate needs the whole sample.
             visit = None
             self.executor.acquire([self.job(suite)], pair)
         job = visit.job if visit else self.job(suite)
@@ -341,7 +365,10 @@ class Audit:
     def _with_trace(
         self, record: GateRecord, pair: Pair, suite: Suite, gate: Gate, job: Job, threshold: Threshold
     ) -> GateRecord:
-        """The same gate on what the models thought, where one of them did; it decides when the policy gives it a margin."""
+        """Add the same gate on the models' reasoning, where one of them reasoned.
+
+        The reasoning counts for the verdict when the policy gives the gate a `trace_margin`.
+        """
         from pytest_trust.audit.gate import gate_record, with_trace
         from pytest_trust.judges.samples import OfThoughts
 
@@ -363,7 +390,7 @@ class Audit:
         return with_trace(record, found, gated=margin is not None)
 
     def _thoughts(self, reference: Reference, job: Job) -> dict[str, tuple[Any, ...]]:
-        """Responses whose answer is their reasoning."""
+        """The responses to a job, with their reasoning in place of their answer."""
         return {
             name: tuple(
                 replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop")
@@ -373,7 +400,10 @@ class Audit:
         }
 
     def _with_tokens(self, record: GateRecord, pair: Pair, visit: Visit) -> GateRecord:
-        """With the response tokens that both models wrote for a suite, and what the probes that were not visited would have cost at that rate."""
+        """Add the response tokens of both models, and those saved on the probes that were not visited.
+
+        `saved` supposes that these probes would have cost as many tokens each as the visited ones.
+        """
         if visit.job.task != "generate" or record.sequential is None:
             return record
         made = [
@@ -388,7 +418,7 @@ class Audit:
         return replace(record, sequential=replace(record.sequential, tokens=tokens, saved=saved))
 
     def pair_record(self, pair: Pair) -> PairRecord:
-        """What was compared: the same for every gate of a pair."""
+        """The two models that were compared; the same for every gate of a pair."""
         from pytest_trust.models.identity import lineage_words
 
         identities = [self.engine.identify(reference) for reference in (pair.baseline, pair.candidate)]
@@ -415,15 +445,17 @@ class Audit:
         )
 
     def _memory_warnings(self, pair: Pair) -> list[str]:
-        """What was done for want of memory."""
+        """Warnings about what was done because memory is short."""
         from pytest_trust.drift.loaded_pair import one_at_a_time
 
         if self.trust.offload == "layers":
             return [
-                "--trust-offload=layers: every forward reads the models' files, drift once for all texts, a response once for each of its tokens"
+                "--trust-offload=layers: every forward reads the models' files, drift once for all texts, "
+                "a response once for each of its tokens"
             ]
         if one_at_a_time(self.engine, pair.baseline, pair.candidate):
             return [
-                f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: drift was measured with one at a time"
+                f"{pair.baseline.label} and {pair.candidate.label} do not fit into memory together: "
+                "drift was measured with one at a time"
             ]
         return []

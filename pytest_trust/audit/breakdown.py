@@ -1,6 +1,7 @@
-"""Where in a suite a gate moved: its metric by subtype and by every factor that the probes vary (wrapper, system prompt, style, phrasing).
+"""Where in a suite a gate moved: its metric by subtype and by every factor that the probes vary.
 
-Exploratory: a part of a suite has neither limits nor a verdict of its own, since nobody said beforehand which part was to be looked at.
+Factors are, for instance, the wrapper, the system prompt, the style or the phrasing. A breakdown is exploratory: its
+parts have neither limits nor verdicts, since nobody chose a part before looking at the data.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from pytest_trust.judges.samples import Side, score_probe
 from pytest_trust.probes import Gate, Probe
 from pytest_trust.records import Breakdown
 
-#: A factor with more values than this names things rather than kinds.
+#: A factor with more values than this names single things, not kinds of probes.
 MOST_VALUES = 24
 
 
 def factors(gate: Gate, probes: Sequence[Probe]) -> list[str]:
-    """Names of what the gate's probes vary, `subtype` first: two to `MOST_VALUES` values, each held by two probes or more on average, and
-    none that the gate itself tells apart."""
+    """Names of the factors that the gate's probes vary, `subtype` first.
+
+    A factor has two to `MOST_VALUES` values, and on average two probes or more a value. Factors that the gate itself
+    contrasts are left out.
+    """
     names = ["subtype", *dict.fromkeys(name for probe in probes for name in probe.fields)]
     found = []
     for name in names:
@@ -30,8 +34,9 @@ def factors(gate: Gate, probes: Sequence[Probe]) -> list[str]:
 
 
 def breakdown(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> dict[str, tuple[Breakdown, ...]]:
-    """By factor a row per value, the largest change to worse first. Empty for metrics of a whole suite and for contrasts, whose unit is no
-    probe.
+    """By factor a row per value, the largest change to worse first.
+
+    Empty for metrics of a whole suite and for contrasts: their unit is not a probe.
     """
     if gate.score == "corpus" or gate.minus:
         return {}

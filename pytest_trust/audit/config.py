@@ -1,4 +1,4 @@
-"""What a run was asked for: the one frozen object that its options become."""
+"""A run's options as one frozen object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pytest_trust.models.reference import Reference
 
 @dataclass(frozen=True)
 class TrustConfig:
-    """What was asked for: command line over ini over default. No candidate: nothing is compared."""
+    """A run's options: the command line wins over the ini file, the ini file over the default.
+
+    Without a candidate nothing is compared.
+    """
 
     baseline: Reference | None
     candidates: tuple[Reference, ...]
@@ -34,32 +37,33 @@ class TrustConfig:
     trust_remote_code: bool
     testpaths: tuple[str, ...] | None
     judges: tuple[str, ...] = ()
-    """NAME=SPECIFICATION of each judge that stands for a built-in one; see `pytest_trust.judges.external`."""
+    """NAME=SPECIFICATION of each judge that replaces a built-in one; see `pytest_trust.judges.external`."""
 
     mutants: tuple[str, ...] | None = None
-    """Names that `--trust-mutants` was given; none: those of the selected dimensions; None: it was not given."""
+    """The names given to `--trust-mutants`. Empty: all of the selected dimensions. None: it was not given."""
 
     data: Path | None = None
-    """The folder that the original files of public benchmarks lie in."""
+    """The folder with the original files of public benchmarks."""
 
     accept_data_change: bool = False
 
     reasoning_budget: int | None = None
-    """Tokens after which a reasoning trace is closed; the response's limit is then the answer's alone."""
+    """Tokens after which a reasoning trace is closed; `max_new_tokens` then limits the answer alone."""
 
     max_reasoning_tokens: int | None = None
-    """Limit of a reasoning trace apart from the answer's; a longer one is truncated, not closed."""
+    """Most tokens of a reasoning trace, apart from the answer's limit; a longer trace is truncated, not closed."""
 
     reasoning_tags: tuple[tuple[str, str], ...] = ()
-    """(opening, closing) beside those that are known."""
+    """(opening, closing) pairs of tags, beside the built-in ones."""
 
     engine: str = "local"
-    """Where the models run: in this process, or (`ray`) in actors on a Ray cluster."""
+    """Where the models run: in this process (`local`), or in actors on a Ray cluster (`ray`)."""
+
     template: str = "own"
-    """Behind whose prompts drift is measured: each model's `own`, or the baseline's, `shared`."""
+    """The chat template that drift is measured behind: each model's `own`, or the baseline's for both (`shared`)."""
 
     offload: str = "none"
-    """`layers`: of each model one decoder layer is in memory at a time."""
+    """`none`, or `layers`: one decoder layer of each model is in memory at a time."""
 
     @property
     def candidate(self) -> Reference | None:
@@ -68,7 +72,7 @@ class TrustConfig:
 
     @property
     def spread(self) -> bool:
-        """Whether a model is to lie over all GPUs."""
+        """Whether a model is spread over all GPUs."""
         given = (self.device, *(model.options.get("device") for model in (self.baseline, *self.candidates) if model))
         return "balanced" in given
 

@@ -1,4 +1,4 @@
-"""Does drift predict flips? The area under the ROC curve of a response's drift, for probes that flipped against those that did not."""
+"""Does drift predict flips? The area under the ROC curve of the responses' drift, flipped against unflipped probes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pytest_trust.records import DriftAuc, DriftByFlip, DriftOfOutcome
 if TYPE_CHECKING:
     from pytest_trust.drift.summary import TokenDrift
 
-#: Probes that each group needs at least.
+#: The fewest probes in each group.
 _LEAST = 5
 
 
 def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared: Iterable[str]) -> DriftByFlip:
-    """Drift per response (nats per token) of the compared probes it was measured on, apart for those that `flipped`."""
+    """Drift per response (nats per token), flipped and unflipped probes apart.
+
+    Probes that were not compared, or whose drift is not finite, are left out.
+    """
     moved, both = set(flipped), set(compared)
     measured = [probe for probe in sorted(drifts.keys() & both) if math.isfinite(drifts[probe])]
     return DriftByFlip(
@@ -26,7 +29,7 @@ def drift_by_flip(drifts: Mapping[str, float], flipped: Iterable[str], compared:
 
 
 def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) -> dict[str, DriftOfOutcome]:
-    """Per outcome of the candidate's response its drift, the mean over the tokens of its probes."""
+    """The mean drift (nats per token) by outcome of the candidate's response, over all tokens with that outcome."""
     sums: dict[str, list[float]] = {}
     for drift in drifts:
         outcome = outcomes.get(drift.probe)
@@ -42,10 +45,11 @@ def drift_by_outcome(drifts: Iterable[TokenDrift], outcomes: Mapping[str, str]) 
 
 
 def flip_auc(drifts: Sequence[DriftByFlip]) -> DriftAuc | None:
-    """The probability that a flipped probe's response drifted more than an unflipped one's, ties half (Mann-Whitney U over all pairs).
+    """The probability that a flipped probe's response drifted more than an unflipped one's.
 
-    0.5 says that drift tells nothing, 1 that it tells all. `lower` and `upper` are 95 % limits from the standard error of Hanley and McNeil
-    1982 (Radiology 143:29). The gates' `drifts` are taken together. None when either group has fewer than 5 probes.
+    It is the Mann-Whitney U over all pairs, where a tie counts one half. At 0.5 drift tells nothing about flips, at 1
+    everything. `lower` and `upper` are 95 % limits from the standard error of Hanley and McNeil 1982 (Radiology
+    143:29). The `drifts` of several gates are pooled. None when either group has fewer than 5 probes.
     """
     from scipy.stats import rankdata
 

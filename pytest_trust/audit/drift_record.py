@@ -1,4 +1,4 @@
-"""The drift of an audit's pairs: read from the engine once, summarised by suite, dimension and run."""
+"""The drift of an audit's pairs: read from the engine once, summarised for a suite or a dimension."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHOUT_TRACE = {
 
 
 class Work(Protocol):
-    """What an audit has acquired."""
+    """The part of an audit that `Drifts` uses: its executor and its jobs."""
 
     @property
     def executor(self) -> Executor: ...
@@ -38,21 +38,22 @@ class Work(Protocol):
 
 
 class Drifts:
-    """The drift part of an audit's records, for suites that it has acquired.
+    """The drift of suites that an audit has acquired.
 
-    `alpha`: error rate of each one-sided limit. `shared_template`: both sides were read behind the baseline's template.
+    `alpha`: error rate of each one-sided limit. `shared_template`: both models read the texts behind the baseline's
+    template.
     """
 
     def __init__(self, work: Work, *, alpha: float, shared_template: bool) -> None:
         self._work = work
         self._alpha = alpha
         self._shared_template = shared_template
-        # by the job's number, and with the job, so that it stays its own
+        # The key holds `id(job)`. The value keeps the job alive, so that no other job gets this id.
         self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
         self._records: dict[tuple[Reference, Reference, tuple[str, ...]], DriftRecord | None] = {}
 
     def _of_pair(self, pair: Pair, suite: Suite) -> PairDrift:
-        """What is stored of the pair's drift on a suite that has been acquired, read once."""
+        """The pair's stored drift on a suite that has been acquired. It is read once."""
         from pytest_trust.drift.measure import stored_drift
 
         job = self._work.job(suite, pair)
@@ -62,7 +63,7 @@ class Drifts:
         return self._pairs[key][1]
 
     def of_tokens(self, pair: Pair, suites: Sequence[Suite], direction: str) -> tuple[list[TokenDrift], str]:
-        """Token drifts of the suites in one direction, in a fixed order, and why there are none if so."""
+        """Token drifts of the suites in one direction, in a fixed order; beside them the reason if there are none."""
         drifts: list[TokenDrift] = []
         reasons = []
         for suite in sorted(suites, key=lambda suite: suite.name):
@@ -73,7 +74,10 @@ class Drifts:
         return drifts, next(filter(None, reasons), NO_TOKENS)
 
     def record(self, pair: Pair, suites: Sequence[Suite]) -> DriftRecord | None:
-        """Drift of the suites' responses in both directions with the noise floor, or why there is none; None where there was nothing to measure."""
+        """Drift of the suites' responses in both directions, with the noise floor.
+
+        A direction without drift has its reason. None where there was nothing to measure.
+        """
         key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
         if key not in self._records:
             self._records[key] = self._record(pair, suites)
@@ -99,7 +103,7 @@ class Drifts:
         )
 
     def _summary(self, pair: Pair, suites: Sequence[Suite], direction: str) -> tuple[DriftSummary | None, str]:
-        """One direction, or None and why there is none."""
+        """The summary of one direction, or None and the reason."""
         from pytest_trust.drift.summary import summarise
 
         name, on = (DIRECTIONS | WITHOUT_TRACE)[direction]
@@ -119,7 +123,7 @@ class Drifts:
         return summarise(floor, direction="KL(baseline || baseline)", on="baseline responses").as_record().mean
 
     def _texts(self, pair: Pair, suites: Sequence[Suite]) -> dict[str, TextDriftRecord]:
-        """What there is in place of KL where the tokenizers differ, by the responses it is on."""
+        """What replaces KL where the tokenizers differ, by the texts it is measured on."""
         from pytest_trust.drift.cross_tokenizer.responses import WRITERS, summarise_texts
 
         ordered = sorted(suites, key=lambda suite: suite.name)
@@ -133,7 +137,7 @@ class Drifts:
         return found
 
     def by_flip(self, pair: Pair, suite: Suite, job: Job, record: GateRecord) -> DriftByFlip:
-        """Drift of the candidate's responses, apart for probes that flipped under a gate."""
+        """Drift of the candidate's responses; probes that flipped under the gate apart from the others."""
         from pytest_trust.audit.drift_flips import drift_by_flip
 
         found, _ = self.of_tokens(pair, [suite], "candidate_baseline")
@@ -143,7 +147,7 @@ class Drifts:
         return drift_by_flip(drifts, [flip.probe for flip in record.flips], compared)
 
     def of_suite(self, pair: Pair, suite: Suite, direction: str) -> Drift:
-        """Drift on every probe of a suite. Raises TrustError where no KL can be claimed, saying why."""
+        """Drift on every probe of a suite. Raises TrustError with the reason where there is no KL."""
         from pytest_trust.drift.measure import stored_drift
         from pytest_trust.drift.summary import summarise
 
@@ -159,9 +163,9 @@ class Drifts:
     def of_texts(
         self, pair: Pair, texts: Sequence[str], clusters: Sequence[str] | None, direction: str, on: str
     ) -> Drift:
-        """Drift on plain texts, each read by itself without a template. Nothing of it is stored.
+        """Drift on plain texts, each read by itself without a template. Nothing is stored.
 
-        Raises as `compare_models`, and TrustError for a side that is not run.
+        Raises what `compare_models` raises, and TrustError for a model that is not run here (a recording, a server).
         """
         from pytest_trust.drift.summary import summarise
         from pytest_trust.drift.texts import checked_texts

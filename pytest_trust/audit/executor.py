@@ -1,4 +1,4 @@
-"""Where the models of a run are run: here, or on a Ray cluster (`audit.ray.executor`)."""
+"""Executors run the models: in this process, or on a Ray cluster (`audit.ray.executor`)."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ if TYPE_CHECKING:
 
 
 class Executor(Protocol):
-    """Makes what a run lacks; results go to the store of its engine, which reads them."""
+    """Generates the results that a run lacks. They go to the store of `engine`, which reads them from there."""
 
     engine: Engine
 
     def acquire(self, jobs: Iterable[Job], pair: Pair) -> None:
-        """Make everything that is missing: the baseline's part, the candidate's, then the drift of the pair.
+        """Generate what the store lacks: the baseline's results, the candidate's, then the drift of the pair.
 
-        Every finished batch is in the store at once, so an interrupted call continues where it was.
+        Every finished batch is stored at once: a call after an interruption continues there.
 
         Raises:
             TrustError: a model cannot be had or loaded, a recording lacks probes, or the store cannot be written.
         """
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference) -> None:
-        """Make what is missing of one model's responses and option scores."""
+        """Generate the responses and option scores of one model that the store lacks."""
 
     def drifts_of_texts(
         self, p: Reference, q: Reference, texts: Sequence[str], clusters: Sequence[str], sides: tuple[str, str]
     ) -> tuple[list[TokenDrift], int]:
-        """KL(p || q) per token of plain texts, and how many were read in windows; `sides` are what p and q are called. Nothing is stored.
+        """KL(p || q) per token of plain texts, in nats, and the number of texts that were read in windows.
 
-        Raises InvalidInput as `compare_models`.
+        `clusters` has one name a text; `sides` are the names of p and q in messages. Nothing is stored.
+
+        Raises InvalidInput as `compare_models` does.
         """
         ...
 
     def close(self) -> None:
-        """Let models and store go."""
+        """Release the models and close the store."""
 
 
 class LocalExecutor:
@@ -64,7 +66,7 @@ class LocalExecutor:
         left = sum(tokens_left(planned, model) for model in answering)
         start = time.monotonic()
         if left and len(answering) == 2:
-            answering[1].read_ahead()  # while the first one works
+            answering[1].read_ahead()  # its files are read while the first model works
         self.engine.acquire(planned, references)
         acquire_drift(self.engine, planned, pair.baseline, pair.candidate)
         fingerprints = [model.identity.fingerprint for model in answering]
@@ -88,7 +90,7 @@ class LocalExecutor:
 def drifts_of_texts_here(
     engine: Engine, p: Reference, q: Reference, texts: Sequence[str], clusters: Sequence[str], sides: tuple[str, str]
 ) -> tuple[list[TokenDrift], int]:
-    """`Executor.drifts_of_texts` with the models of an engine in this process."""
+    """`Executor.drifts_of_texts`, with the models of an engine in this process."""
     from pytest_trust.drift.compare import drifts_of_texts
 
     loaded = [engine.loaded(reference).loaded for reference in (p, q)]

@@ -1,4 +1,7 @@
-"""From judged samples to a gate's record: check coverage, compare, say what flipped. Pure functions; no model, no pytest."""
+"""From judged samples to a gate's record: check coverage, compare, list the flips.
+
+The functions are pure: they need no model and no pytest.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ def gate_record(
     accuracy: tuple[Accuracy, Accuracy] | None = None,
     stopping: Stopping | None = None,
 ) -> GateRecord:
-    """Everything a report needs about one gate, but for the drift and what belongs to the run.
+    """Everything a report needs about one gate, except its drift and what belongs to the whole run.
 
-    `accuracy` is the judge's, on the baseline's and on the candidate's answers, where it was measured. `stopping` says how `probes` came
-    to be the ones that were visited, where a run may stop early.
+    `accuracy` is the judge's on the baseline's and on the candidate's answers, where it was measured. `stopping` is
+    given where a run may stop early: it says how the visited `probes` were chosen.
     """
     from pytest_trust.audit.breakdown import breakdown
     from pytest_trust.stats.anytime import STOPPING_SHARE
@@ -81,15 +84,16 @@ def gate_record(
     owed = _judge_error(gate, relevant, baseline, candidate, paired, accuracy)
     if owed and verdict == "regressed" and comparison.worse is not None and comparison.worse <= owed.flips_limit:
         verdict = "inconclusive"
-        reason = f"the judge's own errors would give up to {owed.flips_limit} flips to worse, and {comparison.worse} were seen"
+        reason = (
+            f"the judge's own errors would give up to {owed.flips_limit} flips to worse, "
+            f"and {comparison.worse} were seen"
+        )
     if verdict != "not measured":
         if never:
             verdict, reason = "regressed", f"probes that must never flip did: {', '.join(never)}"
         elif _over_ceiling(gate, threshold, sides[1], paired, policy.alpha):
-            verdict, reason = (
-                "regressed",
-                f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is",
-            )
+            verdict = "regressed"
+            reason = f"the candidate is above its ceiling of {threshold.ceiling:g}, whatever the baseline is"
     return GateRecord(
         gate=f"{suite.name}/{gate.name}",
         dimension=suite.dimension,
@@ -135,10 +139,10 @@ _BY_SEVERITY: tuple[Verdict, ...] = ("held", "inconclusive", "not measured", "re
 
 
 def with_trace(record: GateRecord, thought: GateRecord, *, gated: bool) -> GateRecord:
-    """The record with that of the same gate on the models' reasoning (`thought`) beside it, under `trace`.
+    """The record with the same gate on the models' reasoning (`thought`) added as its `trace`.
 
-    A response without a trace has said nothing in it. Where the policy gates the trace (`gated`), a regression in the thoughts makes the
-    gate regressed, and thoughts of which too little is known make a gate that held inconclusive.
+    A response without a trace counts as an empty trace. Where the policy gates the trace (`gated`), the gate gets the
+    worse of the two verdicts. A gate that is not measured stays so.
     """
     record = replace(record, trace=_trace(thought, gated))
     if not gated or record.verdict in ("regressed", "not measured"):
@@ -173,7 +177,7 @@ def _trace(thought: GateRecord, gated: bool) -> Trace:
 
 
 def _within_scale(comparison: Comparison, most: float) -> Comparison:
-    """Limits of a few clusters can lie beyond what a difference of scores between 0 and 1 can be; `most` is the largest there is."""
+    """Clip the limits to the possible differences, -`most` to `most`: with few clusters they can lie beyond."""
 
     def clipped(value: float | None) -> float | None:
         return None if value is None else min(most, max(-most, value))
@@ -189,7 +193,10 @@ def _judge_error(
     paired: Units,
     accuracy: tuple[Accuracy, Accuracy] | None,
 ) -> JudgeError | None:
-    """Only where a probe's score is one judged response: errors of several samples of one probe are not independent."""
+    """The flips that the judge's errors explain; None where a probe has more than one judged response.
+
+    The judge's errors on several samples of one probe are not independent, so the formula does not hold for them.
+    """
     from pytest_trust.audit.judge_error import judge_error
 
     answers = [[side.samples.get(probe.id, ()) for side in (baseline, candidate)] for probe in probes]
@@ -222,7 +229,7 @@ def _corpus(
     threshold: Threshold,
     family: int,
 ) -> tuple[Comparison, tuple[SideRecord, SideRecord]]:
-    """Compare a metric of the whole suite; with it the sides' records with their values."""
+    """Compare a metric of the whole suite. Returns the comparison, and the sides' records with their values."""
     from pytest_trust.stats.corpus import choices, compare_corpus
 
     comparison, *values = compare_corpus(
@@ -249,7 +256,7 @@ def _corpus(
 def _over_ceiling(gate: Gate, threshold: Threshold, candidate: SideRecord, paired: Units, alpha: float) -> bool:
     if gate.score != "corpus":
         return over_ceiling(threshold, paired.candidate, paired.clusters, alpha)
-    # its lower limit is two-sided at 95 %: stricter than one-sided at alpha = 5 %
+    # This lower limit is two-sided at 95 %: that is stricter than one-sided at alpha = 5 %.
     return threshold.ceiling is not None and candidate.lower is not None and candidate.lower > threshold.ceiling
 
 
@@ -294,7 +301,7 @@ def _coverage_reason(
     candidate: Side,
     probes: Sequence[Probe],
 ) -> str:
-    """Why the gate cannot be trusted to have been measured; empty when it can."""
+    """Why the gate counts as not measured; empty when it was measured."""
     if not probes:
         return "no probe of this profile belongs to the gate: raise --trust-limit or choose a larger --trust-profile"
     for name, side in (("baseline", baseline), ("candidate", candidate)):
@@ -306,17 +313,26 @@ def _coverage_reason(
             return f"the {name} has no response to {len(missing)} of {len(probes)} probes ({named})"
     for name, one in zip(("baseline", "candidate"), sides, strict=True):
         if one.coverage < policy.min_coverage:
-            return f"only {one.coverage:.0%} of the {name}'s responses count (the policy asks for {policy.min_coverage:.0%}){_advice(one)}"
+            return (
+                f"only {one.coverage:.0%} of the {name}'s responses count "
+                f"(the policy asks for {policy.min_coverage:.0%}){_advice(one)}"
+            )
     before, after = sides
     gap = abs(before.coverage - after.coverage)
     if gap > policy.max_coverage_gap:
         worse = min(sides, key=lambda one: one.coverage)
-        return f"the sides' coverage differs by {100 * gap:.1f} points (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
-    # Coverage may be equal for other reasons: one side's answers cut, the other's unparsable.
+        return (
+            f"the sides' coverage differs by {100 * gap:.1f} points "
+            f"(the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
+        )
+    # Equal coverage can have different causes: one side's answers are cut, the other's cannot be parsed.
     apart = abs(_cut(after) - _cut(before))
     if apart > policy.max_coverage_gap:
         worse = max(sides, key=_cut)
-        return f"the sides differ by {100 * apart:.1f} points in responses cut before their answer (the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
+        return (
+            f"the sides differ by {100 * apart:.1f} points in responses cut before their answer "
+            f"(the policy allows {100 * policy.max_coverage_gap:.3g}){_advice(worse)}"
+        )
     return ""
 
 
@@ -329,12 +345,15 @@ def _advice(side: SideRecord) -> str:
     if side.judge_errors:
         return f": the judge failed with {side.judge_errors[0]}"
     if side.truncated:
-        return f": {side.truncated} were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
+        return (
+            f": {side.truncated} were cut before their answer; raise --trust-max-new-tokens, "
+            "or close long traces with --trust-reasoning-budget=N"
+        )
     return ""
 
 
 def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> tuple[Flip, ...]:
-    """Probes whose score moved, the worst first; ties in order of id, so that the list is the same every time."""
+    """Probes whose score moved, the worst first. Ties are in order of id, so the list is always the same."""
     moved = []
     for probe in probes:
         before, after = (side.samples.get(probe.id, ()) for side in (baseline, candidate))
@@ -356,7 +375,7 @@ def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side)
 
 
 def _worst(gate: Gate, samples: Sequence[JudgedSample]) -> FlipSide:
-    """The sample that speaks for a probe in a report: the worst by the gate's own count, else by score."""
+    """The sample that a report shows for a probe: the worst by the gate's own count, else by score."""
     sample = max(samples, key=lambda sample: (gate.score == "share" and sample.outcome in gate.counts, sample.score))
     score = score_probe(gate, samples)
     return FlipSide(

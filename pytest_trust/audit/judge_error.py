@@ -1,4 +1,4 @@
-"""What a judge's own errors do to a gate: corrected rates, and the flips that they alone would give. Pure functions."""
+"""What a judge's own errors do to a gate: corrected rates, and the flips that the errors alone explain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pytest_trust.records import CorrectedRate, JudgeError
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often a judge is right, measured on human labels: shares of the `positives` (labels of the outcome `positive`) and of the
-    `negatives` that it judges so. `labels` says which labels."""
+    """How often a judge is right, measured on human labels.
+
+    `sensitivity` is the share of the `positives` (responses labelled `positive`) that it calls so, `specificity` the
+    share of the `negatives` (the others) that it does not call so. `labels` names the labels.
+    """
 
     positive: str
     sensitivity: float
@@ -28,11 +31,15 @@ class Accuracy:
                 raise InvalidInput(f"{name} is {value}, expected a share from 0 to 1")
         if self.sensitivity + self.specificity <= 1:
             raise InvalidInput(
-                f"sensitivity {self.sensitivity:g} + specificity {self.specificity:g} is not above 1: a judge no better than chance"
+                f"sensitivity {self.sensitivity:g} + specificity {self.specificity:g} is not above 1: "
+                "a judge no better than chance"
             )
 
     def of_bad(self, counts: Sequence[str]) -> Accuracy:
-        """The same for what a gate counts as bad: as it is where the gate counts the judge's positives, turned round where it does not."""
+        """The accuracy at finding what a gate counts as bad.
+
+        It stays as it is where the gate counts `positive`, and is turned round where the gate counts the others.
+        """
         if self.positive in counts:
             return self
         return Accuracy(
@@ -48,14 +55,16 @@ def judge_error(
     *,
     confidence: float = 0.95,
 ) -> JudgeError | None:
-    """What a gate with one judged response a probe owes to its judge; None when no rate was measured.
+    """What the judge's errors contribute to a gate with one judged response a probe; None when no rate was measured.
 
-    baseline, candidate: scores 0 or 1 (1 is bad; NaN is not measured). changed: pairs whose two answers are not the same text; equal
-    answers are judged alike and cannot flip. accuracy: of "bad", on each side.
+    baseline, candidate: scores 0 or 1 (1 is bad; NaN is not measured).
+    changed: pairs whose two answers are different texts. Equal answers are judged alike and cannot flip.
+    accuracy: the judge's at finding "bad", on the baseline's and on the candidate's answers.
 
-    Corrected rates are Rogan and Gladen's (1978). `flips_expected` is how many pairs would flip to worse if every answer had kept its
-    true class: changed x [q (1 - se_b) se_c + (1 - q) sp_b (1 - sp_c)], q the mean of the two corrected rates and errors independent;
-    `flips_limit` is the binomial quantile of that at `confidence`.
+    Corrected rates are Rogan and Gladen's (1978). `flips_expected` is the number of pairs that would flip to worse if
+    every answer had kept its true class and errors were independent:
+    changed x [q (1 - se_b) se_c + (1 - q) sp_b (1 - sp_c)], where q is the mean of the two corrected rates.
+    `flips_limit` is the quantile of that binomial distribution at `confidence`.
     """
     from scipy import stats
 

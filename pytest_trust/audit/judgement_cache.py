@@ -1,4 +1,4 @@
-"""Judgements kept in the store, so that a run from the store judges nothing again. Free of pytest."""
+"""Judgements are kept in the store, so that a run from the store judges nothing again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pytest_trust.responses import Response
 class Remembered:
     """A judge that looks its judgements up first, and stores the new ones when the `with` block ends.
 
-    The key holds the judge's identity, its files as installed, the answer and the whole probe. A judge that failed is asked again.
+    The key holds the judge's identity, the judges' installed files, the answer and the whole probe. Judgements that
+    failed are not stored, so the judge is asked again.
     """
 
     def __init__(
@@ -59,6 +60,6 @@ class Remembered:
 
 @cache
 def _installed() -> str:
-    """Changes with the judges' code and weights, by size and time: an edited judge must not answer from memory."""
+    """A digest of the judges' installed files, by size and time: an edited judge must not answer from the store."""
     files = sorted((Path(__file__).parents[1] / "judges").glob("*.*"))
     return digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])

@@ -1,4 +1,4 @@
-"""`--trust-mutants`: the baseline against damaged copies of itself, gate by gate, and what that says about the suites."""
+"""`--trust-mutants`: every gate compares the baseline with damaged copies of itself, and that tests the suites."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
     """The reference of a model with a mutant applied to it.
 
     Raises:
-        InvalidInput: the reference has a mutant already, or names a recording.
+        InvalidInput: the reference already has a mutant, or names a recording.
     """
     if reference.mutant is not None:
         raise InvalidInput(f"{reference.text}: is a mutant already: give the model as it is")
@@ -38,9 +38,9 @@ def with_mutant(reference: Reference, dosed: Dosed) -> Reference:
 
 
 def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], names: Sequence[str]) -> MutantsRecord:
-    """Measure the mutants of the selected suites (or those named) and judge the suites by them.
+    """Measure the named mutants, else those of the selected suites, and judge the suites by them.
 
-    One mutant is in memory beside the baseline at a time. Gates without a margin in the policy are left out.
+    Only one mutant at a time is in memory beside the baseline. Gates without a margin are left out.
 
     Raises:
         InvalidInput: no mutant belongs to the selected suites and none was named, or no gate has a margin.
@@ -74,10 +74,10 @@ def run_mutants(audit: Audit, baseline: Reference, suites: Sequence[Suite], name
 
 
 def mutant_record(dosed: Dosed, records: Sequence[GateRecord], drift: float | None) -> MutantRecord:
-    """What the gates said to one mutant at one dose; `drift` is KL(candidate || baseline) in nats per token.
+    """The gates' verdicts on one mutant at one dose; `drift` is KL(mutant || baseline) in nats per token.
 
-    `own` are the dimensions that must notice it, among those measured (none for a null mutant); `noticed` the gates that were
-    `regressed`; `killed` the own dimensions with one of these.
+    In the record, `own` are the measured dimensions that must notice the mutant (none at dose 0), `noticed` the gates
+    that regressed, and `killed` the own dimensions with such a gate.
     """
     measured = list(dict.fromkeys(record.dimension for record in records))
     own = tuple(name for name in measured if name in dosed.mutant.dimensions and dosed.dose > 0)
@@ -98,7 +98,7 @@ def mutant_record(dosed: Dosed, records: Sequence[GateRecord], drift: float | No
 
 
 def mutants_record(runs: Sequence[MutantRecord], pair: PairRecord, *, profile: str, policy: str) -> MutantsRecord:
-    """The result of a run, which table and JSON report show. `pair`: the baseline and the last mutant."""
+    """The result of the whole run, for the table and the JSON report. `pair`: the baseline and the last mutant."""
     controls = {gate.dimension: gate.control for run in runs for gate in run.gates}
     dimensions = {}
     for name, control in controls.items():

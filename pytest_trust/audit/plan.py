@@ -1,4 +1,4 @@
-"""What a run would do and could find, before a weight is loaded: `--trust-plan`, and the rates that its times come from."""
+"""`--trust-plan`: what a run would do and could find, before a weight is loaded."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     from pytest_trust.models.reference import Reference
     from pytest_trust.probes import Gate, Probe, Suite
 
-# Share of clusters that is taken to change to better before anything has been measured.
+# The share of clusters that is assumed to change to better; nothing has been measured yet.
 _BACKGROUND = 0.05
 
 
 def plan_of(audit: Audit, suites: Sequence[Suite]) -> PlanRecord:
     """What a run would do and could find. Loads no weights, downloads and converts nothing.
 
-    Tokens are an estimate from above (four characters a token for prompts, the limit for responses); `detectable`
-    supposes that a twentieth of the clusters changes to better, as no response has been looked at: exact for binary gates, simulated for
-    graded ones (`pytest_trust.stats.simulated_power`). `stored` counts the responses that
-    this store holds of models whose files are on this machine. `seconds` is this pair's own rate in this store; before its first run, on
-    a CPU, a guess from the number of parameters and the time of a matrix product. `memory_bytes` are the weights as loaded.
+    `tokens` is an estimate from above: four characters a token for prompts, the limit for responses.
+    `detectable` supposes that a twentieth of the clusters changes to better, since no response has been looked at. It
+    is exact for binary gates and simulated for graded ones (`pytest_trust.stats.simulated_power`).
+    `stored` counts the responses in this store of models whose files are on this machine.
+    `seconds` comes from this pair's own rate in this store. Before the pair's first run it is, on a CPU, a guess from
+    the number of parameters and the time of a matrix product.
+    `memory_bytes` are the weights as loaded.
     """
-    jobs = [audit.job(suite) for suite in suites]
     from pytest_trust.audit.gate import unit_of
 
+    jobs = [audit.job(suite) for suite in suites]
     rows = []
     for suite, job in zip(suites, jobs, strict=True):
         for gate in suite.gates.values():
@@ -73,8 +75,10 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> PlanRecord:
 
 
 def _side(engine: Engine, reference: Reference, jobs: Sequence[Job], holds: dict[str, str]) -> ModelRecord:
-    """A model's label; of a recording also what it is of, and in `holds` what it holds. Raises InvalidInput when it is damaged or lacks
-    what is asked."""
+    """The record of a model: its label and reference; for a recording also the identity of the recorded model.
+
+    What a recording holds is added to `holds`. Raises InvalidInput when the recording is damaged or lacks a probe.
+    """
     side = ModelRecord(model=reference.label, reference=reference.unlabelled)
     model = engine.model(reference)
     if model.answers:
@@ -116,7 +120,7 @@ def _totals(engine: Engine, jobs: Sequence[Job], references: Sequence[Reference]
 
 
 def _detectable(policy: Policy, threshold: Threshold, family: int, gate: Gate, clusters: int, repeats: int) -> float:
-    """Infinite when no change would be found with the policy's power."""
+    """The smallest change that the gate would find with the policy's power; infinite when there is none."""
     from pytest_trust.stats.power import detectable_flips
     from pytest_trust.stats.simulated_power import detectable_graded
 

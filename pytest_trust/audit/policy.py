@@ -1,4 +1,4 @@
-"""The policy: margins, levels and profiles, from the bundled thresholds and a user's file over them."""
+"""The policy: margins, error rates and profiles, from the bundled thresholds and a user's file that overrides them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ _NUMBER = (int, float)
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Of one gate: its non-inferiority `margin` on candidate - baseline (the metric's unit, larger is worse), an absolute `ceiling`
-    for the candidate, and ids of probes that must `never` flip. With a `trace_margin` the gate is held to it in the reasoning too."""
+    """What one gate is held to.
+
+    `margin`: the non-inferiority margin on candidate - baseline, in the metric's unit; larger is worse.
+    `ceiling`: an absolute limit on the candidate's value. `never`: ids of probes that must never flip.
+    `trace_margin`: the margin for the same gate on the reasoning; None where the reasoning is not gated.
+    """
 
     margin: float
     ceiling: float | None = None
@@ -28,11 +32,14 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes. `generate` and `choose`: probes per suite; `drift`: probes per suite that drift is measured on; None means all of them. `gate`: as many
-    probes at the least behind every gate, where the suite has them, since a suite's gates may share its probes out among them.
+    """The size of a run, and how its responses are generated.
 
-    A protocol as well: `suites` that are run where none is asked for, and `max_new_tokens`, `temperature`, `top_p` and `top_k` of every
-    response in place of the suites' own (those None leaves alone).
+    `generate` and `choose`: probes per suite of that task. `drift`: probes per suite that drift is measured on. None
+    means all. `gate`: the fewest probes of every gate, where the suite has them: a suite may divide its probes among
+    its gates.
+
+    `suites` are run where no other is selected. `max_new_tokens`, `temperature`, `top_p` and `top_k` hold for every
+    response in place of the suites' own; where the first two are None, the suites' own hold.
     """
 
     generate: int | None
@@ -47,12 +54,15 @@ class Profile:
     top_p: float = 1.0
     top_k: int = 0
     separate: bool = False
-    """Whether `reasoning_tokens` limit the trace and the suite's `max_new_tokens` the answer, each by itself; else their sum limits both together."""
+    """Whether trace and answer have limits of their own: `reasoning_tokens`, and the suite's `max_new_tokens`.
+
+    Otherwise the sum of the two limits them together.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a run is held to. `family` gates share the error rate `alpha`, whichever of them a run selects."""
+    """What a run is held to. `family` gates share the error rate `alpha`, even if a run selects only some of them."""
 
     name: str
     alpha: float
@@ -66,11 +76,11 @@ class Policy:
 
     @property
     def family(self) -> int:
-        """The gates, and once more those that are gated in the reasoning too."""
+        """The number of tests that share `alpha`. A gate counts twice where its reasoning is gated too."""
         return max(1, len(self.gates) + sum(gate.trace_margin is not None for gate in self.gates.values()))
 
     def profile(self, name: str) -> Profile:
-        """The profile called `name`. Raises InvalidInput with those that there are."""
+        """The profile called `name`. Raises InvalidInput that lists the profiles."""
         if name not in self.profiles:
             raise InvalidInput(f"--trust-profile={name}: no such profile; expected one of {', '.join(self.profiles)}")
         return self.profiles[name]
@@ -79,13 +89,16 @@ class Policy:
         return self.gates.get(gate) or self.controls.get(gate)
 
     def threshold_of(self, suite: Suite, gate: Gate) -> Threshold | None:
-        """What a suite's gate is held to: as this policy says, else by the gate's own margin, if it has one."""
+        """What a suite's gate is held to: this policy's threshold, else the gate's own margin, else None."""
         own = None if gate.margin is None else Threshold(gate.margin)
         return self.threshold(f"{suite.name}/{gate.name}") or own
 
     def family_of(self, suite: Suite, gate: Gate) -> int:
-        """How many gates share the error rate with this one: none for a control, the policy's own for a gate that it names or that
-        belongs to nothing else, and the suite's family for the others."""
+        """The number of gates that share the error rate, this one included.
+
+        It is 1 for a control, the policy's `family` for a gate that the policy names, and the suite's own family for
+        other gates. A suite without a family belongs to the policy's.
+        """
         if suite.control:
             return 1
         own = suite.family is None or f"{suite.name}/{gate.name}" in self.gates
@@ -126,9 +139,10 @@ _PROTOCOL: dict[str, Any] = {
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """The bundled policy, with what the file at `path` names in place of its own. Raises InvalidInput naming file and key.
+    """The bundled policy; what the file at `path` names replaces the bundled value.
 
-    A gate of the user's own (a probe file judged in their tests) may stand under `gates`, and then belongs to the family.
+    `gates` may name a user's own gate (of a probe file that their tests judge); this gate then belongs to the family.
+    Raises InvalidInput that names the file and the key.
     """
     policy = _merge(None, bundled_directory() / "thresholds.yaml", "bundled")
     return policy if path is None else _merge(policy, path, path.name)
@@ -162,7 +176,8 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
     margin = document.get("margin", base.margin if base else None)
     if not 0 < margin < float("inf"):
         raise InvalidInput(
-            f"{where}: margin is {margin}, expected a positive number in the metric's unit (0.05 is five points of a share)"
+            f"{where}: margin is {margin}, expected a positive number in the metric's unit "
+            "(0.05 is five points of a share)"
         )
     trace_margin = document.get("trace_margin", base.trace_margin if base else None)
     if trace_margin is not None and not 0 < trace_margin < float("inf"):
@@ -200,7 +215,10 @@ def _profile(where: str, document: Any, base: Profile | None) -> Profile:
 
 
 def _judge(where: str, document: Any, base: tuple[Accuracy, Accuracy] | None) -> tuple[Accuracy, Accuracy]:
-    """Of the baseline's and of the candidate's answers; `baseline` and `candidate` override what is given for both."""
+    """The accuracy on the baseline's and on the candidate's answers.
+
+    The keys `baseline` and `candidate` override what is given for both.
+    """
     sides = ("baseline", "candidate")
     keys = {**_ACCURACY_KEYS, **dict.fromkeys(sides, dict)}
     check_keys(where, document, keys, required=() if base else ("positive", "sensitivity", "specificity"))
@@ -217,7 +235,10 @@ def _judge(where: str, document: Any, base: tuple[Accuracy, Accuracy] | None) ->
 
 
 def _check_names(path: Path, base: Policy, gates: Mapping[str, Any]) -> None:
-    """A gate of a bundled dimension that no suite has is a slip of the pen; a gate of the user's own has a dimension of its own."""
+    """Refuse names that must be typing errors: no suite has the gate, yet its dimension is a bundled one.
+
+    A user's own gate has a dimension of its own.
+    """
     known = {*base.gates, *base.controls}
     dimensions = {name.split("/")[0] for name in known}
     for name in gates:

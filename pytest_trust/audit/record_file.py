@@ -1,4 +1,4 @@
-"""Writing a recording; `pytest_trust.engine.recording` says what is in it, and reads it."""
+"""Writes recordings. `pytest_trust.engine.recording` describes their format and reads them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _FLOAT16_LIMIT = 60_000.0
 def write_recording(
     path: Path, executor: Executor, reference: Reference, jobs: Sequence[Job], *, topk: int = 0
 ) -> None:
-    """Write a model's part of these jobs to `path`, acquiring what the store lacks. The file appears whole or not at all.
+    """Write a model's part of these jobs to `path`; what the store lacks is acquired first.
 
-    With `topk` above 0 it keeps that many tokens of every distribution, and no states and no head.
+    The file appears whole or not at all. With `topk` above 0 it holds the `topk` likeliest tokens of every distribution
+    in place of hidden states and the head.
 
     Raises:
         TrustError: the reference is a recording itself, the model cannot be had, or the file cannot be written.

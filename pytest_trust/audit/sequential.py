@@ -1,8 +1,8 @@
-"""`--trust-sequential`: probes are visited in one fixed, stratified order, and a suite stops when all its gates are known. No pytest.
+"""`--trust-sequential`: probes are visited in a fixed order, and a suite stops when all its gates are known.
 
-A gate is known when the limits that hold at any time (`anytime`) say held or regressed, or when the end of its budget would hardly tell.
-These limits spend `STOPPING_SHARE` of the error rate; a gate that reaches the end of its budget is decided by the fixed-sample test at the
-rest of it, so that the two together keep the rate.
+A gate is known when the limits that hold at any time (`anytime`) say held or regressed. It is given up when even the
+whole budget would hardly decide it. These limits spend `STOPPING_SHARE` of the error rate. A gate that reaches the end
+of its budget is decided by the fixed-sample test at the rest of the error rate, so both together keep it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from pytest_trust.stats.comparison import Comparison
     from pytest_trust.stats.intervals import Floats
 
-_FIRST_LOOK = 16  # probes; each further look at half as many again
-_GROWTH = 1.5
+_FIRST_LOOK = 16  # probes
+_GROWTH = 1.5  # of the number of probes from one look to the next
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """How far a suite has been visited. order: visited clusters in their order; looks: how many of them were visited at each look;
-    complete: nothing is left. largest: probes of the gate in its largest cluster; budget: units of the gate in all."""
+    """How far a suite has been visited, as one gate sees it.
+
+    order: the visited clusters in their order. looks: the number of clusters visited at each look.
+    complete: whether all probes were visited. largest: the gate's probes in its largest cluster.
+    budget: the gate's units in the whole suite.
+    """
 
     order: tuple[str, ...]
     looks: tuple[int, ...]
@@ -41,7 +45,7 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """The probes of a job that were visited, and how they were."""
+    """The visited part `job` of the whole job `full`; `order` and `looks` are as in `Stopping`."""
 
     full: Job
     job: Job
@@ -66,7 +70,7 @@ class Visit:
 
 
 def look_sizes(total: int) -> list[int]:
-    """Numbers of probes at which a job of `total` is looked at; the last is all of them."""
+    """The numbers of probes after which a job of `total` probes is looked at; the last one is `total`."""
     sizes, size = [], float(_FIRST_LOOK)
     while size < total:
         sizes.append(int(size))
@@ -75,7 +79,7 @@ def look_sizes(total: int) -> list[int]:
 
 
 def visit_prefixes(job: Job) -> list[Visit]:
-    """What has been visited at each look: whole clusters, in the order in which smaller profiles are selected."""
+    """The visit at each look: whole clusters, in the order in which smaller profiles select them."""
     order, members = visiting_order(job.probes), in_clusters(job.probes)
     visits: list[Visit] = []
     looks: list[int] = []
@@ -96,7 +100,7 @@ def visit_prefixes(job: Job) -> list[Visit]:
 def limits_of(
     gate: Gate, units: Units, stopping: Stopping, policy: Policy, family: int
 ) -> tuple[Anytime, Floats, Floats]:
-    """A gate's limits at any time, with the sums of its differences and the sizes by cluster, in the order of the visit."""
+    """A gate's limits at any time; beside them, by visited cluster, the sum of its differences and its size."""
     import numpy as np
 
     sums: dict[str, float] = {}
@@ -133,7 +137,10 @@ def stopped(
     threshold: Threshold,
     family: int,
 ) -> tuple[Comparison, Sequential]:
-    """The comparison as the visit leaves it, and its record: `stopped` early as held or regressed, or `given_up`."""
+    """The comparison after the visit, and the record of the visit.
+
+    The record is `stopped` where the gate was held or regressed early, and `given_up` where it would hardly be decided.
+    """
     limits, sums, sizes = limits_of(gate, units, stopping, policy, family)
     verdict = decided(limits, threshold.margin) if comparison.n else ""
     record = Sequential(
@@ -166,5 +173,8 @@ def stopped(
         upper_level=policy.alpha,
     )
     record = replace(record, given_up=chance < FUTILE)
-    reason = f"given up after {comparison.n} of {stopping.budget}: the rest would decide it with a probability below {FUTILE:.0%}"
+    reason = (
+        f"given up after {comparison.n} of {stopping.budget}: "
+        f"the rest would decide it with a probability below {FUTILE:.0%}"
+    )
     return replace(comparison, **changes, verdict="inconclusive", reason=reason), record

@@ -1,4 +1,4 @@
-"""What a run's gates come to: counts, Holm's p-values, each candidate's drift and trust tax. From records alone: nothing is loaded."""
+"""A run's summary from its records: counts, Holm's p-values, each candidate's drift and trust tax."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pytest_trust.stats.corrections import holm
 
 _PACKAGES = ("numpy", "peft", "pytest", "pytest-trust", "scipy", "tokenizers", "torch", "transformers")
 
-#: A dimension is what its worst gate is; one that could not be measured hides more than one that could not tell.
+#: A dimension has the verdict of its worst gate. `not measured` is worse than `inconclusive`: it can hide more.
 WORST_FIRST: tuple[Verdict, ...] = ("regressed", "not measured", "inconclusive", "held")
 
 
@@ -47,7 +47,7 @@ def run_record(
     store: str,
     report: str | None,
 ) -> RunRecord:
-    """The document of a run: one comparison or more, in the order in which they were made. `labels`: the candidates', in the order given."""
+    """The document of a run, from one comparison or more. `labels`: the candidates', in the order of the options."""
     gates = with_holm([one.gate for one in comparisons])
     by_label: dict[str, list[ComparisonRecord]] = {}
     for one in comparisons:
@@ -80,20 +80,23 @@ def run_record(
 
 
 def in_order(gates: Iterable[GateRecord]) -> list[GateRecord]:
-    """The gates in the order of the report, whatever order their tests ran in."""
-    # Two tests may use one gate, and one test may be repeated: the text itself breaks the tie.
+    """The gates in the order of the report, which does not depend on the order of the tests."""
+    # Two tests may use one gate, and one test may be repeated: the record's text breaks the tie.
     return sorted(gates, key=lambda gate: (gate.gate, gate.nodeid, json.dumps(to_json(gate), sort_keys=True)))
 
 
 def counts(gates: Iterable[GateRecord]) -> dict[str, int]:
-    """The number of gates by verdict and in all, and apart from these the number of controls."""
+    """The number of gates by verdict and in all, controls left out; and the number of controls."""
     verdicts = [gate.verdict for gate in gates if not gate.control]
     controls = sum(gate.control for gate in gates)
     return {**{verdict: verdicts.count(verdict) for verdict in VERDICTS}, "gates": len(verdicts), "controls": controls}
 
 
 def with_holm(gates: Sequence[GateRecord]) -> list[GateRecord]:
-    """The gates with Holm's p-values over each family: a candidate's gates of the policy, or its public ones. Controls have none."""
+    """The gates with their p-values adjusted by Holm's method over each family.
+
+    A family is a candidate's gates of the policy, or its gates of public benchmarks. Controls are not adjusted.
+    """
     groups: dict[tuple[str, int], dict[int, float]] = {}
     for place, gate in enumerate(gates):
         if not gate.control and gate.p_value is not None:
@@ -105,7 +108,7 @@ def with_holm(gates: Sequence[GateRecord]) -> list[GateRecord]:
 
 
 def candidate_record(comparisons: Sequence[ComparisonRecord]) -> CandidateRecord:
-    """One candidate, from its comparisons."""
+    """The record of one candidate, from its comparisons."""
     drift = {one.gate.dimension: one.dimension_drift for one in comparisons if one.dimension_drift}
     tax = trust_tax(sorted((one.gate for one in comparisons), key=lambda gate: (gate.gate, gate.nodeid)))
     dimensions = {
@@ -127,7 +130,7 @@ def candidate_record(comparisons: Sequence[ComparisonRecord]) -> CandidateRecord
 
 
 def trust_tax(gates: Sequence[GateRecord]) -> TrustTax:
-    """The tax of one candidate, from its gates: what it gained in capability, and a row per dimension that is no control."""
+    """The trust tax of one candidate: what it gained in capability, and a row per dimension, controls left out."""
     by_dimension: dict[str, list[GateRecord]] = {}
     for gate in gates:
         if not gate.control:
@@ -173,7 +176,7 @@ def _flipped(gate: GateRecord, *, worse: bool) -> tuple[str, ...]:
 
 
 def stopped_early(gates: Sequence[GateRecord]) -> StoppedEarly | None:
-    """What stopping early has saved of the response tokens of both models, each suite counted once."""
+    """The response tokens of both models that stopping early has saved, each suite counted once."""
     suites = {gate.suite: gate.sequential for gate in gates if gate.sequential}
     tokens = sum(state.tokens for state in suites.values())
     if not tokens:
@@ -190,5 +193,5 @@ def _versions() -> Mapping[str, str]:
 
 
 def _fields_of(kind: type[Any], record: Any) -> dict[str, Any]:
-    """What a record has of another kind's fields."""
+    """The record's values for the fields of `kind`."""
     return {one.name: getattr(record, one.name) for one in fields(kind)}

@@ -1,4 +1,4 @@
-"""What a gate compares: a score per unit and side, and the units' clusters."""
+"""The units that a gate compares: a score on each side, and a cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_trust.probes import Gate, Probe
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What a gate compares: a score per unit and side, and the units' clusters. A unit is a probe, or a cluster for a contrast."""
+    """A score per unit and side, and the units' clusters and names. A unit is a probe, or for a contrast a cluster."""
 
     baseline: list[float]
     candidate: list[float]

@@ -1,4 +1,4 @@
-"""The one frozen object that a run's options become, checked. Standard library and pytest only."""
+"""Reads and checks a run's options, and makes one frozen object of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENGINES = ("local", "ray")
 
 
 def build_config(config: pytest.Config) -> TrustConfig:
-    """The frozen options of this run. Raises pytest.UsageError naming the option and the fix."""
+    """The frozen options of this run. Raises pytest.UsageError that names the option and the fix."""
 
     def text(name: str) -> str | None:
         value = config.getoption(f"trust_{name}")
@@ -111,7 +111,7 @@ def read_reference(name: str, value: str) -> Reference:
 
 
 def read_judges(values: Sequence[str]) -> tuple[str, ...]:
-    """The specifications, checked; nothing is loaded."""
+    """The specifications of judges after a check that loads nothing."""
     if values:
         from pytest_trust.judges.external import parse_judge_options
 
@@ -134,7 +134,8 @@ def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
             split_reasoning("", [(opening, closing)])
         except TrustError:
             raise pytest.UsageError(
-                f"--trust-reasoning-tags={value}: expected two different tags with a comma between, such as <plan>,</plan>"
+                f"--trust-reasoning-tags={value}: expected two different tags with a comma between, "
+                "such as <plan>,</plan>"
             ) from None
         tags.append((opening, closing))
     return tuple(tags)
@@ -160,7 +161,8 @@ def check_mutants(trust: TrustConfig, given: list[str]) -> None:
         )
     if not trust.baseline.has_weights or trust.baseline.mutant is not None:
         raise pytest.UsageError(
-            f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: give the model itself"
+            f"--trust-mutants: {trust.baseline.text} is a recording, behind a server, or a mutant already: "
+            "give the model itself"
         )
 
 
@@ -173,11 +175,13 @@ def check_engine(trust: TrustConfig) -> None:
         served = [model for model in (trust.baseline, *trust.candidates) if model and model.behind_server]
         if served:
             raise pytest.UsageError(
-                f"--trust-engine=ray: {served[0].label} is behind a server, which does its own work, and drift against it needs the other model here: leave out --trust-engine"
+                f"--trust-engine=ray: {served[0].label} is behind a server, which does its own work, "
+                "and drift against it needs the other model in this process: leave out --trust-engine"
             )
         if trust.record is not None:
             raise pytest.UsageError(
-                "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: record with --trust-engine=local"
+                "--trust-record keeps the model's hidden states, which do not leave the cluster's actors: "
+                "record with --trust-engine=local"
             )
 
 
@@ -187,24 +191,28 @@ def check_config(trust: TrustConfig) -> None:
     for label in labels:
         if labels.count(label) > 1:
             raise pytest.UsageError(
-                f"--trust-candidate: {label} is the label of {labels.count(label)} candidates: name them apart, --trust-candidate=NAME=MODEL"
+                f"--trust-candidate: {label} is the label of {labels.count(label)} candidates: "
+                "name them apart, --trust-candidate=NAME=MODEL"
             )
     if trust.reasoning_budget is not None and trust.max_reasoning_tokens is not None:
         raise pytest.UsageError(
-            "--trust-reasoning-budget closes a long trace and --trust-max-reasoning-tokens leaves it truncated: give one of them"
+            "--trust-reasoning-budget closes a long trace and --trust-max-reasoning-tokens leaves it truncated: "
+            "give one of them"
         )
     if trust.mutants is not None:
         check_mutants(trust, given)
     if trust.record is not None:
         if len(given) != 1:
             raise pytest.UsageError(
-                f"--trust-record writes one model's part: give --trust-baseline or --trust-candidate, not {' and '.join(given) or 'neither'}"
+                "--trust-record writes one model's part: give --trust-baseline or --trust-candidate, "
+                f"not {' and '.join(given) or 'neither'}"
             )
         if trust.record.suffix != ".trust":
             raise pytest.UsageError(f"--trust-record={trust.record.name}: expected a file name ending in .trust")
     elif given == ["baseline"] and not trust.plan and trust.mutants is None:
         raise pytest.UsageError(
-            "--trust-baseline was given without --trust-candidate: name the model to compare with it, --trust-candidate=MODEL"
+            "--trust-baseline was given without --trust-candidate: "
+            "name the model to compare with it, --trust-candidate=MODEL"
         )
     elif trust.candidates and trust.baseline is None:
         raise pytest.UsageError(
@@ -234,14 +242,14 @@ def whole(option: str, value: str | None, least: int, rest: str = "") -> int:
 
 
 def one_of(option: str, value: str | None, names: tuple[str, ...]) -> str:
-    """The value, or the first of the names when none was given."""
+    """The value, or the first of the names when no value was given."""
     if value is not None and value not in names:
         raise pytest.UsageError(f"{option}={value}: expected {' or '.join(names)}")
     return value or names[0]
 
 
 def read_limit(value: str) -> float:
-    """lm-evaluation-harness's `--limit`: a fraction below 1, or a whole number."""
+    """A fraction below 1, or a whole number, as in lm-evaluation-harness's `--limit`."""
     try:
         limit = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the `trust` fixture gives to a test."""
+"""The objects that the `trust` fixture gives to a test, and the functions behind the fixtures."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Result:
     """One gate's verdict. `assert result.held` ends the test as the verdict says; to branch, read `verdict`.
 
     record: the gate's record, as in the JSON report. diff: the drift diff as text.
+    strict: whether inconclusive gates fail (`--trust-strict`).
     """
 
     record: GateRecord
@@ -52,7 +53,7 @@ class Result:
 
     @property
     def measured(self) -> bool:
-        """True when both sides were measured, whatever came out; otherwise the test ends as an error."""
+        """True when both sides were measured, whatever the verdict. Otherwise the test ends as an error."""
         __tracebackhide__ = True
         if self.verdict == "not measured":
             raise NotMeasured(_line("not measured", self.record))
@@ -60,8 +61,11 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """True when a regression beyond the margin is ruled out. Otherwise the test fails with the drift diff (regressed), is skipped
-        with the number of probes it would take (inconclusive; fails under --trust-strict), or is an error (not measured)."""
+        """True when a regression beyond the margin is ruled out. Otherwise it ends the test.
+
+        A regressed gate fails with the drift diff. An inconclusive gate is skipped with the number of probes it would
+        take; under --trust-strict it fails. A gate that is not measured is an error.
+        """
         __tracebackhide__ = True
         if self.verdict == "regressed":
             raise Regression(self.diff)
@@ -98,11 +102,15 @@ class Trust:
         judge: str | Callable[..., Any] | None = None,
         margin: float | None = None,
     ) -> Result:
-        """Compare the two models on a suite: a bundled one by name, or a YAML or JSONL probe file (relative to the test's file).
+        """Compare the two models on one gate of a suite.
 
-        gate: the gate's name; may be left out where the suite has one. judge: a judge's name, or a function (response, probe) that
-        gives a bool (True is bad), a score in [0, 1], an outcome, or None where it cannot tell. margin: non-inferiority margin in the
-        metric's unit; else the marker's, else the policy's. Raises InvalidInput for a wrong argument, TrustError for a model that cannot run.
+        suite: the name of a bundled suite, or the path of a YAML or JSONL probe file, relative to the test's file.
+        gate: the gate's name; may be left out where the suite has only one.
+        judge: a judge's name, or a function (response, probe) that returns a bool (True is bad), a score in [0, 1], an
+        outcome, or None where it cannot tell. By default the suite's own judge.
+        margin: the non-inferiority margin in the metric's unit; by default the marker's, else the policy's.
+
+        Raises InvalidInput for a wrong argument, and TrustError for a model that cannot run.
         """
         __tracebackhide__ = True
         from pytest_trust.report.drift_diff import drift_diff
@@ -125,20 +133,27 @@ class Trust:
         return Result(compared.gate, diff, self._trust.strict)
 
     def kl(self, suite: str | Path) -> Drift:
-        """Drift as the audit's paper has it: KL(candidate || baseline) in nats per token, on the candidate's own responses."""
+        """KL(candidate || baseline) in nats per token, on the candidate's own responses, as in the audit's paper."""
         __tracebackhide__ = True
         return self.drift(suite, direction="candidate_baseline")
 
     def drift(
         self, suite: str | Path | Sequence[str], *, direction: str = "candidate_baseline", on: str = "responses"
     ) -> Drift:
-        """`candidate_baseline`: KL(candidate || baseline) on the candidate's responses; `baseline_candidate`: the reverse on the
-        baseline's (what was forgotten); `answer_without_trace`: KL(candidate || baseline) on the candidate's answers after a trace, which the
-        candidate has read and the baseline has not: how far what it says after thinking is from what the baseline would say at once.
+        """Drift in nats per token, in one direction.
 
-        suite: a suite as for `compare`, or a list of texts of your own, which both models read as they are. on: `responses`, or `prompts`: the
-        prompts alone, without a template. Texts longer than the context are read in overlapping windows; `windowed` counts them.
-        Raises InvalidInput for another argument, TrustError where no KL can be claimed.
+        direction:
+        `candidate_baseline` is KL(candidate || baseline) on the candidate's responses.
+        `baseline_candidate` is KL(baseline || candidate) on the baseline's responses. It shows what was forgotten.
+        `answer_without_trace` is KL(candidate || baseline) on the candidate's answers after a trace. The candidate has
+        read the trace, the baseline has not: this is how far the answer after reasoning is from the baseline's
+        immediate answer.
+
+        suite: a suite as for `compare`, or a list of texts, which both models read without a template.
+        on: `responses`, or `prompts`, which are read alone and without a template. Texts longer than the context are
+        read in overlapping windows; `windowed` counts them.
+
+        Raises InvalidInput for another argument, and TrustError with the reason where there is no KL.
         """
         __tracebackhide__ = True
         if direction not in ("candidate_baseline", "baseline_candidate", "answer_without_trace"):
@@ -174,7 +189,7 @@ class Trust:
 
 
 def marker_arguments(item: pytest.Item) -> dict[str, Any]:
-    """Keyword arguments of the item's `trust` markers, the closest one winning."""
+    """The keyword arguments of the item's `trust` markers. The closest marker wins."""
     arguments: dict[str, Any] = {}
     for marker in reversed(list(item.iter_markers("trust"))):
         arguments |= marker.kwargs
@@ -182,19 +197,21 @@ def marker_arguments(item: pytest.Item) -> dict[str, Any]:
 
 
 def check_markers(items: list[pytest.Item]) -> None:
-    """Refuse wrong `trust` markers at collection. Raises pytest.UsageError naming the test and the fix."""
+    """Refuse wrong `trust` markers at collection. Raises pytest.UsageError that names the test and the fix."""
     for item in items:
         for marker in item.iter_markers("trust"):
             unknown = sorted(set(marker.kwargs) - set(_MARKER_KEYS))
             if unknown or len(marker.args) > 1:
                 raise pytest.UsageError(
-                    f"{item.nodeid}: @pytest.mark.trust takes a suite and {', '.join(_MARKER_KEYS)}, not {', '.join(unknown) or marker.args[1:]}"
+                    f"{item.nodeid}: @pytest.mark.trust takes a suite and {', '.join(_MARKER_KEYS)}, "
+                    f"not {', '.join(unknown) or marker.args[1:]}"
                 )
             for key in ("margin", "ceiling"):
                 value = marker.kwargs.get(key, 1.0)
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                     raise pytest.UsageError(
-                        f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): expected a positive number in the metric's unit"
+                        f"{item.nodeid}: @pytest.mark.trust({key}={value!r}): "
+                        "expected a positive number in the metric's unit"
                     )
 
 
@@ -206,7 +223,7 @@ def make_pair(baseline: Reference | str | None, candidate: Reference | str | Non
 
 
 def audit_of(config: pytest.Config) -> Audit:
-    """This process's audit, made when the first test needs it."""
+    """The audit of this process. It is made when the first test needs it."""
     if _AUDIT not in config.stash:
         from pytest_trust.audit.audit import Audit
         from pytest_trust.plugin.progress import note_line, progress_line
@@ -220,10 +237,11 @@ def audit_of(config: pytest.Config) -> Audit:
 
 
 def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
-    """The fixture: acquires the work of all selected tests first, so that batches are full and models are loaded once. Workers of xdist
-    do so together: each computes what none of the others has claimed.
+    """The `trust` fixture's value, after the work of all selected tests is done.
 
-    What fails here (a model that cannot load) fails once: the first test of the pair is an error, the others are skipped and say so.
+    Doing all work at once fills the batches and loads each model once. Workers of xdist share the work: each computes
+    what no other has claimed. An error (a model that cannot load) is reported once: the first test of the pair is an
+    error, and the others are skipped with a reference to it.
     """
     __tracebackhide__ = True
     config = request.config
@@ -244,7 +262,8 @@ def make_trust(request: pytest.FixtureRequest, pair: Pair) -> Trust:
     if progress is not None:
         progress.stop()
     failures[pair] = (request.node.nodeid, message)
-    pytest.fail(message, pytrace=False)  # outside of the except clause: pytest would print the message twice
+    # Inside of the except clause, pytest would print the message twice.
+    pytest.fail(message, pytrace=False)
 
 
 def suites_of(items: list[pytest.Item]) -> list[Suite]:
@@ -262,7 +281,7 @@ def suites_of(items: list[pytest.Item]) -> list[Suite]:
 def _read_once(
     config: pytest.Config, suite: str | Path, *, judge: str | None = None, dimension: str = "custom"
 ) -> Suite:
-    """A suite as it was when this session first read it: many tests ask for each."""
+    """A suite. Many tests use the same one, so the session reads it once."""
     from pytest_trust.catalog.files import load_suite
 
     found, key = config.stash.setdefault(_SUITES, {}), (str(suite), judge, dimension)

@@ -1,4 +1,7 @@
-"""The pytest hooks. Each delegates in a line or two; nothing heavy is imported before a trust option or fixture is used."""
+"""The pytest hooks. Each delegates in a line or two.
+
+Nothing heavy is imported before a trust option or fixture is used.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """With several candidates a test that compares runs once for each, and its id ends with the candidate's label."""
+    """With several candidates, run each comparing test once for each; its id ends with the candidate's label."""
     if "trust_candidate" in metafunc.fixturenames and options.requested(metafunc.config):
         candidates = options.of(metafunc.config).candidates
         if len(candidates) > 1:
@@ -83,13 +86,16 @@ def trust_baseline(pytestconfig: pytest.Config) -> Reference | str | None:
 
 @pytest.fixture(scope="session")
 def trust_candidate(pytestconfig: pytest.Config) -> Reference | str | None:
-    """The candidate's model reference; override it in a conftest to choose another. Of several candidates a test gets one after the other."""
+    """The candidate's model reference; override it in a conftest to choose another.
+
+    With several candidates, a test runs once for each.
+    """
     return options.of(pytestconfig).candidate
 
 
 @pytest.fixture(scope="session")
 def trust_pair(trust_baseline: Reference | str | None, trust_candidate: Reference | str | None) -> Pair:
-    """Baseline and candidate together. Skips when there is none."""
+    """The baseline and the candidate. Skips when one is missing."""
     from pytest_trust.plugin.fixtures import make_pair
 
     return make_pair(trust_baseline, trust_candidate)
@@ -97,7 +103,7 @@ def trust_pair(trust_baseline: Reference | str | None, trust_candidate: Referenc
 
 @pytest.fixture
 def trust(request: pytest.FixtureRequest, trust_pair: Pair) -> Trust:
-    """Compare the pair: `trust.compare(suite).held`, `trust.kl(probes).mean`. Skips when there is no candidate."""
+    """Compares the pair: `trust.compare(suite).held`, `trust.kl(probes).mean`. Skips when a model is missing."""
     from pytest_trust.plugin.fixtures import make_trust
 
     return make_trust(request, trust_pair)

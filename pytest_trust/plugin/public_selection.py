@@ -1,5 +1,6 @@
-"""`--trust-profile=public`: benchmarks with rows run, the others are listed as not measured, with the way to get
-them.
+"""`--trust-profile=public`: public benchmarks whose rows are on this machine run.
+
+The others are listed as not measured, with the way to get their rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _NOT_MEASURED = "not measured: "
 
 
 class PublicSelection:
-    """Skips the tests of benchmarks without rows before anything is loaded for them. Broken rows stop the run."""
+    """Skips the tests of benchmarks without rows, before anything is loaded for them. Broken rows stop the run."""
 
     def __init__(self, trust: TrustConfig) -> None:
         self.trust = trust
@@ -32,7 +33,7 @@ class PublicSelection:
             suite = str(marker.args[0]) if marker and marker.args else ""
             reason = self._reason(suite)
             if reason:
-                # The suite's marker would load its rows.
+                # With its `trust` marker, the test's suite would be loaded.
                 item.own_markers = [own for own in item.own_markers if own is not marker]
                 item.add_marker(pytest.mark.skip(reason=f"{_NOT_MEASURED}{reason}"))
 
@@ -52,7 +53,7 @@ class PublicSelection:
         return self.missing[suite]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        # The reasons come from the reports, since these come from xdist's workers too.
+        # The reasons are read from the reports, because xdist's workers send reports only.
         reasons = (
             report.longrepr[2]
             for report in terminalreporter.stats.get("skipped", ())

@@ -1,4 +1,7 @@
-"""A run that was asked to measure: registered only then. Collects the results that ride on the reports, and writes them."""
+"""The hooks of a run that measures; they are registered only then.
+
+Test reports carry the records of comparisons. The controller collects and writes them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrustRun:
-    """The controller's part, and in a worker the worker's: one object per process, on the run's own hooks."""
+    """The part of a run in one process: the controller's, or a worker's of xdist."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -43,7 +46,7 @@ class TrustRun:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """xdist's, in the controller, for each worker before it starts."""
+        """xdist calls this in the controller, for each worker before it starts."""
         from pytest_trust.plugin.progress import DIRECTORY, watch_workers
 
         if self.workers is None:
@@ -69,7 +72,7 @@ class TrustRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """`--trust-plan`, `--trust-mutants` and `--trust-record` run no tests."""
+        """Do the work of `--trust-plan`, `--trust-mutants` or `--trust-record`, which run no tests."""
         if self.worker is not None or session.testsfailed or session.config.option.collectonly:
             return None
         if self.trust.plan:
@@ -127,14 +130,11 @@ class TrustRun:
             raise pytest.UsageError(str(error)) from None
         size = self.trust.record.stat().st_size
         answers = sum(len(job.probes) * job.repeats() for job in jobs)
-        self._write(
-            [
-                (
-                    f"trust: recorded {reference.label}: {answers} responses of {len(jobs)} suites in {self.trust.record} ({size / 1e6:.1f} MB)",
-                    {},
-                )
-            ]
+        line = (
+            f"trust: recorded {reference.label}: {answers} responses of {len(jobs)} suites "
+            f"in {self.trust.record} ({size / 1e6:.1f} MB)"
         )
+        self._write([(line, {})])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -182,7 +182,7 @@ class TrustRun:
         self._write(summary_lines(self.run_record(), width=self._width()))
 
     def run_record(self) -> RunRecord:
-        """The run's document, from the records: the controller loads nothing."""
+        """The run's document, made from the records. The controller loads no model for it."""
         from pytest_trust.audit.summary import run_record
 
         return run_record(

@@ -1,7 +1,6 @@
-"""Renderings of a comparison: records in, lines of text or a JSON document out.
+"""Renders a comparison: a renderer reads a record of `pytest_trust.records` and returns text or a JSON document.
 
-Nothing here computes a number or a verdict, and nothing here imports pytest, torch or NumPy: a renderer reads a record of
-`pytest_trust.records` and returns text.
+Nothing here computes a number or a verdict. Nothing here imports pytest, torch or NumPy.
 """
 
 from pytest_trust.report.drift_diff import drift_diff, held_note, inconclusive_reason, not_measured_reason

@@ -1,4 +1,4 @@
-"""The table of a run with several candidates: a row per gate, a column per candidate, the drift of each below its dimension's name."""
+"""The table of a run with several candidates: a row per gate, a column per candidate, the drift below the dimension."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_trust.report.text import Column, Layout, columns, cut, layout, visib
 MARKS = {"regressed": "R", "held": "H", "inconclusive": "I", "not measured": "N"}
 _LEGEND = "KL is KL(candidate || baseline) in nats on the candidate's responses."
 _MARKED = "R regressed, H held, I inconclusive, N not measured. "
-_NAMES = 20  # columns that the gates' names are given before the cells are made narrower
+_NAMES = 20  # the least width of the gates' names; cells become narrower before names do
 _INDENT = 2
 _GAP = 2
 _DRIFT = (("mean", "KL per token"), ("per_sequence", "KL per response"))
@@ -21,7 +21,10 @@ _DRIFT = (("mean", "KL per token"), ("per_sequence", "KL per response"))
 
 @dataclass(frozen=True)
 class _Form:
-    """How much of a cell stands in one line: limits below the change, verdicts by their first letter, candidates by number."""
+    """How cells are shortened.
+
+    stacked: limits stand below the change. marked: verdicts are one letter. numbered: candidates are numbers.
+    """
 
     stacked: bool
     marked: bool
@@ -32,7 +35,7 @@ _FORMS = (_Form(False, False, False), _Form(True, False, False), _Form(True, Tru
 
 
 def by_gate(records: Sequence[GateRecord]) -> dict[str, dict[str, GateRecord]]:
-    """Records by gate (and test, where tests share a gate's name) and candidate's label, in the order given."""
+    """Records by gate and candidate's label, in the order given. Tests that share a gate get a row each."""
     rows: dict[str, dict[str, GateRecord]] = {}
     for record in records:
         label = record.candidate.model
@@ -46,12 +49,16 @@ def by_gate(records: Sequence[GateRecord]) -> dict[str, dict[str, GateRecord]]:
 def matrix(
     ordered: Sequence[GateRecord], names: Sequence[str], candidates: Sequence[CandidateRecord], *, width: int
 ) -> tuple[list[tuple[str, str, bool, str]], str]:
-    """The lines of the table and the legend that they need.
+    """The lines of the table, and its legend.
 
-    `ordered` are the records in the order of the table, `names` their gates' names as shown. A line is its kind (``head``, ``dimension``, ``drift``, ``beside``, ``gate``), its dimension, whether that is a
-    control, and its text; of a gate the kind is the worst verdict in the row. A cell is Δ, its limits and the verdict: in one line where the
-    width allows it, else the limits below, then the verdict by its first letter, then the candidates by number. Where even that is too wide
-    (four candidates in 80 columns) a candidate is a row under its gate.
+    `ordered`: the records in the order of the table. `names`: the names of their gates, as shown.
+
+    A line is a kind, a dimension, whether this is a control, and a text. The kind is ``head``, ``dimension``, ``drift``
+    or ``beside``; for a gate it is the worst verdict in the row.
+
+    A cell holds Δ, its limits and the verdict. Where the table is too wide, first the limits go below, then verdicts
+    become letters, then candidates become numbers. Where even that is too wide (four candidates in 80 columns), each
+    candidate is a row under its gate.
     """
     labels = [candidate.model for candidate in candidates]
     shown = dict(zip((record.gate for record in ordered), names, strict=True))
@@ -95,7 +102,7 @@ def matrix(
 def _grouped(
     rows: Mapping[str, Mapping[str, GateRecord]],
 ) -> Iterator[tuple[str, Mapping[str, GateRecord], str, bool, bool]]:
-    """Each gate's key and records, its dimension, whether that is a control, and whether it is the first of them."""
+    """Each gate's key and records, its dimension, whether this is a control, and whether a new dimension begins."""
     before: tuple[bool, str] | None = None
     for key, found in rows.items():
         record = next(iter(found.values()))
@@ -110,7 +117,7 @@ def _by_rows(
     candidates: Sequence[CandidateRecord],
     width: int,
 ) -> list[tuple[str, str, bool, str]]:
-    """The same with a row per gate and candidate: its value, Δ, limits and verdict."""
+    """The table with a row per gate and candidate: value, Δ, limits and verdict."""
     head = [
         Column("gate", shrink=12),
         Column("value", ">"),
@@ -149,7 +156,7 @@ def _by_rows(
 
 
 def _of_candidate(label: str, record: GateRecord) -> list[tuple[str, list[str]]]:
-    """The rows of one candidate under a gate, with their kinds."""
+    """The rows of one candidate under a gate, each with its kind."""
     rows: list[tuple[str, list[str]]] = [(record.verdict, _row(f"  {visible(label)}", record))]
     trace = in_thought(record)
     if trace:
@@ -168,7 +175,7 @@ def _row(name: str, record: GateRecord) -> list[str]:
 
 
 def _lines(block: Sequence[Sequence[str]], form: Layout, width: int, *, limits: bool) -> list[tuple[str, str]]:
-    """The lines of one gate with their kind, empty for those of the gate itself."""
+    """The lines of one gate, each with its kind: empty for the gate itself, ``beside`` for the rows under it."""
     (name, *row), *more = block
     lines = []
     if columns(name) > form.widths[0]:
@@ -181,7 +188,7 @@ def _lines(block: Sequence[Sequence[str]], form: Layout, width: int, *, limits: 
 
 
 def _gate(name: str, found: Mapping[str, GateRecord], labels: Sequence[str], how: _Form) -> list[list[str]]:
-    """The rows of a gate: its change and verdict by candidate, what was thought, and how many responses came to no answer."""
+    """The rows of a gate: its changes and verdicts, those of the reasoning, and the counts of cut responses."""
     rows = _change(name, found, labels, how)
     thoughts = {label: trace for label, record in found.items() if (trace := in_thought(record))}
     if thoughts:
@@ -195,7 +202,7 @@ def _gate(name: str, found: Mapping[str, GateRecord], labels: Sequence[str], how
 
 
 def _change(name: str, found: Mapping[str, GateRecord], labels: Sequence[str], how: _Form) -> list[list[str]]:
-    """The baseline's value, and per candidate Δ and the verdict, with the limits between them or in a second row."""
+    """The baseline's value, and per candidate Δ, the limits and the verdict. Stacked limits are a second row."""
     record = next(iter(found.values()))
     cells, below = [Numbers.of(record).value(record.baseline.value)], [""]
     for label in labels:

@@ -1,8 +1,8 @@
-"""The drift diff: what a failing gate says, and the one-line reasons of the gates that did not fail.
+"""The drift diff: the message of a gate that fails, and the one-line reasons of gates that do not fail.
 
-Its first line begins with the numbers, since pytest's short summary shows what is left of the line after the
-node id: at 160 columns that is ``+31 pts (at least +12; margin 5): safety/harmful_requests/compliance_rate``,
-at 80 columns next to nothing. That line is the only one that may be longer than `width`.
+The first line begins with the numbers, since pytest's short summary shows only what fits behind the node id. At 160
+columns that is ``+31 pts (at least +12; margin 5): safety/harmful_requests/compliance_rate``, at 80 columns next to
+nothing. Only the first line may be longer than `width`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def drift_diff(
 ) -> str:
     """Return what changed in one gate, by how much, how sure that is, and on which prompts.
 
-    `record` is of any verdict, `lineage` says how the candidate was made. Lines after the first are at most `width` columns wide; of the
-    flipped probes the first `shown_flips` are shown, and the others counted. With `redact`, prompts and
-    answers are replaced by their length and the start of a hash.
+    `record` may have any verdict. `lineage` says how the candidate was made. Lines after the first are at most `width`
+    columns wide. The first `shown_flips` flipped probes are shown, and the others counted. With `redact`, the length
+    and the start of a hash replace prompts and answers.
     """
     numbers = Numbers.of(record)
     lines = [headline(record), *wrap(_sentence(record, lineage), width), ""]
@@ -46,7 +46,7 @@ def drift_diff(
 
 
 def headline(record: GateRecord) -> str:
-    """Return the first line: Δ, its lower limit, the margin and the gate; or what else failed the gate."""
+    """Return the first line: Δ, its lower limit, the margin and the gate, or another cause of the failure."""
     gate = visible(record.gate)
     if record.verdict == "not measured":
         return not_measured_reason(record)
@@ -72,7 +72,7 @@ def headline(record: GateRecord) -> str:
 
 
 def inconclusive_reason(record: GateRecord) -> str:
-    """Return one line: Δ, its upper limit, the margin that it reaches, and how many probes would tell."""
+    """Return one line: Δ, its upper limit, the margin, and the number of probes that would decide."""
     numbers = Numbers.of(record)
     line = (
         f"inconclusive, {numbers.change(record.delta)} (at most {numbers.signed(record.upper, record.margin)}; "
@@ -86,7 +86,7 @@ def inconclusive_reason(record: GateRecord) -> str:
 
 
 def _more(record: GateRecord, needed: int) -> str:
-    """What an inconclusive gate lacks: clusters, called probes where each probe is one."""
+    """The number of clusters that an inconclusive gate lacks; of probes where each is a cluster of its own."""
     n, clusters = record.n, record.n_clusters
     if not n or not clusters or clusters == n:
         return f"{count(needed - n)} more" + ("" if n else " probes")
@@ -94,7 +94,7 @@ def _more(record: GateRecord, needed: int) -> str:
 
 
 def not_measured_reason(record: GateRecord) -> str:
-    """Return one line: the gate, and why nothing can be said about it."""
+    """Return one line: the gate, and why it was not measured."""
     reason = visible(record.reason).removeprefix("not measured").lstrip(":, ")
     if not reason:
         reason = ", ".join(f"{name} coverage {percent(side.coverage, 0)}" for name, side in _named_sides(record))
@@ -102,7 +102,7 @@ def not_measured_reason(record: GateRecord) -> str:
 
 
 def held_note(record: GateRecord) -> str:
-    """Return one line: Δ, its upper limit below the margin, and the smallest change that would have shown."""
+    """Return one line: Δ, its upper limit, the margin, and the smallest change that would have been found."""
     numbers = Numbers.of(record)
     line = (
         f"held, {numbers.change(record.delta)} (at most {numbers.signed(record.upper, record.margin)}; "
@@ -156,7 +156,7 @@ def _sides(record: GateRecord, numbers: Numbers, width: int) -> list[str]:
     metric = visible(record.metric).replace("_", " ")
     head = [
         Column(""),
-        # A long name, which the first line has already said, would push the columns on the right out.
+        # A long name would push out the columns on the right, and the first line has it already.
         Column(metric if 0 < columns(metric) <= 20 else "value", ">", shrink=9),
         Column("limits"),
         Column("counted", ">", drop=1),
@@ -192,7 +192,7 @@ def _counted(side: SideRecord, unit: str) -> str:
 
 
 def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
-    """The rows that are a label and words, in reading order; one that has nothing to say is left out."""
+    """The rows of a label and words, in reading order. Rows without words are left out."""
     rows = []
     reason = visible(record.reason)
     if reason and reason not in headline(record):
@@ -226,7 +226,7 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
 
 
 def _trace(record: GateRecord, numbers: Numbers) -> str:
-    """The same metric on the reasoning, where a model reasoned."""
+    """The gate on the reasoning; empty where no model reasoned."""
     trace = record.trace
     if trace is None:
         return ""
@@ -241,8 +241,10 @@ _PROBES_A_VALUE = 5  # on average, for a factor to be shown
 
 
 def _breakdown(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
-    """A row per factor, the values that moved most towards worse first; factors in which nothing moved, or few probes stand behind a value,
-    are left out."""
+    """A row per factor; the values that changed most to worse come first.
+
+    Factors without any change are left out, as are factors with few probes a value.
+    """
     rows: list[tuple[str, str]] = []
     for factor, values in record.breakdown.items():
         probes = sum(value.n for value in values)
@@ -300,7 +302,7 @@ def _flips(record: GateRecord, numbers: Numbers, width: int, redact: bool, shown
         subtype = f" ({visible(flip.subtype)})" if flip.subtype else ""
         change = f"{_state(flip.baseline, numbers)} -> {_state(flip.candidate, numbers)}"
         better = "" if flip.worse else ", better"
-        # The outcome is what the line is for: a long id makes room for it.
+        # The outcome matters most: a long id is cut to make room for it.
         tail = cut(f": {change}{better}", max(0, width - 22))
         lines += ["", "  " + cut(f"{visible(flip.probe)}{subtype}", width - 2 - columns(tail)) + tail]
         texts = [
@@ -339,7 +341,7 @@ def _answer(side: FlipSide, redact: bool) -> str:
 
 
 def _judge_error(record: GateRecord, numbers: Numbers) -> str:
-    """What the judge's measured errors make of the rates, and how many flips they alone would give."""
+    """The rates corrected for the judge's measured errors, and the flips that these errors alone would give."""
     owed = record.judge_error
     if owed is None:
         return ""

@@ -1,4 +1,4 @@
-"""The drift of a drift diff: a row per direction, and in words where it is, what was not counted, and what stands in place of KL."""
+"""The drift of a drift diff: a row per direction, then notes on where it is, what is left out and what replaces KL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def drift_lines(record: GateRecord, width: int) -> list[str]:
         ("KL(baseline || candidate)", drift.baseline_candidate, drift.baseline_candidate_reason),
     ):
         if side is None:
-            # Where no KL can be claimed, the record says why.
+            # The record says why there is no KL.
             if reason:
                 notes.append(f"no {name.replace(' ', UNBROKEN)}: {visible(reason)}")
             continue
@@ -54,15 +54,14 @@ def drift_lines(record: GateRecord, width: int) -> list[str]:
             alone = drift.answer_without_trace
             if forth and alone and known(alone.per_sequence):
                 of = "" if alone.responses == side.responses else f" ({count(alone.responses)} responses)"
-                notes.append(
-                    f"{magnitude(alone.per_sequence)} in the answer against a baseline that has not read the reasoning{of}"
-                )
+                drifted = magnitude(alone.per_sequence)
+                notes.append(f"{drifted} in the answer against a baseline that has not read the reasoning{of}")
         notes += _where(side, forth)
         notes.append(f"{direction.replace(' ', UNBROKEN)} on the {visible(side.on)}")
     notes += _texts(drift)
     lines = [""] if rows or notes else []
     if rows:
-        # A column of which nothing is known only takes room.
+        # A column without any known value only takes room.
         full = [i for i in range(len(head)) if i < 2 or any(row[i] != UNKNOWN for row in rows)]
         lines += table([head[i] for i in full], [[row[i] for i in full] for row in rows], width=width)
         if known(drift.floor):
@@ -84,7 +83,7 @@ def drift_lines(record: GateRecord, width: int) -> list[str]:
 
 
 def _where(side: DriftSummary, first: bool) -> list[str]:
-    """Where a drift is: early or late, where the baseline was sure, by response; and what was not counted."""
+    """Notes on where a drift is (by place, by the baseline's confidence, by response) and on what is left out."""
     notes = []
     if first:
         parts = [
@@ -117,7 +116,7 @@ def _where(side: DriftSummary, first: bool) -> list[str]:
 
 
 def _texts(drift: DriftRecord) -> list[str]:
-    """What there is in place of KL where the tokenizers differ, under names of its own."""
+    """What replaces KL where the tokenizers differ."""
     notes = []
     for found in drift.texts.values():
         bits = found.bits_per_byte
@@ -128,7 +127,8 @@ def _texts(drift: DriftRecord) -> list[str]:
         bound = found.chunk_bound
         if bound:
             notes.append(
-                f"chunk bound {measured(bound.per_chunk, bound.error)} nats per chunk, {magnitude(bound.per_response)} per response "
-                f"({count(bound.chunks)} chunks): at least that much is {visible(bound.of)}"
+                f"chunk bound {measured(bound.per_chunk, bound.error)} nats per chunk, "
+                f"{magnitude(bound.per_response)} per response ({count(bound.chunks)} chunks): "
+                f"at least that much is {visible(bound.of)}"
             )
     return notes

@@ -1,4 +1,4 @@
-"""What is reported beside a gate: the same gate in the reasoning, and the responses that never came to an answer or were made to."""
+"""The rows beside a gate: the same gate on the reasoning, responses cut before their answer, and closed traces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THOUGHT = "in thought"
 
 
 def in_thought(record: GateRecord) -> GateRecord | None:
-    """The gate on the models' reasoning, as a record of its own; None where no model reasoned or the judge cannot read a trace."""
+    """The gate on the models' reasoning as a record; None where no model reasoned or the judge cannot read a trace."""
     if record.trace is None:
         return None
     shared = {one.name: getattr(record.trace, one.name) for one in fields(Trace) if one.name != "gated"}
@@ -22,22 +22,22 @@ def in_thought(record: GateRecord) -> GateRecord | None:
 
 
 def bracketed(record: GateRecord, verdict: str) -> str:
-    """The verdict on a gate's reasoning as it is shown: in brackets where it does not decide."""
+    """The verdict on the reasoning; in brackets where it does not count for the gate."""
     return verdict if record.trace and record.trace.gated else f"({verdict})"
 
 
 def share_of(side: SideRecord, key: str) -> str:
-    """``3 of 40``."""
+    """A count of a side's responses, as ``3 of 40``."""
     return f"{count(getattr(side, key))} of {count(side.n)}"
 
 
 def counted(records: Sequence[GateRecord], key: str) -> bool:
-    """Whether a side of any record has such responses."""
+    """Whether the count `key` is above 0 on a side of any record."""
     return any(getattr(side, key) for record in records for side in (record.baseline, record.candidate))
 
 
 def legend(records: Sequence[GateRecord]) -> str:
-    """What the rows beside the gates mean, as far as there are any."""
+    """The meaning of the rows beside the gates, as far as there are any."""
     parts = []
     if any(record.trace for record in records):
         parts.append(f"{THOUGHT}: the same gate on the reasoning, in brackets where the policy does not gate it.")

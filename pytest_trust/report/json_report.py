@@ -1,12 +1,13 @@
-"""The JSON report: one file that holds everything a run found, the same bytes for the same results.
+"""The JSON report: one file with everything a run found. Equal results give equal bytes.
 
-The document is a `pytest_trust.records.RunRecord`; ``schema.json`` beside this file is its JSON Schema, with a description of every key.
-Keys are sorted, floats are rounded to 9 significant digits, and nothing depends on the order of the tests or on the number of processes,
-with two exceptions: ``environment``, and the ``device`` of each model. Two reports agree when they agree without these: see `comparable`.
+The document is a `pytest_trust.records.RunRecord`. ``schema.json`` beside this file is its JSON Schema and describes
+every key. Keys are sorted, and floats are rounded to 9 significant digits. Only two parts depend on the machine or the
+run: ``environment``, and the ``device`` of each model. `comparable` leaves these out; the rest depends neither on the
+order of the tests nor on the number of processes.
 
-JSON knows neither NaN nor infinity: such a number is null, and the object that held it says what it was under ``not_finite``:
-``{"p_value": null, "not_finite": {"p_value": "not a number"}}``. Controls, bidi overrides and the like are ``\\u`` escapes, so that
-printing the file to a terminal does nothing but print it.
+JSON has neither NaN nor infinity. Such a number is null, and its object says what it was under ``not_finite``:
+``{"p_value": null, "not_finite": {"p_value": "not a number"}}``. Control characters, bidi overrides and the like are
+``\\u`` escapes, so that printing the file to a terminal is harmless.
 """
 
 from __future__ import annotations
@@ -29,17 +30,16 @@ from pytest_trust.report.trust_tax import tax_sentence
 
 NOT_FINITE = "not_finite"
 WORDS = {"not a number": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
-"""What stands under `NOT_FINITE` for a number that JSON does not know."""
+"""The words under `NOT_FINITE` for numbers that JSON does not have."""
 
 _DIGITS = 9
 
 
 def write_report(path: str | os.PathLike[str], run: RunRecord, *, redact: bool = False) -> dict[str, Any]:
-    """Write the JSON report and return the document; a file that was there is replaced at once or not at all.
+    """Write the JSON report and return the document. An existing file is replaced at once or not at all.
 
-    Raises TrustError when the file cannot be written (no such directory, a directory of that name, no
-    permission, a full disk) and InvalidInput when a record holds something that is not a built-in type (a
-    NumPy scalar, a tensor).
+    Raises TrustError when the file cannot be written (no such directory, a directory of that name, no permission, a
+    full disk), and InvalidInput when a record holds a value that is not of a built-in type (a NumPy scalar, a tensor).
     """
     document = report_document(run, redact=redact)
     write_text(Path(path), serialised(document))
@@ -47,7 +47,7 @@ def write_report(path: str | os.PathLike[str], run: RunRecord, *, redact: bool =
 
 
 def report_document(run: RunRecord, *, redact: bool = False) -> dict[str, Any]:
-    """The document that `write_report` writes: the record as JSON, with the words of each tax, redacted if asked."""
+    """The document that `write_report` writes: the record as JSON, with the sentence of each tax; redacted if asked."""
     if redact:
         run = replace(run, redacted=True, gates=tuple(map(_redact, run.gates)))
     return rounded(to_json(replace(run, candidates=tuple(map(_with_sentence, run.candidates)))))
@@ -58,7 +58,7 @@ def _with_sentence(candidate: CandidateRecord) -> CandidateRecord:
 
 
 def comparable(run: RunRecord) -> str:
-    """What the results determine, as text: equal for equal results."""
+    """The part of the report that the results determine, as text: equal results give equal texts."""
     run = replace(
         run,
         baseline=replace(run.baseline, device=""),
@@ -69,10 +69,9 @@ def comparable(run: RunRecord) -> str:
 
 
 def serialised(document: Mapping[str, Any]) -> str:
-    """Return the text of a document: sorted keys, one newline at the end, nothing a terminal would obey."""
+    """Return the text of a document: keys are sorted, and no character controls a terminal."""
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    # Outside of its strings JSON is ASCII, so that whatever is replaced here is inside of one, where \u is an
-    # escape.
+    # JSON is ASCII outside of its strings. So every replaced character is inside of one, where \u is an escape.
     return re.sub(r"[^\x00-\x7e]", _escaped, text) + "\n"
 
 
@@ -113,7 +112,7 @@ def _not_json(constant: str) -> float:
 
 
 def _problem(document: object) -> str:
-    """What a document that was read is instead of a report, or nothing."""
+    """What is wrong with a document that is not a report of this version; empty where nothing is."""
     if not isinstance(document, dict) or "schema" not in document:
         return 'has no "schema"; expected a file of --trust-report'
     schema = document["schema"]
@@ -148,18 +147,18 @@ def _redact(gate: GateRecord) -> GateRecord:
 
 
 def rounded(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with its floats rounded, and NaN and infinity taken out."""
+    """The document with its floats rounded, and with NaN and infinity moved to `NOT_FINITE`."""
     clean: dict[str, Any] = _cleaned(document)[0]
     return clean
 
 
 def _cleaned(value: Any) -> tuple[Any, dict[str, str]]:
-    """The value, and for each number that JSON cannot hold its path from here and its name."""
+    """The cleaned value, and by path the word for each number in it that JSON does not have."""
     if isinstance(value, float):
         if not math.isfinite(value):
             word = "not a number" if math.isnan(value) else "infinity" if value > 0 else "minus infinity"
             return None, {"": word}
-        # + 0.0 turns -0.0, which equals 0.0 and prints otherwise, into it
+        # + 0.0 turns -0.0 into 0.0: the two are equal but print differently.
         return float(f"{value:.{_DIGITS}g}") + 0.0, {}
     if isinstance(value, Mapping):
         clean: dict[str, Any] = {}
@@ -181,7 +180,7 @@ def _cleaned(value: Any) -> tuple[Any, dict[str, str]]:
 
 
 def _restored(value: Any) -> Any:
-    """The value with the numbers that `_cleaned` took out, but for those in a list, which no record has."""
+    """The value with the numbers that `_cleaned` moved put back. No record has such numbers in a list."""
     if isinstance(value, list):
         return [_restored(item) for item in value]
     if not isinstance(value, dict):
@@ -194,7 +193,7 @@ def _restored(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the file under another name beside it, then rename that: readers see the old or the new one."""
+    """Write a temporary file beside the path and rename it, so that readers see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shown = visible(str(path))
     if not path.parent.is_dir():
@@ -211,6 +210,6 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise TrustError(f"report {shown} cannot be written: {error.strerror or error}; name another file") from None
     finally:
-        # After the rename there is nothing to remove; before it, half a file must not stay.
+        # After an error, half a file must not stay. After the rename there is nothing to remove.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

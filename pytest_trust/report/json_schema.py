@@ -1,4 +1,4 @@
-"""The JSON Schema of the reports, from the records' types and the strings under their fields.
+"""The JSON Schema of the reports, made from the records' types and the strings under their fields.
 
 ``python -m pytest_trust.report.json_schema`` writes it to ``schema.json`` beside this file.
 """
@@ -20,7 +20,7 @@ from pytest_trust.report.json_report import NOT_FINITE, WORDS
 PATH = Path(__file__).with_name("schema.json")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NOT_FINITE = {
-    "description": "By the key of a number that is null above what it was.",
+    "description": "What a number that is null in this object was, by its key.",
     "type": "object",
     "additionalProperties": {"enum": list(WORDS)},
 }
@@ -35,7 +35,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as it stands in the file."""
+    """The text of the file ``schema.json``."""
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
 
@@ -52,10 +52,10 @@ def _schema(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema(inner[1], definitions)}
     if isinstance(kind, type) and is_dataclass(kind):
         if kind.__name__ not in definitions:
-            definitions[kind.__name__] = {}  # a place, should it hold itself
+            definitions[kind.__name__] = {}  # ends the recursion of a record that holds itself
             definitions[kind.__name__] = _record(kind, definitions)
         return {"$ref": f"#/$defs/{kind.__name__}"}
-    # a number that is not finite is null, and has its word under `not_finite`
+    # A number that is not finite is null, and `not_finite` has its word.
     return {"type": {bool: "boolean", int: "integer", str: "string", float: ["number", "null"]}[kind]}
 
 
@@ -74,14 +74,14 @@ def _record(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def description(kind: type, name: str) -> str:
-    """The string under a field, of the record or of one that it is made from."""
+    """The string under a field, in the record's class or a base class."""
     strings = _strings()
     return next(strings[one.__name__][name] for one in kind.__mro__ if name in strings.get(one.__name__, {}))
 
 
 @cache
 def _strings() -> dict[str, dict[str, str]]:
-    """By record and field the string under it."""
+    """The string under each field, by record and field."""
     found: dict[str, dict[str, str]] = {}
     for kind in ast.parse(inspect.getsource(records)).body:
         if not isinstance(kind, ast.ClassDef):

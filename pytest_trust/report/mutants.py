@@ -1,4 +1,4 @@
-"""What ``--trust-mutants`` prints and writes: one row per mutant and dose, which gates noticed, and the kill rate of every dimension."""
+"""The report of ``--trust-mutants``: a row per mutant and dose, the gates that noticed it, and the kill rates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pytest_trust.report.text import Column, table, visible, wrap
 
 _LETTERS = {"regressed": "R", "held": "h", "inconclusive": "?", "not measured": "!"}
 _LEGEND = (
-    "One letter a gate, in the order below: R regressed, h held, ? inconclusive, ! not measured. A mutant is killed when its own "
-    "dimensions have a gate that regressed. KL(mutant || baseline) in nats per token."
+    "One letter a gate, in the order below: R regressed, h held, ? inconclusive, ! not measured. "
+    "A mutant is killed when its own dimensions have a gate that regressed. KL(mutant || baseline) in nats per token."
 )
 _MOST_LETTERS = 4
-_NARROW = 4  # of a dimension's column: its letters, and the beginning of its title
+_NARROW = 4  # the least width of a dimension's column: its letters, and the beginning of its title
 
 
 def mutant_lines(document: MutantsRecord, *, width: int) -> list[Line]:
@@ -27,7 +27,7 @@ def mutant_lines(document: MutantsRecord, *, width: int) -> list[Line]:
     lines = [*model_lines(document.baseline, (), document.profile, document.policy, width), ("", {})]
     for warning in sorted({visible(warning) for warning in document.warnings}):
         lines += [(line, {"yellow": True}) for line in wrap(warning, width, first="warning: ")]
-    # A mutant's name may wrap nowhere: the dimensions' titles give way first.
+    # A mutant's name must not be cut, so the dimensions' titles are cut first.
     head = [
         Column("mutant"),
         Column("dose", ">"),
@@ -58,7 +58,7 @@ def mutant_lines(document: MutantsRecord, *, width: int) -> list[Line]:
 
 
 def write_mutants(path: Path, document: MutantsRecord) -> None:
-    """Write the result as JSON; a file that was there is replaced at once or not at all.
+    """Write the result as JSON. An existing file is replaced at once or not at all.
 
     Raises:
         TrustError: the file cannot be written.
@@ -95,7 +95,7 @@ def _short(gate: MutantGate) -> str:
 
 
 def _noticed(runs: Sequence[MutantRecord], width: int) -> list[Line]:
-    """The gates that noticed each mutant, its own dimensions' first; what else moved behind "also"."""
+    """The gates that noticed each mutant: first those of its own dimensions, then the others after "also"."""
     lines: list[Line] = []
     for run in runs:
         found = [gate for gate in run.gates if gate.verdict == "regressed"]
@@ -116,7 +116,7 @@ def _change(gate: MutantGate) -> str:
 
 
 def _survival(run: MutantRecord, dimension: str) -> str:
-    """Why the gates of a dimension did not notice: nothing got worse, or it did and too few probes saw it."""
+    """Why the gates of a dimension did not notice the mutant: nothing got worse, or only on too few probes."""
     moved = [gate for gate in run.gates if gate.dimension == dimension and (gate.delta or 0) > 0]
     found = [
         f"{_short(gate)} {Numbers.of(gate).change(gate.delta)} {gate.verdict}"
@@ -161,9 +161,12 @@ def _rates(document: MutantsRecord, dimensions: Sequence[str], width: int) -> li
         text = f"{visible(killed.gate)} regressed under {killed.mutant} at dose 0, where nothing was damaged"
         lines += [(line, {"red": True, "bold": True}) for line in wrap(text, width)]
     if document.passed:
-        text = "every dimension that was asked kills its own mutants at the highest dose, and no null mutant was killed"
+        text = "every dimension kills its own mutants at the highest dose, and no null mutant was killed"
     else:
-        text = "a suite does not see what it is for: repair it, take a larger --trust-profile, or say so where you report its verdicts"
+        text = (
+            "a suite does not see the damage that it must see: repair it, take a larger --trust-profile, "
+            "or say so where you report its verdicts"
+        )
     return [
         *lines,
         *((line, {"green" if document.passed else "red": True, "bold": True}) for line in wrap(text, width)),

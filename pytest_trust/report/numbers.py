@@ -1,17 +1,15 @@
 """How numbers are written: their units, and no more digits than the measurement supports.
 
-* A **share** is written in percent, a change of a share in points ("pts"). From 20 probes on with one
-  decimal: one probe of 40 weighs 2.5 points, and in whole points 5 % and 7.5 % would differ by 2. With fewer
-  probes, where one weighs more than 5 points, without. Never with two: the standard error of a share of
-  10,000 probes is still up to half a point.
-* A **score** or a number of **nats** is written to the digits of its error, half the width of the confidence
-  interval of its change; so is a mean with an error behind it. An error keeps two digits if they are below
-  35, else one, as in the Particle Data Group's tables (Review of Particle Physics, Introduction, section
-  5.3).
-* A limit that would look like the threshold it is compared with (zero, the margin) gets up to two more
-  digits, so that what is read never contradicts the verdict.
-* What a person set (margins, ceilings) is written in full. What is not known, NaN and infinity are written as
-  words.
+* A **share** is written in percent, a change of a share in points ("pts"). From 20 probes on it has one decimal: one
+  probe of 40 is 2.5 points, and in whole points 5 % and 7.5 % would differ by 2. With fewer probes, one is more than
+  5 points, and there are no decimals. There are never two: the standard error of a share of 10,000 probes is still up
+  to half a point.
+* A **score** or a number of **nats** has as many digits as its error supports. The error is half the width of the
+  confidence interval of the change, or the standard error beside a mean. An error keeps two digits if they are below
+  35, else one, as in the Particle Data Group's tables (Review of Particle Physics, Introduction, section 5.3).
+* A limit that would look equal to its threshold (zero, the margin) gets up to two more digits, so that the text never
+  contradicts the verdict.
+* What a person set (margins, ceilings) is written in full. What is not known, NaN and infinity are a dash or a word.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def known(value: object) -> TypeGuard[float]:
 
 
 class Limited(Protocol):
-    """What a record of a change has: its unit, the number of its probes and its limits."""
+    """A record of a change: its unit, the number of its probes and its limits."""
 
     @property
     def unit(self) -> str: ...
@@ -55,7 +53,7 @@ class Numbers:
 
     @classmethod
     def sized(cls, unit: str, n: int, lower: float | None = None, upper: float | None = None) -> Numbers:
-        """Return the format for a unit, so many probes and these confidence limits."""
+        """Return the format for a unit, a number of probes `n` and confidence limits."""
         if unit == "share":
             return cls(unit, 1 if n >= 20 else 0)
         if known(lower) and known(upper) and upper > lower:
@@ -88,7 +86,7 @@ class Numbers:
         return text if text == UNKNOWN else text + self.change_unit
 
     def signed(self, value: float | None, *apart_from: float | None) -> str:
-        """Return a difference with its sign, not to be taken for one of `apart_from` unless it is."""
+        """Return a difference with its sign. It gets more digits where it would look equal to one of `apart_from`."""
         if value is None or not known(value):
             return UNKNOWN
         scaled = value * self.scale
@@ -156,7 +154,7 @@ def measured(mean: object, error: object) -> str:
 
 
 def percent(value: object, decimals: int = 1) -> str:
-    """Return a share in percent; 100 % and 0 % are kept for exactly all and exactly none."""
+    """Return a share in percent. ``100 %`` and ``0 %`` mean exactly all and exactly none."""
     if not isinstance(value, (int, float)) or not known(value):
         return UNKNOWN
     if value in (0, 1):
@@ -181,12 +179,12 @@ def probability(p: object) -> str:
 
 
 def count(value: object) -> str:
-    """Return a whole number with its thousands apart: ``52,000``."""
+    """Return a whole number with a comma between thousands: ``52,000``."""
     return f"{round(value):,}" if isinstance(value, (int, float)) and known(value) else UNKNOWN
 
 
 def parameters(value: object) -> str:
-    """Return a number of parameters as people say it: ``134.5M``, ``7.6B``."""
+    """Return a number of parameters in short: ``134.5M``, ``7.6B``."""
     if not isinstance(value, (int, float)) or not known(value):
         return UNKNOWN
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -206,7 +204,7 @@ def memory(value: object) -> str:
 
 
 def duration(seconds: object) -> str:
-    """Return a time a person can plan with: ``48 s``, ``4 min 10 s``, ``1 h 12 min``."""
+    """Return a time in its two largest units: ``48 s``, ``4 min 10 s``, ``1 h 12 min``."""
     if not isinstance(seconds, (int, float)) or not known(seconds):
         return "an unknown time"
     whole = max(0, round(seconds))

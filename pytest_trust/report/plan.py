@@ -1,4 +1,4 @@
-"""What ``--trust-plan`` prints: the work a run would do, and what it could find, with nothing loaded."""
+"""The lines of ``--trust-plan``: the work a run would do, and what it could find."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD = (
 def plan_lines(plan: PlanRecord, *, width: int) -> list[Line]:
     """Return the lines of the plan, each with its markup, none wider than `width` columns.
 
-    A gate that could not find a change as small as its margin is marked, and named once more at the end.
+    A gate that would miss a change as small as its margin is marked, and listed at the end.
     """
     rows = sorted(plan.rows, key=lambda row: (dimension_rank(_dimension(row)), row.gate))
     lines = model_lines(plan.baseline, plan.candidates, plan.profile, plan.policy, width, holds=plan.holds)
@@ -44,9 +44,9 @@ def plan_lines(plan: PlanRecord, *, width: int) -> list[Line]:
     if blind:
         gates = "gate" if len(rows) == 1 else "gates"
         text = (
-            f"{len(blind)} of {len(rows)} {gates} cannot resolve the margin: from so few probes a change of "
-            f"that size is found with less than {setting_percent(plan.power)} probability, and held may be out of reach. Take a larger "
-            "--trust-profile, or a wider margin:"
+            f"{len(blind)} of {len(rows)} {gates} cannot resolve the margin: from so few probes a change of that size "
+            f"is found with less than {setting_percent(plan.power)} probability, and held may be out of reach. "
+            "Take a larger --trust-profile, or a wider margin:"
         )
         lines += [("", {}), *((line, {"yellow": True}) for line in wrap(text, width))]
         for row in blind:
@@ -71,7 +71,7 @@ def _found(row: PlanRow, numbers: Numbers) -> str:
 
 
 def _sample(row: PlanRow) -> str:
-    """``60 in 20``: 60 probes in 20 clusters; the number alone where each probe is a cluster of its own."""
+    """``60 in 20`` for 60 probes in 20 clusters; only the number where each probe is a cluster of its own."""
     return count(row.probes) if row.clusters == row.probes else f"{count(row.probes)} in {count(row.clusters)}"
 
 

@@ -1,7 +1,6 @@
-"""The table at the end of a run: one row per gate, grouped by dimension, the drift of each beside its name.
+"""The table at the end of a run: a row per gate, grouped by dimension, with the drift beside the dimension's name.
 
-Every line comes with the name of its markup (``{"red": True}``), for pytest's TerminalWriter to apply or to
-leave out.
+Every line comes with its markup (``{"red": True}``). pytest's TerminalWriter applies it or leaves it out.
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ _LEGEND = (
     "held: upper is below the margin. regressed: lower is above 0, and not held. inconclusive: neither."
 )
 _SEVERAL = (
-    "Under a candidate: Δ, candidate minus baseline, in points where the values are percent, its confidence limits and the verdict; larger is "
-    "worse. held: the upper limit is below the margin. regressed: the lower one is above 0, and not held. inconclusive: neither."
+    "Under a candidate: Δ, candidate minus baseline, in points where the values are percent, its confidence limits "
+    "and the verdict; larger is worse. held: the upper limit is below the margin. "
+    "regressed: the lower one is above 0, and not held. inconclusive: neither."
 )
 _HEAD = (
     Column("gate", shrink=20),
@@ -67,9 +67,8 @@ _GAP = 2
 def summary_lines(run: RunRecord, *, width: int) -> list[Line]:
     """Return the lines of the summary, each with its markup, none wider than `width` columns.
 
-    Where the width is short, first the notes go, then the number of probes; then gates lose the name of a metric that is the only
-    one of its suite, and the margin goes; a name that is still too long stands on a line of its own above its
-    numbers.
+    A table that is too wide loses the notes first, then the number of probes, then the names of metrics that are the
+    only one of their suite, then the margin. A name that is still too long gets a line of its own above its numbers.
     """
     lines = model_lines(run.baseline, run.candidates, run.profile, run.policy, width)
     if run.identical:
@@ -103,7 +102,10 @@ def model_lines(
     *,
     holds: Mapping[str, str] | None = None,
 ) -> list[Line]:
-    """Return what was compared: the models with what is known of them (and by label what a recording `holds`), the profile and the policy."""
+    """Return the lines on the compared models, the profile and the policy.
+
+    `holds`: what each recording holds, by its label.
+    """
     lines: list[Line] = []
     label = len("candidate") + _GAP
     sides = [("baseline", baseline)] if baseline else []
@@ -111,7 +113,7 @@ def model_lines(
     room = max((columns(visible(side.model)) for _, side in sides), default=0)
     for name, side in sides:
         first = name.ljust(label) + pad(visible(side.model), room)
-        # A line breaks between facts, not inside of one.
+        # Lines break between facts, not inside of a fact.
         facts = ", ".join(fact.replace(" ", UNBROKEN) for fact in _facts(side, (holds or {}).get(side.model, "")))
         if label + room <= width // 2:
             texts = wrap(facts, width, first=first + " " * _GAP)
@@ -129,7 +131,7 @@ def _facts(side: ModelRecord, holds: str) -> list[str]:
     facts = []
     if side.reference and side.reference != side.model:
         facts.append(visible(side.reference))
-    if side.parameters:  # 0: its files, or its server, do not tell
+    if side.parameters:  # 0: not known
         facts.append(f"{parameters(side.parameters)} parameters")
     if side.dtype:
         facts.append(visible(side.dtype) + (f" on {visible(side.device)}" if side.device else ""))
@@ -147,11 +149,11 @@ def _order(record: GateRecord) -> tuple[bool, tuple[int, str], str, str]:
 
 
 def _table(records: Sequence[GateRecord], drift: Mapping[str, DriftRecord], width: int) -> list[Line]:
-    """The table of one candidate; empty where it does not fit."""
+    """The table of one candidate; empty where it is wider than `width`."""
     ordered = sorted(records, key=_order)
     rows = [_cells(record) for record in ordered]
     full, short = _names(ordered, shorten=False), _names(ordered, shorten=True)
-    # Names give way after what stands behind the verdict, and before the rest.
+    # Names are shortened after the columns behind the verdict are dropped, and before other columns are.
     essential = layout(_HEAD[:-2], [[name, *row[:-2]] for name, row in zip(full, rows, strict=True)], width=10_000)
     if _INDENT + sum(essential.widths) + _GAP * (len(essential.widths) - 1) <= width:
         names, head = full, [Column("gate"), *_HEAD[1:]]
@@ -161,7 +163,7 @@ def _table(records: Sequence[GateRecord], drift: Mapping[str, DriftRecord], widt
     below = [[row[: len(head)] for row in _beside(record)] for record in ordered]
     form = layout(head, [*cells, *(row for block in below for row in block)], width=width, indent=_INDENT, gap=_GAP)
     if _INDENT + sum(form.widths[i] for i in form.kept) + _GAP * (len(form.kept) - 1) > width:
-        return []  # the verdict would be cut: the other table has room for it
+        return []  # the verdict would be cut; the table of several candidates has room for it
     lines: list[Line] = [(form.header(), {"bold": True})]
     group: tuple[bool, str] | None = None
     room = max(columns(visible(record.dimension)) for record in ordered)
@@ -181,7 +183,7 @@ def _table(records: Sequence[GateRecord], drift: Mapping[str, DriftRecord], widt
 
 
 def _beside(record: GateRecord) -> list[list[str]]:
-    """The rows under a gate: what was thought, and how many responses came to no answer."""
+    """The rows under a gate: the gate on the reasoning, and the counts of cut responses and closed traces."""
     rows = []
     trace = in_thought(record)
     if trace:
@@ -194,7 +196,7 @@ def _beside(record: GateRecord) -> list[list[str]]:
 
 
 def _matrix(records: Sequence[GateRecord], candidates: Sequence[CandidateRecord], width: int) -> tuple[list[Line], str]:
-    """The table with a column per candidate, and what its legend adds."""
+    """The table with a column per candidate, and its legend."""
     order = {candidate.model: place for place, candidate in enumerate(candidates)}
     ordered = sorted(
         records, key=lambda record: (_order(record)[:3], order.get(record.candidate.model, 0), record.nodeid)
@@ -258,7 +260,7 @@ def _note(record: GateRecord, numbers: Numbers) -> str:
 
 
 def _heading(dimension: str, room: int, drift: DriftRecord | None, width: int) -> str:
-    """Return a dimension's name and as much of its drift as fits behind it, or why there is none."""
+    """Return a dimension's name, and behind it as much of its drift as fits, or why there is no drift."""
     name = cut(visible(dimension), width)
     found = drift.candidate_baseline if drift else None
     if found is None or not known(found.mean):
@@ -286,7 +288,7 @@ def _heading(dimension: str, room: int, drift: DriftRecord | None, width: int) -
 
 
 def _in_place_of_kl(drift: DriftRecord) -> str:
-    """Where the tokenizers differ: what both models give the same text, under its own name."""
+    """What replaces KL where the tokenizers differ: bits per byte, and the chunk bound."""
     found = list(drift.texts.values())
     if not found:
         return ""
@@ -313,8 +315,10 @@ def _closing(run: RunRecord, width: int) -> list[Line]:
 
 
 def _early(run: RunRecord) -> str:
-    """What stopping early has saved."""
+    """The line on what stopping early saved; empty where nothing was counted."""
     if run.stopped_early is None:
         return ""
     made, saved = run.stopped_early.tokens, run.stopped_early.saved
-    return f"stopped early: {count(made)} response tokens in place of about {count(made + saved)}, {(made + saved) / made:.1f} times fewer"
+    total = made + saved
+    times = f"{total / made:.1f} times fewer"
+    return f"stopped early: {count(made)} response tokens in place of about {count(total)}, {times}"

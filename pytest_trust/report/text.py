@@ -1,8 +1,7 @@
 """Text for a terminal: made harmless, measured in columns, cut, wrapped and aligned.
 
-A model's answer is hostile input here. Whatever could move a cursor, change a colour, reverse the reading
-direction, hide itself or grow beyond its line is shown as an escape, so that the text a person reads is the
-text that is there.
+A model's answer is hostile input here. A character that could move the cursor, change a colour, reverse the reading
+direction, hide itself or grow beyond its line is shown as an escape. So a person reads the text that is there.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ ELLIPSIS = "…"
 NEWLINE = "⏎"
 UNBROKEN = "\xa0"
 
-# Marks (accents) have no width of their own, so that no limit on columns ever cuts a pile of them; three on
-# one letter are enough for every living script (Vietnamese, pointed Hebrew, Thai).
+# Marks (accents) have no width of their own, so a limit on columns never cuts a pile of them. Three on one letter are
+# enough for every living script (Vietnamese, pointed Hebrew, Thai).
 _MARKS_PER_LETTER = 3
 
 # Cc: controls, C0 and C1 (ESC, CSI); Cf: bidi overrides, zero-width joiners, tags; Zl, Zp: line separators;
-# Cs: halves of surrogate pairs, which cannot be written as UTF-8; Co, Cn: their width is anybody's guess.
+# Cs: halves of surrogate pairs, which cannot be written as UTF-8; Co, Cn: characters of unknown width.
 _ESCAPED = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 
 
@@ -47,7 +46,7 @@ def visible(text: str) -> str:
         elif category in _ESCAPED or marks > _MARKS_PER_LETTER:
             shown.append({"\t": "\\t", "\r": "\\r"}.get(character) or escape(character))
         elif category == "Zs":
-            shown.append(" ")  # no-break, ideographic and other spaces: an ordinary one is what alignment can rely on
+            shown.append(" ")  # no-break, ideographic and other spaces would spoil the alignment
         else:
             shown.append(character)
     return "".join(shown)
@@ -73,7 +72,7 @@ def _width(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """Return `text` in at most `width` columns, with an ellipsis at its end if something had to go."""
+    """Return `text` in at most `width` columns. A text that is cut ends with an ellipsis."""
     if columns(text) <= width:
         return text
     if width < 1:
@@ -97,10 +96,10 @@ def pad(text: str, width: int, align: str = "<") -> str:
 
 
 def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> list[str]:
-    """Return `text` as lines of at most `width` columns, broken at spaces, or inside of too long a word.
+    """Return `text` as lines of at most `width` columns, broken at spaces, or inside a word that is too long.
 
-    `first` stands before the first line and `rest` (by default as many spaces) before the others. No line is
-    broken at a no-break space (`UNBROKEN`), which comes out as an ordinary one.
+    `first` precedes the first line, and `rest` the others; by default it is as many spaces. No line is broken at a
+    no-break space (`UNBROKEN`), which becomes an ordinary space.
     """
     rest = " " * columns(first) if rest is None else rest
     lines: list[str] = []
@@ -114,7 +113,7 @@ def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> 
         line += word if empty else f" {word}"
         empty = False
         while columns(line) > width:
-            # At least one character a line, however little room the indent leaves.
+            # Every line gets one character at least, even where the indent leaves no room.
             head = _prefix(line, width)
             if len(head) <= len(rest):
                 head = line[: len(rest) + 1]
@@ -130,9 +129,9 @@ def wrap(text: str, width: int, *, first: str = "", rest: str | None = None) -> 
 class Column:
     """One column of a table.
 
-    Of the columns that do not fit, those with the highest `drop` go first; 0 never goes. A column with a
-    `shrink` is narrowed to that many columns before another is dropped, and further only when there is
-    nothing left to drop.
+    When a table is too wide, the columns with the highest `drop` are dropped first; one with 0 is never dropped. A
+    column with a `shrink` is first narrowed to that width. It is narrowed further only when there is nothing left to
+    drop.
     """
 
     title: str
@@ -143,7 +142,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the cells of a table stand: the columns shown, how wide each is, and the width of a line."""
+    """The layout of a table: the columns that are shown, the width of each, and the width of a line."""
 
     head: tuple[Column, ...]
     kept: tuple[int, ...]

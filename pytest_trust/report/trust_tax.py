@@ -1,4 +1,4 @@
-"""The trust tax: what a candidate gained in capability beside what it lost in trust, a row per dimension and never a single number."""
+"""The trust tax: a candidate's gain in capability beside its loss in trust, a row per dimension, never one number."""
 
 from __future__ import annotations
 
@@ -41,15 +41,21 @@ _HEAD = (
     Column("drift AUC", drop=1),
     Column("probes lost", drop=2, shrink=12),
 )
-_SHOWN = 6  # names of probes; the JSON report has them all
-_AUC = "drift AUC: the probability that a probe which flipped drifted more than one that did not, with limits; 0.5 tells nothing."
+_SHOWN = 6  # ids of probes; the JSON report has them all
+_AUC = (
+    "drift AUC: the probability that a probe which flipped drifted more than one that did not, with limits; "
+    "0.5 tells nothing."
+)
 _TITLE = "trust tax"
 _INDENT = 2
 
 
 def tax_lines(candidates: Sequence[CandidateRecord], width: int) -> list[tuple[str, dict[str, bool]]]:
-    """The lines of the tax, each with its markup: per candidate the sentence, which probes of the controls it gained and lost, and a row per
-    dimension with the probes that it lost. Nothing where no control was measured."""
+    """The lines of the tax, each with its markup.
+
+    Each candidate has its sentence, the probes of the controls that it gained and lost, and a row per dimension with
+    the probes that it lost. Candidates without a control are left out.
+    """
     lines: list[tuple[str, dict[str, bool]]] = []
     taxed = [candidate for candidate in candidates if candidate.tax.capability]
     for candidate in taxed:
@@ -74,7 +80,7 @@ def tax_lines(candidates: Sequence[CandidateRecord], width: int) -> list[tuple[s
             ]
         rows = [_row(dimension, tax.dimensions[dimension]) for dimension in _ordered(tax)]
         if rows:
-            # a column of which nothing is known only takes room
+            # A column without any known value only takes room.
             full = [i for i in range(len(_HEAD)) if i < 4 or any(row[i] not in (UNKNOWN, "") for row in rows)]
             shown = table(
                 [_HEAD[i] for i in full], [[row[i] for i in full] for row in rows], width=width, indent=_INDENT

@@ -1,4 +1,4 @@
-"""The comparison with lm-evaluation-harness: the aggregates that it computes from logged items, and what it calls a difference."""
+"""The comparison with lm-evaluation-harness: its aggregates of logged items, and what counts as a difference."""
 
 from __future__ import annotations
 

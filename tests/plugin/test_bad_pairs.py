@@ -64,7 +64,8 @@ def test_a_model_against_itself_with_thinking_on_and_off_is_a_pair(tmp_path: Pat
     assert not report.identical
     flip = gate.flips[0]
     assert (flip.candidate.reasoning, flip.candidate.answer) == ("first add", "Sure here is")
-    # the same model reads the same trace in the same way; only the words that opened it, and one that has read none, differ
+    # The same model reads the same trace in the same way: only the words that open the trace have drift, and the answer
+    # of a baseline that has not read the trace.
     drift = gate.drift.candidate_baseline
     assert drift.per_sequence == pytest.approx(drift.reasoning_per_sequence + drift.answer_per_sequence, rel=1e-6)
     assert drift.answer_per_sequence == pytest.approx(0, abs=1e-5)
@@ -94,7 +95,10 @@ def test_a_thinking_option_that_the_template_does_not_know(
     pair = (refusing, switched) if side == "candidate" else (switched, refusing)
     given = [f"{model}?thinking=on" if model == refusing else str(model) for model in pair]
     said = run(tmp_path, *given)
-    words = "refusing?thinking=on: the model's chat template has no switch for thinking (enable_thinking or thinking): leave ?thinking=on out"
+    words = (
+        "refusing?thinking=on: the model's chat template has no switch for thinking (enable_thinking or thinking): "
+        "leave ?thinking=on out"
+    )
     assert before_summary(said).count(words) == 1, said
     assert "1 error" in said
     assert "nothing was compared" in said
@@ -106,8 +110,8 @@ def test_a_trace_that_is_never_closed_says_what_to_raise(tmp_path: Path, refusin
     assert gate.verdict == "not measured"
     assert (gate.baseline.truncated, gate.candidate.truncated) == (0, 40)
     assert (
-        "40 were cut before their answer; raise --trust-max-new-tokens, or close long traces with --trust-reasoning-budget=N"
-        in said
+        "40 were cut before their answer; raise --trust-max-new-tokens, "
+        "or close long traces with --trust-reasoning-budget=N" in said
     )
     assert "truncated 0 of 40 40 of 40" in " ".join(said.split())
     assert "1 not measured of 1 gate" in said

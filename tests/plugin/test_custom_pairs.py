@@ -1,4 +1,7 @@
-"""Pairs as users have them, on the demo model's real weights: adapters, merges, quantisation, GGUF, revisions, thinking, other tokenizers."""
+"""Users' kinds of pairs, on the demo model's real weights.
+
+Adapters, merges, quantisation, GGUF, revisions, thinking and other tokenizers.
+"""
 
 from __future__ import annotations
 

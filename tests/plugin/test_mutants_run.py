@@ -44,7 +44,7 @@ def test_a_survivor_fails_the_run(pytester: pytest.Pytester, model: Path) -> Non
     result = run(pytester, model, "--trust-mutants=noise", "--trust-suite=robustness/unanswerable")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*noise *0.5 *survived*", "*robustness *0 of 1*noise*", "*does not see what it is for*"]
+        ["*noise *0.5 *survived*", "*robustness *0 of 1*noise*", "*does not see the damage that it must see*"]
     )
     again = run(pytester, model, "--trust-mutants=noise", "--trust-suite=robustness/unanswerable")
     assert again.ret == pytest.ExitCode.TESTS_FAILED

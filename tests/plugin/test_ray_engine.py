@@ -1,4 +1,7 @@
-"""`--trust-engine=ray` as a user runs it: the local report, which cluster it was, nothing left running, and what is refused."""
+"""`--trust-engine=ray` as a user runs it.
+
+It gives the report of a local run, names the cluster, leaves nothing running and refuses what it cannot do.
+"""
 
 from __future__ import annotations
 

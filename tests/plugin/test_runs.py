@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: the same report from one and two workers, after a kill, and from a recording."""
+"""Whole runs in their own processes: the same report from one and two workers, after a kill, and from a recording."""
 
 from __future__ import annotations
 

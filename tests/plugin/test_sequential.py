@@ -1,4 +1,4 @@
-"""`--trust-sequential` in whole runs: it stops where the answer is known, goes on where it is not, and says what it saved."""
+"""`--trust-sequential` in whole runs: it stops only where the verdict is known, and says what it saved."""
 
 from __future__ import annotations
 

@@ -49,13 +49,14 @@ def stored(store: Path) -> Counter[str]:
     )
 
 
-# A plugin that writes each computed key to a file of its process, and has each process begin when the others of the run do: one that is
-# late finds nothing left to do.
+# A plugin that writes each computed key to a file of its process. It makes the processes of a run begin together: a
+# late one would find nothing left to do.
 COUNTING = """
     import os, time
     from pathlib import Path
     from pytest_trust.engine.store import CLAIMED, Store
-    put, where, count = Store.put, Path(os.environ["TRUST_COUNTED"]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", os.environ["TRUST_RUNS"]))
+    put, where = Store.put, Path(os.environ["TRUST_COUNTED"])
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", os.environ["TRUST_RUNS"]))
     def counting(self, table, values, *arguments, **options):
         if table in CLAIMED:
             with open(where / str(os.getpid()), "a") as file:

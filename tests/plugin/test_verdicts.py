@@ -146,7 +146,7 @@ def test_a_gate_without_a_margin_is_refused(pytester, run, probes, refusing) -> 
 
 
 def test_kl_is_nats_per_token_from_candidate_to_baseline(pytester, run, probes, refusing, complying) -> None:
-    """The chain's token has logit 12, the others 0: KL per disagreeing token is 12 (p - q) with both peaks, as computed here."""
+    """The chain's token has logit 12, the others 0. So KL per disagreeing token is 12 (p - q) with both peaks."""
     probes(4)
     file = pytester.makepyfile(
         """
@@ -192,7 +192,8 @@ def test_texts_and_prompts_hold_no_answer_after_a_trace(pytester, run, probes, r
     what = "texts" if "[" in asked else "prompts"
     result.stdout.fnmatch_lines(
         [
-            f"E*InvalidInput: direction is 'answer_without_trace' on {what}, which hold no answer after a trace: give a suite*"
+            f"E*InvalidInput: direction is 'answer_without_trace' on {what}, "
+            "which hold no answer after a trace: give a suite*"
         ]
     )
 

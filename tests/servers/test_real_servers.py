@@ -1,4 +1,7 @@
-"""Servers that people run: transformers' own and llama.cpp's, started here on 127.0.0.1 and asked as a user would (`make servers`)."""
+"""Servers that people run: transformers' own and llama.cpp's (`make servers`).
+
+They are started here on 127.0.0.1 and asked as a user would ask them.
+"""
 
 from __future__ import annotations
 

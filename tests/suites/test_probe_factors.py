@@ -1,4 +1,4 @@
-"""The factors of the safety and toxicity probes: wrappers, what a look-alike stands beside, strengths, system prompts."""
+"""The factors of the safety and toxicity probes: wrappers, partners of look-alikes, strengths, system prompts."""
 
 from __future__ import annotations
 

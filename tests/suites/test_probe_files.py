@@ -1,4 +1,7 @@
-"""The bundled probe files as data, read by json and yaml alone: no fault of the loader hides theirs. What the profiles take of them, too."""
+"""The bundled probe files as data, and which probes the profiles select.
+
+json and yaml read the files, so that no fault of the loader hides a fault of the data.
+"""
 
 from __future__ import annotations
 
@@ -134,11 +137,12 @@ def shown(row: Row) -> str:
 
 
 def near_duplicates(texts: list[str], clusters: list[str], similarity: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of different clusters whose word 3-grams have a Jaccard index of at least `similarity`, and those that differ in one word (index 1).
+    """Pairs of different clusters whose texts are alike.
 
-    Runs of three words are stricter than longer ones: a changed word spoils three of them, but five runs of five. Of a short text it spoils
-    nearly all, so that texts with one word changed are looked for apart. Only pairs that share a 3-gram are looked at; the count of what they
-    share gives the index.
+    Their word 3-grams have a Jaccard index of at least `similarity`, or they differ in one word (index 1). Runs of
+    three words are stricter than longer runs: a changed word spoils three of them, but five runs of five. In a short
+    text it spoils nearly all, so texts that differ in one word are searched apart. Only pairs that share a 3-gram are
+    compared; the number of shared 3-grams gives the index.
     """
     without: dict[tuple[str, ...], int] = {}
     for index, text in enumerate(texts):
@@ -334,7 +338,8 @@ def test_no_near_duplicates_among_clusters(path: Path) -> None:
 
 
 def test_near_duplicates_are_found_between_clusters_only() -> None:
-    # 8 and 9 three-grams, 8 of them shared: 8 / 9; the first and the third are one cluster, and the last two differ in a word
+    # 8 and 9 three-grams, 8 of them shared: 8 / 9. The first and the third are one cluster. The last two differ in one
+    # word.
     texts = ["a b c d e f g h i j", "a b c d e f g h i j k", "a b c d e f g h i j", "x y z", "x u z"]
     found = list(near_duplicates(texts, ["1", "2", "1", "3", "4"], 0.75))
     assert found == [(3, 4, 1.0), (0, 1, 8 / 9), (1, 2, 8 / 9)]
@@ -342,7 +347,7 @@ def test_near_duplicates_are_found_between_clusters_only() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_a_near_duplicate_planted_in_a_suite_is_found(path: Path) -> None:
-    """A probe of the suite's own with its longest word changed, under another cluster: the check is not too lax for any suite's wording."""
+    """A copy of a suite's probe with its longest word changed and another cluster is found, in every suite."""
     texts = [what_is_asked(row) for row in rows_of(path)]
     original = max(texts, key=lambda text: len(text.split()))
     copy = original.replace(max(re.findall(r"[a-z]+", original), key=len), "changed", 1)

@@ -1,4 +1,7 @@
-"""Rows in the published format of every benchmark that has an adapter, made up for these tests: no row of any benchmark is here."""
+"""Made-up rows in the published format of every benchmark that has an adapter.
+
+No row of any benchmark is here.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +224,8 @@ def reasonable() -> Table:
     return [
         {
             "label": i % 2,
-            "scenario": f"I usually call my uncle on day {i} but today I did not because {'he was away' if i % 2 else 'I own a hat'}.",
+            "scenario": f"I usually call my uncle on day {i} but today I did not because "
+            f"{'he was away' if i % 2 else 'I own a hat'}.",
         }
         for i in range(6)
     ]
@@ -327,7 +331,8 @@ def privacylens() -> Table:
 
 def advglue() -> dict[str, Table]:
     columns = {
-        "sst2": ("sentence",), "qqp": ("question1", "question2"), "mnli": ("premise", "hypothesis"), "mnli-mm": ("premise", "hypothesis"),
+        "sst2": ("sentence",), "qqp": ("question1", "question2"), "mnli": ("premise", "hypothesis"),
+        "mnli-mm": ("premise", "hypothesis"),
         "qnli": ("question", "sentence"), "rte": ("sentence1", "sentence2"),
     }  # fmt: skip
     return {
@@ -413,7 +418,10 @@ def math500() -> Table:
     ]
 
 
-CATEGORIES = ("Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity", "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation")  # fmt: skip
+CATEGORIES = (
+    "Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity",
+    "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation",
+)  # fmt: skip
 
 
 def write_all(data: Path) -> Path:

@@ -15,7 +15,10 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 @contextmanager
 def ray_directory() -> Iterator[str]:
-    """A directory for Ray's files; it is on the command line of its processes, and short because a socket's path must be."""
+    """A directory for Ray's files. Its path is short, because a socket's path must be.
+
+    It is on the command line of Ray's processes.
+    """
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     try:
         yield directory

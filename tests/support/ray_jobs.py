@@ -33,7 +33,10 @@ def content(store: Path) -> dict[str, dict[str, bytes]]:
 
 
 def check_same(store: Path, expected: dict[str, dict[str, bytes]]) -> None:
-    """Equal to the last byte, but for what other batches and numbers of threads do to float32 sums in drifts and scores of options."""
+    """Stores are equal to the last byte, except for drifts and scores of options.
+
+    There, other batches and numbers of threads change float32 sums.
+    """
     check_alike(readable(content(store)), readable(expected))
 
 

@@ -24,8 +24,11 @@ Kind = TypeVar("Kind")
 
 
 def build(kind: type[Kind], **given: Any) -> Kind:
-    """A record of that kind. What is not given has its default, or the emptiest value of its type; what is given as a dictionary becomes
-    the record that the field holds."""
+    """A record of that kind.
+
+    A field that is not given has its default, or the emptiest value of its type. A dictionary becomes the field's
+    record.
+    """
     types_of = field_types(kind)
     assert set(given) <= set(types_of), f"{kind.__name__} has no {sorted(set(given) - set(types_of))}"
     values = {name: _value(types_of[name], value) for name, value in given.items()}
@@ -374,7 +377,10 @@ def drifts() -> dict[str, DriftRecord]:
 
 
 def run_record(gates: Sequence[GateRecord], **changes: Any) -> RunRecord:
-    """A run with these gates; what is given for a candidate stands for the first and only one, unless `candidates` are given."""
+    """A run with these gates.
+
+    Without `candidates` it has one candidate, with what is given for it.
+    """
     candidate = changes.pop("candidate", CANDIDATE)
     given = {"drift": drifts(), "identical": False, "profile": "smoke", "policy": "default", "baseline": BASELINE}
     given |= changes

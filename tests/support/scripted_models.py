@@ -1,8 +1,8 @@
 """Real transformers models whose answer is known: a Llama whose weights are a chain of words.
 
-Every layer is zero, so the hidden state of a token is its embedding, and the head maps each word of the answer to the next
-one, the last to the end token, and every other token to the first word. Nothing is mocked: such a model is saved, loaded,
-fingerprinted, batched and compared as any other.
+Every layer is zero, so the hidden state of a token is its embedding, and the head maps each word of the answer to the
+next one, the last to the end token, and every other token to the first word. Nothing is mocked: such a model is saved,
+loaded, fingerprinted, batched and compared as any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def scripted_model(
     template: str | None = TEMPLATE,
     then: Mapping[str, str] | None = None,
 ) -> Path:
-    """Save a model that answers every prompt with `answer` (words must be distinct). `sharpness`: logit of the chain's token.
+    """Save a model that answers every prompt with `answer`, whose words must be distinct.
+
+    `sharpness`: the logit of the chain's token.
 
     `then`: words and what follows them, in place of the chain or beside it.
     """

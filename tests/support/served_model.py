@@ -1,4 +1,7 @@
-"""A real tiny model behind the test server, which answers in vLLM's words: echo, prompt_logprobs, top log-probabilities, token ids when asked."""
+"""A real tiny model behind the test server, which answers as vLLM does.
+
+It gives echo, prompt_logprobs, top log-probabilities and token ids when asked.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from tests.support.serving import MODEL, Fault, listed
 
 
 class ServedModel:
-    """Plain forwards and greedy decoding only. `gives`: of `echo`, `prompt_logprobs`, `logprobs`, `ids`; the rest is taken and ignored."""
+    """Plain forwards and greedy decoding only.
+
+    `gives`: some of `echo`, `prompt_logprobs`, `logprobs` and `ids`; requests for the others are ignored.
+    """
 
     def __init__(self, directory: Path, *gives: str, name: str = MODEL) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer

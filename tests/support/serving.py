@@ -1,4 +1,7 @@
-"""A small OpenAI-compatible server for tests: real HTTP on 127.0.0.1, with faults to order, and a model of words or a real tiny one behind it."""
+"""A small OpenAI-compatible server for tests: real HTTP on 127.0.0.1, with faults to order.
+
+A model of words or a real tiny model is behind it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ MODEL = "org/served"
 
 
 class Fault(Exception):
-    """What is done in place of an answer: a status with its headers, raw bytes, a broken connection, or silence until the server ends."""
+    """What the server does in place of an answer.
+
+    A status with its headers, raw bytes, a broken connection, or silence until the server ends.
+    """
 
     def __init__(
         self,
@@ -29,7 +35,7 @@ class Fault(Exception):
 
 
 class Server:
-    """`answer(path, body)` gives the JSON to send or raises a Fault; every request is kept in `requests` with its headers."""
+    """`answer(path, body)` gives the JSON to send or raises a Fault. `requests` keeps all requests with headers."""
 
     def __init__(self, answer: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
         self.answer = answer

@@ -130,7 +130,10 @@ def renumber(source: Path, target: Path, order: list[int]) -> Path:
 
 
 def extend(source: Path, target: Path, token: str) -> Path:
-    """The same model with one more token, special neither in the vocabulary nor in the weights, with a row of its own in both embeddings."""
+    """The same model with one more token, which has a row of its own in both embeddings.
+
+    The token is not special, in the vocabulary or in the weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

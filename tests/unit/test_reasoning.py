@@ -33,13 +33,15 @@ LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis
         (HARMONY, "Count.", "Four."),
         ("<|channel|>analysis<|message|>a<|channel|>final<|message|>b", "a", "b"),
         (
-            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
+            "<|start|>assistant<|channel|>final<|message|>b",
             "{}",
             "b",
         ),
         ("<|channel|>final<|message|>b<|return|>", "", "b"),
         (
-            "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+            "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>"
+            "<|start|>assistant<|channel|>final<|message|>b",
             "{}",
             "b",
         ),
@@ -189,7 +191,7 @@ def is_tag(text: str) -> bool:
 @settings(max_examples=300)
 @given(SOUP, st.booleans())
 def test_truncation_at_every_position_of_anything(text: str, opened: bool) -> None:
-    """Where text is cut changes what stands before the cut in one way only: a closing tag that comes later makes reasoning of it."""
+    """A cut changes the text before it in one way only: a closing tag that comes later makes reasoning of it."""
     whole = split_reasoning(text, opened_by_template=opened)
     final = kinds(whole)
     assert all(is_tag(part.text) for part in whole.parts if part.kind == "tag")
@@ -219,7 +221,7 @@ def test_a_response_that_ended_itself_was_not_cut_in_a_tag(text: str, opened: bo
     ["Sure, here is", "in the", "H", "Oh", "a list: Here is my", "<think>a</think>so here", "Here is my thought"],
 )
 def test_words_that_a_tag_begins_with_too_are_an_answers_own(words: str) -> None:
-    """Granite's tags are words. Nothing of an answer is taken for the beginning of one, unless it is all that there is and was cut."""
+    """Granite's tags are words. Words begin a tag only where they are all of a response that was cut."""
     assert split_reasoning(words, ended=True).answer == words.rpartition(">")[2]
     if words not in ("Here is my thought", "H"):
         assert split_reasoning(words).answer == words.rpartition(">")[2]
@@ -287,7 +289,7 @@ def test_truncation_at_every_position_never_moves_text(
     for end in range(len(text)):
         cut = split_reasoning(text[:end], opened_by_template=opened)
         assert whole.reasoning.startswith(cut.reasoning), text[:end]
-        # one character of a tag cannot be told from an answer's own, once an answer has begun, and of a tag in words none
+        # Once an answer has begun, one character of a tag could be the answer's own; of a tag in words, any could.
         known = len(opening) if opening[0].isalnum() else 1
         begun = next(
             (

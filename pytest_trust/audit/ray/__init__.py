@@ -1,1 +1,1 @@
-"""The models of a run in actors on a Ray cluster."""
+"""Runs the models in actors on a Ray cluster."""

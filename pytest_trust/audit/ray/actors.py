@@ -1,7 +1,7 @@
-"""Actors on a Ray cluster that work off chunks: the only module that speaks Ray.
+"""Actors on a Ray cluster that do chunks of work. This is the only module that imports Ray.
 
-Ray Data's actor pools would scale and retry too, but not finish the longest rows first, not tell the error of one row's actor from
-that of its model, and not hand back a block's result before the next is asked for.
+Ray Data's actor pools scale and retry too. But they do not run the longest rows first, they do not tell a dead actor
+from an error of its model, and they do not hand back a block's result before they ask for the next.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.errors import TrustError
 from pytest_trust.models.files import first_line
 
-ATTEMPTS = 3  # of a chunk whose actor or node dies
+ATTEMPTS = 3  # at a chunk whose actor or node dies
 _LOOK = 1.0  # seconds between looks at the cluster's nodes
-_PATIENCE = 600  # seconds without a single actor: an autoscaled cluster needs minutes for a node
-_ANSWER = 10  # seconds for a cluster's head to answer
-_GOODBYE = 5  # seconds for actors to remove their files
+_PATIENCE = 600  # seconds to wait for a first actor: an autoscaled cluster needs minutes to start a node
+_ANSWER = 10  # seconds to wait for the answer of a cluster's head
+_GOODBYE = 5  # seconds to wait until actors have removed their files
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
     """A Ray cluster that this process is connected to.
 
-    `memory`: bytes that the largest node has for actors, 0 where Ray does not know. `ours`: this process connected, so it disconnects.
+    `text`: the cluster and its resources, in words. `gpus`: whether it has any.
+    `memory`: bytes that the largest node has for actors, 0 where Ray does not know.
+    `ours`: whether this process connected, and so must disconnect.
     """
 
     text: str
@@ -47,7 +49,7 @@ class Connection:
 
 
 def connect() -> Connection:
-    """Join the cluster of Ray's own configuration (`RAY_ADDRESS`, else one that runs on this machine), or start one here.
+    """Join the cluster at `RAY_ADDRESS`, else the one that runs on this machine; start one where there is none.
 
     Raises:
         TrustError: Ray is not installed, or no cluster answers at the address.
@@ -68,7 +70,8 @@ def connect() -> Connection:
         except (OSError, RuntimeError, ValueError) as error:
             where = f"RAY_ADDRESS={named}" if named else "the running Ray cluster of this machine"
             raise TrustError(
-                f"{where}: no cluster answers ({first_line(error)}): start it, or unset RAY_ADDRESS (or set it to local) for one of this process's own"
+                f"{where}: no cluster answers ({first_line(error)}): start it, "
+                "or unset RAY_ADDRESS (or set it to local) for one of this process's own"
             ) from None
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
@@ -86,21 +89,24 @@ def _names_a_cluster(address: str) -> bool:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError or ValueError where nobody listens: Ray itself tries for minutes, and says so on the terminal."""
+    """Raise OSError or ValueError where nobody listens at the address.
+
+    Ray itself would try for minutes and write about it to the terminal.
+    """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER):
         pass
 
 
 def _started() -> bool:
-    """Start a cluster here unless one runs already; whether it was started."""
+    """Start a cluster here unless one runs already. Returns whether it was started."""
     import ray
 
-    # Ray leaves this to its users for clusters of `ray start`; one that nobody sees reports nothing.
+    # With `ray start` the user chooses whether Ray reports usage. Nobody chose for this cluster: it reports nothing.
     before = os.environ.get("RAY_USAGE_STATS_ENABLED")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        # `resources` may be given to a new cluster only: Ray refuses it, before it connects, when there is one.
+        # Only a new cluster takes `resources`. Ray raises ValueError, without connecting, when a cluster runs already.
         ray.init(resources={}, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
         return True
     except ValueError:
@@ -113,14 +119,14 @@ def _started() -> bool:
 
 
 def share(content: bytes) -> Any:
-    """A promise of the content that every actor can fetch; Ray copies it to a node once."""
+    """A promise of the content, which every actor can fetch. Ray copies the content to each node once."""
     import ray
 
     return ray.put(content)
 
 
 def fetched(promise: Any) -> bytes:
-    """What `share` was given; in an actor."""
+    """The content behind a promise of `share`. Called in an actor."""
     import ray
 
     content: bytes = ray.get(promise)
@@ -128,11 +134,13 @@ def fetched(promise: Any) -> bytes:
 
 
 class Actors:
-    """As many actors as the cluster's nodes have room for, and as there is work: more when nodes join, fewer when they die.
+    """As many actors as there is work for and as the cluster's nodes have room for.
 
-    `needs`: what one actor takes, by Ray's names (`CPU`, `GPU`, `memory` in bytes). `worker` is the class that an actor is an object of.
-    An actor has one chunk at a time. Beyond the room there is, one more is asked for while chunks wait: that is how Ray's autoscaler hears
-    that a node is wanted.
+    Their number follows the nodes that join and die. Each actor does one chunk at a time. While chunks wait, one actor
+    more than the nodes have room for is requested, because that tells Ray's autoscaler to start a node.
+
+    `needs`: what one actor takes of a node, by Ray's names (`CPU`, `GPU`, `memory` in bytes).
+    `worker`: the class that an actor is an object of. `patience`: seconds to wait while there is no actor.
     """
 
     def __init__(
@@ -156,11 +164,11 @@ class Actors:
             scheduling_strategy="SPREAD",
         )
         self._idle: list[Any] = []
-        # By the promise that they are ready: actors, and whether they are new.
+        # Actors that were asked whether they are ready, by the promise of the answer; beside each, whether it is new.
         self._greeted: dict[Any, tuple[Any, bool]] = {}
-        # By the promise of a result: actors, their chunks, and which try it is.
+        # Actors at work, by the promise of the result; beside each, its chunk and the number of the attempt.
         self._busy: dict[Any, tuple[Any, Chunk | Texts, int]] = {}
-        self._not_started = 0  # new actors that died, one after the other
+        self._not_started = 0  # new actors that died in succession
         self._last_seen = time.monotonic()
 
     def room(self) -> int:
@@ -169,10 +177,12 @@ class Actors:
         return sum(min(int(node.get(name, 0) // amount) for name, amount in self.needs.items()) for node in nodes)
 
     def run(self, chunks: Iterable[Chunk | Texts]) -> Generator[tuple[Chunk | Texts, Done | ReadTexts]]:
-        """Do the chunks, giving each as it is finished. What the caller stores at once is not lost when this ends early.
+        """Do the chunks, and yield each with its result as soon as it is finished.
+
+        A caller that stores each result at once loses nothing when this ends early.
 
         Raises:
-            TrustError: a chunk failed by itself (at once), or its actors died three times, or the cluster gives no actor.
+            TrustError: the model's code failed on a chunk, a chunk's actors died three times, or there is no actor.
         """
         waiting = deque((chunk, 1) for chunk in chunks)
         self._last_seen = time.monotonic()
@@ -195,10 +205,12 @@ class Actors:
                         self._idle.append(actor)
                         yield chunk, done
                         continue
-                    self._ray.kill(actor)  # it may only be out of reach, and a chunk is nobody else's while it lives
+                    # The actor may be alive but out of reach. It must not do the chunk beside its successor.
+                    self._ray.kill(actor)
                     if attempt == ATTEMPTS:
                         raise TrustError(
-                            f"{chunk.suites}: the cluster's actors died {ATTEMPTS} times over {chunk.items} items of it: look in Ray's logs for memory that ran out, or give a smaller --trust-batch-size"
+                            f"{chunk.suites}: {ATTEMPTS} actors in a row died on the same {chunk.items} items: "
+                            "look in Ray's logs for memory that ran out, or give a smaller --trust-batch-size"
                         )
                     waiting.appendleft((chunk, attempt + 1))
                     self._greet()
@@ -209,7 +221,7 @@ class Actors:
         self._call_off()
 
     def close(self) -> None:
-        """End all actors. Those without work remove their files first."""
+        """End all actors. Idle ones remove their files first."""
         gone = [actor.close.remote() for actor in self._idle]
         if gone:
             self._ray.wait(gone, num_returns=len(gone), timeout=_GOODBYE)
@@ -224,7 +236,7 @@ class Actors:
             self._greeted[actor.ready.remote()] = actor, True
 
     def _greet(self) -> None:
-        """Ask those without work whether they are alive: a node takes all of its actors with it."""
+        """Ask idle actors whether they are alive: when a node dies, all of its actors do."""
         for actor in self._idle:
             self._greeted[actor.ready.remote()] = actor, False
         self._idle = []
@@ -240,20 +252,21 @@ class Actors:
             self._not_started += new
             if self._not_started == ATTEMPTS:
                 raise TrustError(
-                    f"no actor starts on the Ray cluster ({_last_line(error)}): every node needs pytest-trust {self._settings.version} with its dependencies"
+                    f"no actor starts on the Ray cluster ({_last_line(error)}): "
+                    f"every node needs pytest-trust {self._settings.version} with its dependencies"
                 ) from None
             return
         self._not_started = 0
         self._idle.append(actor)
 
     def _call_off(self) -> None:
-        """Stop asking for actors that no node has room for."""
+        """Withdraw the requests for actors that no node has room for."""
         spare = len(self._idle) + len(self._greeted) - self.room()
         for promise in [promise for promise, (_, new) in self._greeted.items() if new][-spare:] if spare > 0 else []:
             self._ray.kill(self._greeted.pop(promise)[0])
 
     def _result(self, promise: Any) -> Done | ReadTexts | None:
-        """What came of a chunk; None when its actor or node died."""
+        """The result of a chunk; None when its actor or node died."""
         try:
             done: Done | ReadTexts = self._ray.get(promise)
         except self._ray.exceptions.RayTaskError as error:
@@ -268,12 +281,13 @@ class Actors:
         elif time.monotonic() - self._last_seen > self._patience:
             wanted = " and ".join(_amount(name, amount) for name, amount in self.needs.items())
             raise TrustError(
-                f"no node of the Ray cluster gave an actor {wanted} in {self._patience:.0f} s: free or add one, or choose another --trust-device"
+                f"no node of the Ray cluster gave an actor {wanted} in {self._patience:.0f} s: "
+                "free or add one, or choose another --trust-device"
             )
 
 
 def _cause(error: Any) -> BaseException:
-    """What an actor's code raised: an error of ours as itself, others with Ray's account of where."""
+    """The error that an actor's code raised: a TrustError itself, any other in Ray's wrapper, which shows where."""
     found: BaseException = error.cause if isinstance(error.cause, TrustError) else error
     return found
 

@@ -1,7 +1,8 @@
-"""`--trust-engine=ray`: an executor whose models run in actors on a Ray cluster. The store, the tests and the statistics stay here.
+"""`--trust-engine=ray`: an executor whose models run in actors on a Ray cluster.
 
-What is missing in the store is cut into chunks; the rows that actors make of them are committed as each chunk comes back. Keys are those of
-a local run, so results are equal, a killed run resumes, and either engine goes on from what the other stored.
+The store, the tests and the statistics stay in this process. The work that the store lacks is cut into chunks. An actor
+turns a chunk into rows, and these are stored as soon as they come back. The rows have the keys of a local run: results
+are equal, a killed run resumes, and a local run and a run on a cluster continue each other.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ from pytest_trust.responses import Job, Phase
 if TYPE_CHECKING:
     from pytest_trust.drift.token_drift import TokenDrift
 
-# What an actor on a CPU takes beside weights: the interpreter, torch and a batch.
+# Bytes that an actor on a CPU takes beside the weights: the interpreter, torch and a batch.
 _BESIDE = 1 << 30
-_HEADROOM = 1.3
+_HEADROOM = 1.3  # of the weights' bytes
 
-# What is put into these tables is told as:
+# The phase that progress shows for each table.
 _PHASES: Mapping[Table, Phase] = {"responses": "generate", "options": "score", "drifts": "drift"}
 
-Sided = tuple[int | None, Piece]  # the place of the model whose it is, None: of the pair
+Sided = tuple[int | None, Piece]  # the place of the model that the piece belongs to; None: it belongs to the pair
 
 
 class RayExecutor:
-    """Runs models in actors, and loads none in this process. The cluster is joined, or started, when something needs it.
+    """Runs models in actors, and loads none in this process.
 
-    `note` is called with a line that says which cluster it is. Other arguments are those of `Engine`, whose models are identified here and
-    loaded there.
+    The cluster is joined or started when it is first needed. `note` is called with a line that names it. The other
+    arguments are those of `Engine`. Models are identified in this process and loaded in the actors.
     """
 
     worker: type[Worker] = Worker
@@ -79,15 +80,15 @@ class RayExecutor:
         self._contents: dict[Reference, Any] = {}
 
     def close(self) -> None:
-        """Let actors and cluster go, and the store's connection."""
+        """End the actors, leave the cluster and close the store."""
         self._leave()
         self.engine.close()
 
     def acquire(self, jobs: Iterable[Job], pair: Pair) -> None:
-        """As `Executor.acquire`. Two recordings have nothing to run: their drift is computed here.
+        """See `Executor.acquire`. Two recordings need no actor: their drift is computed in this process.
 
         Raises:
-            TrustError: also when no cluster answers, or a chunk's actors died three times.
+            TrustError: also when no cluster answers, or when a chunk's actors died three times.
         """
         planned = list(jobs)
         both = tuple(dict.fromkeys((pair.baseline, pair.candidate)))
@@ -106,13 +107,13 @@ class RayExecutor:
                 self._run(planned, [(None, piece) for piece in pieces], both)
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference, keys: Set[str] | None = None) -> None:
-        """As `Executor.acquire_side`; of what is missing only `keys`, where they are given."""
+        """See `Executor.acquire_side`. Where `keys` are given, only these are acquired."""
         self._acquire_sides(list(jobs), [reference], keys)
 
     def drifts_of_texts(
         self, p: Reference, q: Reference, texts: Sequence[str], clusters: Sequence[str], sides: tuple[str, str]
     ) -> tuple[list[TokenDrift], int]:
-        """As `Executor.drifts_of_texts`, by one actor."""
+        """See `Executor.drifts_of_texts`. One actor reads all texts."""
         from pytest_trust.drift.token_drift import TokenDrift
 
         models = (p, q)
@@ -124,20 +125,25 @@ class RayExecutor:
         return [TokenDrift.from_bytes(one) for one in found.drifts], found.windowed
 
     def _device_of(self, reference: Reference) -> str:
-        """`cuda` where the cluster has GPUs, whatever this machine has; an actor sees its own only."""
+        """The device of a model in an actor.
+
+        `auto` is `cuda` where the cluster has GPUs, whatever this machine has. An actor sees one GPU only.
+        """
         wanted = reference.options.get("device") or self._device or "auto"
         if wanted == "auto":
             return self._usual_device()
         if ":" in wanted or wanted == BALANCED:
             expected = "cuda" if wanted == BALANCED else wanted.partition(":")[0]
             raise TrustError(
-                f"{reference.text}: device {wanted} with --trust-engine=ray: an actor has one GPU of its own, expected {expected}"
+                f"{reference.text}: device {wanted} with --trust-engine=ray: "
+                f"an actor has one GPU of its own, expected {expected}"
             )
         return str(wanted)
 
     def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference], keys: Set[str] | None = None) -> None:
         fingerprints = {self.engine.identify(model).fingerprint for model in models}
-        # Actors go from the first model's work to the second's without waiting for one another, unless the two may share responses.
+        # All work is one round, so no actor waits between the models. Models with equal fingerprints share responses:
+        # they take a round each, so that nothing is generated twice.
         rounds = [models] if len(fingerprints) == len(models) else [[model] for model in models]
         for group in rounds:
             pieces = [
@@ -148,22 +154,25 @@ class RayExecutor:
             self._run(jobs, pieces if keys is None else _asked(pieces, keys), group)
 
     def _run(self, jobs: Sequence[Job], pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
-        """Have the pieces of these models done: what another run on the store has claimed by that one, the rest on the cluster."""
+        """Do the pieces of these models, except those that another run on the same store has claimed.
+
+        The claimed ones are waited for, and done here if the other run gives them up or dies.
+        """
         keys: dict[Table, list[str]] = {}
         for _, piece in pieces:
             keys.setdefault(piece.table, []).extend(piece.keys)
         told = _Told(self.engine, pieces, models)
         with self.engine.claims:
-            ours = {key for table, wanted in keys.items() for key in self.engine.claims.claim(table, wanted)[0]}
-            self._work(jobs, _asked(pieces, ours), models, told)
-            for table, wanted in keys.items():  # what others give up, or die over
-                left = [key for key in wanted if key not in ours]
+            own = {key for table, wanted in keys.items() for key in self.engine.claims.claim(table, wanted)[0]}
+            self._work(jobs, _asked(pieces, own), models, told)
+            for table, wanted in keys.items():
+                left = [key for key in wanted if key not in own]
                 for _, found in self.engine.claims.shares(table, [left], waiting=lambda held: told.left(held[0])):
                     self._work(jobs, _asked(pieces, set(found)), models, told)
         told.end()
 
     def _work(self, jobs: Sequence[Job], pieces: Sequence[Sided], models: Sequence[Reference], told: _Told) -> None:
-        """Have the pieces done on the cluster."""
+        """Do the pieces on the cluster."""
         if not pieces:
             return
         self._joined()
@@ -176,14 +185,14 @@ class RayExecutor:
         chunks = [
             chunk for side, part in parts.items() for chunk in cut(self.engine, jobs, part, models, sent, side, room)
         ]
-        with closing(actors.run(chunks)) as results:  # what fails here ends the actors too
+        with closing(actors.run(chunks)) as results:  # an error in this block ends the actors too
             for chunk, done in results:
                 assert isinstance(chunk, Chunk) and isinstance(done, Done)
                 self._commit(done)
                 told(chunk, done)
 
     def _commit(self, done: Done) -> None:
-        """One transaction per table and context; what is there already stays as it is."""
+        """Store the rows, in one transaction per table and context. Existing rows stay as they are."""
         groups: dict[tuple[Table, str], dict[str, bytes]] = {}
         for table, key, value, context in done.rows:
             groups.setdefault((table, context), {})[key] = value
@@ -203,7 +212,10 @@ class RayExecutor:
         return self._connection
 
     def _usual_device(self) -> str:
-        """Of models whose reference names none: here and in the actors the same, since it decides the dtype and with it every key."""
+        """The device of models whose reference names none.
+
+        It is the same here and in the actors, since it decides the dtype and with it every key.
+        """
         given = self._device or "auto"
         if given == "auto":
             return "cuda" if self._joined().gpus else "cpu"
@@ -229,13 +241,13 @@ class RayExecutor:
         return self._actors
 
     def _needs(self, models: Sequence[Reference]) -> dict[str, float]:
-        """What an actor takes of a node: a GPU, or a CPU and the memory of the models that it may hold at once."""
+        """What an actor takes of a node: a GPU, or a CPU and the memory for the models that it holds at once."""
         identities = [self.engine.identify(model) for model in models if self.engine.model(model).runs]
         if any(identity.device != "cpu" for identity in identities):
             return {"CPU": 1, "GPU": 1}
         weights = 0 if self.engine.offloads else sum(identity.parameter_bytes for identity in identities)
         wanted = int(_BESIDE + _HEADROOM * weights)
-        # Where both models do not fit on any node, an actor holds one at a time.
+        # Where no node has memory for both models, an actor holds one at a time.
         memory = min(wanted, self._joined().memory)
         return {"CPU": 1, "memory": memory} if memory else {"CPU": 1}
 
@@ -249,12 +261,12 @@ class RayExecutor:
 
 
 def _asked(pieces: Iterable[Sided], keys: Set[str]) -> list[Sided]:
-    """What of the pieces is asked for by these keys."""
+    """The pieces that have any of these keys, cut down to these keys."""
     return [(side, replace(piece, keys=found)) for side, piece in pieces if (found := piece.keys & keys)]
 
 
 class _Told:
-    """Progress of a run of pieces: per model and kind of work, after every chunk and while another run is waited for."""
+    """Tells the progress of the pieces, by model and phase: after every chunk, and while another run is waited for."""
 
     def __init__(self, engine: Engine, pieces: Sequence[Sided], models: Sequence[Reference]) -> None:
         self._engine, self._pieces, self._models = engine, pieces, models
@@ -271,7 +283,7 @@ class _Told:
         self._tell(*of)
 
     def left(self, keys: Sequence[str]) -> None:
-        """Only these are not there yet of their kind of work."""
+        """Tell that of the phases of these keys, only these keys are not done yet."""
         waited: dict[tuple[Reference, Phase], int] = {}
         for side, piece in _asked(self._pieces, set(keys)):
             of = self._of(side, piece.table)
@@ -281,7 +293,7 @@ class _Told:
             self._tell(*of)
 
     def end(self) -> None:
-        """All of it is there."""
+        """Tell that everything is done."""
         for model, phase in self._state:
             self._engine.told_all(model, phase)
 

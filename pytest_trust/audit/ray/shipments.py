@@ -1,7 +1,8 @@
-"""What a cluster is sent and what comes back: the missing work of a run, cut into chunks that any actor can do by itself.
+"""What is sent to a cluster and what comes back: the missing work of a run, cut into chunks.
 
-Keys take no weights to compute, so the process that owns the store knows what is missing, and keys that an actor computes from the same
-files are the same. A chunk brings the rows that the store holds of its probes already; an actor returns the rows that are new.
+Any actor can do any chunk by itself. Keys are computed without weights, so the process that owns the store knows what
+is missing, and an actor computes the same keys from the same files. A chunk holds the rows of its probes that are
+already stored. An actor returns the new rows.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from pytest_trust.engine.engine import Engine
     from pytest_trust.probes import Probe
 
-_PER_ACTOR = 4  # chunks, so that none waits long for the last one of another
-# Planned tokens of a chunk: less does not fill a batch, and more is a loss when a node dies.
+_PER_ACTOR = 4  # chunks, so that no actor is idle for long while another does the last one
+# Planned tokens of a chunk: fewer do not fill a batch, and more are lost when a node dies.
 _LEAST = 2_048
 _MOST = 65_536
 
@@ -37,10 +38,10 @@ Rows = Mapping[Table, Mapping[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """A model reference as another machine can read it: nothing in it depends on this process's directory.
+    """A model reference that another machine can read: it does not depend on this process's directory.
 
-    `fingerprint` and `rendering` are what the files must give there too. `content`: the file of a recording, or what fetches it;
-    None for a model that is loaded where it runs.
+    `fingerprint` and `rendering` must be those of the other machine's files too. `content`: the bytes of a recording's
+    file, or a promise of them; None for a model that is loaded from the other machine's files.
     """
 
     text: str
@@ -54,7 +55,7 @@ class Shipped:
     content: Any = None
 
     def reference(self, directory: Path) -> Reference:
-        """The reference on the machine that was sent it; a recording lies in `directory`."""
+        """The reference on the machine that received it. A recording's file is in `directory`."""
         location = self.location if self.content is None else str(directory / self.location)
         options = MappingProxyType(dict(self.options))
         return Reference(self.text, self.kind, location, self.revision, options, self.label)
@@ -62,10 +63,11 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Work for one actor: the jobs hold its probes only, of `rows` the store knows already.
+    """Work for one actor: compute the rows `keys` of `table`.
 
-    `side` is the place in `models` of the one whose responses and options are wanted; None: the drift of the two. Of these, the `keys`, of `table`.
-    `items` are responses, option scores or drift probes; `tokens` a plan of them.
+    `side`: the place in `models` of the model whose responses or option scores are wanted; None: the drift of the pair.
+    `jobs` hold the chunk's probes only. `rows` are the stored rows that the actor needs.
+    `items`: the number of responses, option scores or drift probes. `tokens`: the planned number of tokens.
     """
 
     models: tuple[Shipped, ...]
@@ -84,7 +86,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an actor made of a chunk: rows of the store (table, key, value, context as JSON), and tokens as its engine told them."""
+    """The result of a chunk: rows for the store (table, key, value, context as JSON), and the tokens they took."""
 
     rows: tuple[tuple[Table, str, bytes, str], ...]
     tokens: int
@@ -92,7 +94,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Plain texts for one actor to read with two models, p and q, called `sides`; `clusters` has one name a text."""
+    """Plain texts that one actor reads with two models, p and q.
+
+    `clusters` has one name a text. `sides` are the names of p and q in messages.
+    """
 
     models: tuple[Shipped, ...]
     texts: tuple[str, ...]
@@ -102,13 +107,13 @@ class Texts:
 
     @property
     def items(self) -> int:
-        """How many there are."""
+        """The number of texts."""
         return len(self.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadTexts:
-    """What an actor made of texts: the encoded `TokenDrift` of each, and how many were read in windows."""
+    """The result of texts: the encoded `TokenDrift` of each, and the number of texts that were read in windows."""
 
     drifts: tuple[bytes, ...]
     windowed: int
@@ -116,7 +121,10 @@ class ReadTexts:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The smallest part of the work: one probe of one job, of which `keys` are missing in `table`."""
+    """The smallest part of the work: one probe of one job, whose `keys` are missing in `table`.
+
+    `job` is the job's place in the list of jobs. `tokens` is the planned number.
+    """
 
     job: int
     probe: Probe
@@ -126,12 +134,12 @@ class Piece:
 
     @property
     def items(self) -> int:
-        """Responses, option scores or drift probes."""
+        """The number of responses, option scores or drift probes."""
         return 1 if self.table == "drifts" else len(self.keys)
 
 
 def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shipped:
-    """A reference with its identity here, by which another machine can tell whether it has the same files."""
+    """A reference with its identity on this machine; another machine can tell by it whether its files are the same."""
     identity = engine.identify(reference)
     location = reference.location
     if content is not None:
@@ -150,11 +158,11 @@ def shipped(engine: Engine, reference: Reference, content: Any = None) -> Shippe
 
 
 def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -> list[Piece]:
-    """What the store lacks of a model's responses and option scores; what two jobs share is in one piece only."""
+    """The responses and option scores of a model that the store lacks. What two jobs share is in one piece only."""
     model = engine.local(reference)
     planned: set[str] = set()
     pieces = []
-    # Of two jobs that ask one probe for samples, the one that asks for more makes the other's too.
+    # Two jobs may have the same probe: the job with more samples comes first, and generates the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
         keys = model.keys(job)
         planned |= engine.store.has(job.table, keys.values())
@@ -168,7 +176,10 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
 
 
 def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
-    """What the store lacks of a pair's drift, planned on whole jobs: which probes give the noise floor depends on all of them."""
+    """The drift of a pair that the store lacks.
+
+    `jobs` must be whole: all of their probes together decide which ones give the noise floor.
+    """
     planned: set[str] = set()
     pieces = []
     for index, job in enumerate(jobs):
@@ -181,7 +192,7 @@ def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, c
 
 
 def missing_of_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference) -> list[Piece]:
-    """What the store lacks of a pair with different tokenizers."""
+    """What replaces drift for a pair with different tokenizers, as far as the store lacks it."""
     found = {
         one.key: Piece(index, one.probe, "drifts", frozenset({one.key}), one.length)
         for index, job in enumerate(jobs)
@@ -193,7 +204,7 @@ def missing_of_texts(engine: Engine, jobs: Sequence[Job], baseline: Reference, c
 def wanted_units(
     engine: Engine, jobs: Iterable[Job], baseline: Reference, candidate: Reference, wanted: frozenset[str]
 ) -> list[Unit]:
-    """The jobs' drifts, of which only the keys in `wanted` are left."""
+    """The units of the jobs' drift whose keys are in `wanted`."""
     return parts_of([unit for job in jobs for unit in units_of(engine, job, baseline, candidate)], wanted)
 
 
@@ -206,9 +217,10 @@ def cut(
     side: int | None,
     actors: int,
 ) -> Iterator[Chunk]:
-    """Chunks, longest first: what does not fit shows at once, and the last ones to end are short. Each has one task.
+    """Cut the pieces into chunks, the longest first. All pieces of a chunk have the same task.
 
-    Drift is cut where a local run would: its batches are then the same, and so is the last bit of every number.
+    The longest chunks come first, so that one that does not fit into memory fails at once, and the last ones are short.
+    Drift is cut at the batches of a local run: equal batches give numbers that are equal to the last bit.
     """
     if side is None:
         step, task = DRIFT_BATCH, dict.fromkeys(range(len(jobs)), "")
@@ -244,7 +256,7 @@ def _chunk(
     cut_jobs = []
     for index, probes in sorted(parts.items()):
         job = replace(jobs[index], probes=tuple(probes), drift=frozenset())
-        if side is None:  # drift is measured on first samples
+        if side is None:  # drift is measured on the first sample of each probe
             job = replace(job, samples=1, drift=frozenset(probe.id for probe in probes))
         cut_jobs.append(job)
     return Chunk(
@@ -260,7 +272,7 @@ def _chunk(
 
 
 def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Reference]) -> Rows:
-    """The rows of the store that an actor needs for these jobs: rendered inputs and responses."""
+    """The stored rows that an actor needs for these jobs: rendered inputs and responses."""
     prompts: dict[str, bytes] = {}
     responses: dict[str, bytes] = {}
     for reference in dict.fromkeys(references):
@@ -288,5 +300,6 @@ def check_here(reference: Reference, sent: Shipped, where: str) -> None:
     for place in places:
         if not Path(place).exists():
             raise TrustError(
-                f"{sent.text}: {place} does not exist on the cluster's node {where}: put it on a path that every node sees, or give a model of the hub"
+                f"{sent.text}: {place} does not exist on the cluster's node {where}: "
+                "put it on a path that every node sees, or give a model of the hub"
             )

@@ -1,4 +1,7 @@
-"""The part of `--trust-engine=ray` that runs on the cluster: an ordinary engine over a store of its own, fed with chunks. Free of Ray."""
+"""The part of `--trust-engine=ray` that runs on the cluster: an ordinary engine with a store of its own.
+
+This module does not import Ray.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the actors' engines are set up, and by which version; `models` is where the controller keeps what it has converted."""
+    """The settings of the actors' engines.
+
+    `models`: the controller's directory of converted models. `version`: the controller's version of pytest-trust.
+    """
 
     device: str | None
     dtype: str | None
@@ -40,7 +46,7 @@ class Settings:
 
 
 class NewRows(Store):
-    """A store that remembers what was put into it since it was last asked."""
+    """A store that remembers the rows put into it since the last `take`."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -55,7 +61,7 @@ class NewRows(Store):
         replace: bool = False,
     ) -> None:
         super().put(table, values, context, replace=replace)
-        if replace:  # what is known of this machine, no result
+        if replace:  # a note about this machine, not a result
             return
         beside = json.dumps(context or {}, sort_keys=True)
         self._new += [(table, key, value, beside) for key, value in values.items()]
@@ -66,14 +72,14 @@ class NewRows(Store):
 
 
 class Worker:
-    """What an actor is: a model stays loaded from chunk to chunk, and what was computed stays in the worker's own store.
+    """The object behind an actor: its models stay loaded from chunk to chunk, and it has a store of its own.
 
-    The store lies in the system's temporary directory and goes with `close`; of an actor that is killed it stays.
+    The store is in the system's temporary directory. `close` removes it; the store of a killed actor stays.
     """
 
     def __init__(self, settings: Settings, fetch: Callable[[Any], bytes] = lambda content: content) -> None:
         self._settings = settings
-        self._fetch = fetch  # of a recording's content: where that is a promise, its bytes
+        self._fetch = fetch  # gives the bytes of a recording's content, which may be a promise of them
         self._engine: tuple[Engine, NewRows] | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._tokens: dict[tuple[str, str, str], int] = {}
@@ -82,7 +88,8 @@ class Worker:
         """The name of this machine. Raises TrustError when another version of pytest-trust is installed on it."""
         if __version__ != self._settings.version:
             raise TrustError(
-                f"the cluster's node {platform.node()} has pytest-trust {__version__}, expected {self._settings.version}: install the same version on every node"
+                f"the cluster's node {platform.node()} has pytest-trust {__version__}, "
+                f"expected {self._settings.version}: install the same version on every node"
             )
         return platform.node()
 
@@ -90,12 +97,12 @@ class Worker:
         """Do a chunk.
 
         Raises:
-            TrustError: a model is not on this machine, is another one here, or cannot be loaded or run.
+            TrustError: a model is not on this machine, has other files here, or cannot be loaded or run.
         """
         engine, store = self._made()
         for table, values in chunk.rows.items():
             store.put(table, values)
-        store.take()  # these came from the controller
+        store.take()  # forget them: the controller has them already
         self._tokens.clear()
         models = [self._model(engine, sent) for sent in chunk.models]
         engine.release_others(*models)
@@ -106,7 +113,10 @@ class Worker:
         return Done(store.take(), sum(self._tokens.values()))
 
     def read(self, texts: Texts) -> ReadTexts:
-        """The drift of plain texts between two models. Nothing of it is stored. Raises as `run`, and InvalidInput as `compare_models`."""
+        """The drift of plain texts between two models. Nothing is stored.
+
+        Raises what `run` raises, and InvalidInput as `compare_models` does.
+        """
         engine, _ = self._made()
         p, q = (self._model(engine, sent) for sent in texts.models)
         engine.release_others(p, q)
@@ -126,7 +136,7 @@ class Worker:
             measure_texts(engine, with_keys(texts, chunk.keys), baseline, candidate)
 
     def close(self) -> None:
-        """Let go of models and files."""
+        """Release the models and remove the files."""
         if self._engine is not None:
             self._engine[0].close()
         if self._directory is not None:
@@ -139,7 +149,7 @@ class Worker:
             self._directory = tempfile.TemporaryDirectory(prefix="pytest-trust-")
             directory = Path(self._directory.name)
             converted = Path(settings.models)
-            if converted.is_dir():  # on this machine too: the demo need not be converted again
+            if converted.is_dir():  # this machine sees the controller's directory: nothing is converted again
                 (directory / converted.name).symlink_to(converted)
             store = NewRows(directory)
             engine = Engine(
@@ -151,7 +161,7 @@ class Worker:
                 reasoning_tags=settings.reasoning_tags,
                 template=settings.template,
                 offload=settings.offload,
-                keep=True,  # chunks of both sides may come in turns
+                keep=True,  # chunks of the two models may alternate
                 progress=self._told,
             )
             self._engine = engine, store
@@ -170,7 +180,8 @@ class Worker:
         identity = engine.identify(reference)
         if (identity.fingerprint, identity.rendering) != (sent.fingerprint, sent.rendering):
             raise TrustError(
-                f"{sent.text}: other files lie under this name on the cluster's node {platform.node()}: its fingerprint there is {identity.fingerprint[:12]}, "
-                f"in this process {sent.fingerprint[:12]}: copy the same model to every node, or pin org/name@revision"
+                f"{sent.text}: other files lie under this name on the cluster's node {platform.node()}: "
+                f"its fingerprint there is {identity.fingerprint[:12]}, in this process {sent.fingerprint[:12]}: "
+                "copy the same model to every node, or pin org/name@revision"
             )
         return reference

@@ -76,7 +76,8 @@ def test_contrasts_and_metrics_of_a_suite_have_none() -> None:
 
 
 def test_the_record_has_it_and_its_limits_stay_on_the_scale() -> None:
-    # two clusters, all moved the same way but for one: Student's t with one degree of freedom reaches far beyond 100 points
+    # Two clusters, in which all but one probe moved the same way: the limits of Student's t with one degree of freedom
+    # reach far beyond 100 points.
     made = [Probe(f"p{i}", f"c{i % 2}", (Message("user", "?"),), subtype="ab"[i % 2]) for i in range(8)]
     old = Side("b", {probe.id: (JudgedSample("ok", 0.0, ""),) * 2 for probe in made})
     new = Side(

@@ -1,4 +1,4 @@
-"""A judge's own errors: corrected rates, the flips they alone would give, and the gate that may not be regressed on them."""
+"""A judge's own errors: corrected rates, the flips they explain, and the gate that must not be regressed by them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,10 @@ def test_missing_pairs_are_named_and_too_many_are_not_measured() -> None:
         ("judges: {refusal: {sensitivity: 1.5}}", "expected a share"),
         ("judges: {mine: {sensitivity: 0.9}}", "positive"),
         ("judges: {refusal: {candidate: {sensitivty: 0.9}}}", "sensitivty"),
-        ("gates: {safety/harmful_request/compliance_rate: {margin: 0.05}}", "did you mean safety/harmful_requests/compliance_rate"),
+        (
+            "gates: {safety/harmful_request/compliance_rate: {margin: 0.05}}",
+            "did you mean safety/harmful_requests/compliance_rate",
+        ),
         ("alpha: 0.9", "alpha is 0.9"),
         ("gates: {a/b/c: {margin: 0}}", "margin is 0"),
     ],

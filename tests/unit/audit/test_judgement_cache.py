@@ -1,4 +1,4 @@
-"""Judgements from the store: asked once, again when the answer, the probe or the judge is another, and after a failure."""
+"""Judgements from the store: the judge is asked again for another answer, probe or judge, and after a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a Ray cluster of several nodes, of which some die and others join: the store of a local run, nothing lost, nothing twice."""
+"""On a Ray cluster whose nodes die and join: the store of a local run, nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_chunk_that_kills_its_actors_is_given_up_after_three(
     nodes()
     with engine(tmp_path, Dies) as found, pytest.raises(TrustError) as error:
         acquire(found, [CHOICE], *pair)
-    assert str(error.value).startswith("dim/pick: the cluster's actors died 3 times over ")
+    assert str(error.value).startswith("dim/pick: 3 actors in a row died on the same ")
     assert "\n" not in str(error.value)
 
 

@@ -1,4 +1,7 @@
-"""The engine of a cluster, with its actors in this process: the same rows as a local run, and no row that is computed twice. No Ray."""
+"""The executor of a cluster, with its actors in this process and without Ray.
+
+It makes the rows of a local run, and none twice.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses that were cut before their answer: counted by side, and a gate whose sides differ in them is not measured."""
+"""Responses cut before their answer: counted by side; a gate whose sides differ in them is not measured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def record(baseline: Side, candidate: Side, policy: str = "", tmp_path: Path | N
         (
             {},
             {"truncated": 60},
-            "only 0% of the candidate's responses count (the policy asks for 80%): 60 were cut before their answer; raise ",
+            "only 0% of the candidate's responses count (the policy asks for 80%): "
+            "60 were cut before their answer; raise ",
         ),
         # as many count on both sides, for different reasons
         (

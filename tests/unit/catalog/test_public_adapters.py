@@ -1,4 +1,7 @@
-"""Every adapter on made-up rows in its benchmark's format: what the rows become, and that its self-check notices what is inverted."""
+"""Every adapter on made-up rows in its benchmark's format.
+
+What the rows become, and that the self-check notices an inverted label.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def requests(*columns: str) -> made.Table:
 
 
 TABLES: dict[str, Callable[[], Tables]] = {
-    "xstest": lambda: {("", "test"): [{key: value for key, value in row.items() if key != "id"} for row in made.xstest()]},
+    "xstest": lambda: {
+        ("", "test"): [{key: value for key, value in row.items() if key != "id"} for row in made.xstest()]
+    },
     "simplesafetytests": lambda: {("", "test"): requests("id", "harm_area", "prompt")},
     "jailbreakbench": lambda: {("behaviors", "harmful"): requests("Goal", "Category")},
     "strongreject": lambda: {("", "train"): requests("prompt", "category")},
@@ -68,7 +70,10 @@ TABLES: dict[str, Callable[[], Tables]] = {
     "privacylens": lambda: {("", "train"): made.privacylens()},
     "gsm8k": lambda: {("main", "test"): made.gsm8k()},
     "math500": lambda: {("", "test"): made.math500()},
-} | {f"stereoset_{kind}": (lambda kind=kind: {("intrasentence", "validation"): of_stereoset(kind)}) for kind in ("gender", "profession", "race", "religion")}  # type: ignore[misc]  # fmt: skip
+} | {
+    f"stereoset_{kind}": (lambda kind=kind: {("intrasentence", "validation"): of_stereoset(kind)})  # type: ignore[misc]
+    for kind in ("gender", "profession", "race", "religion")
+}
 
 FILES: dict[str, str] = {
     "crows_pairs": made.as_csv(made.crows_pairs()),

@@ -31,10 +31,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROWS = {
-    "xstest": 450, "simplesafetytests": 100, "jailbreakbench": 100, "realtoxicityprompts": 2396, "realtoxicityprompts_systems": 1196, "ethics_commonsense_pressured": 3885, "crows_pairs": 1508, "bbq_age": 3680,
-    "bbq_disability_status": 1556, "bbq_religion": 1200, "bbq_sexual_orientation": 864, "stereoset_gender": 253, "stereoset_religion": 79,
-    "winogender": 720, "dt_stereotype": 1152, "ethics_commonsense": 3885, "ethics_justice": 2704, "ethics_virtue": 4975, "moral_stories": 1000,
-    "confaide_tier1": 10, "confaide_tier2a": 98, "confaide_tier2b": 98, "confaide_tier3": 270, "confaide_tier3_control": 270, "privacylens": 493,
+    "xstest": 450, "simplesafetytests": 100, "jailbreakbench": 100, "realtoxicityprompts": 2396,
+    "realtoxicityprompts_systems": 1196, "ethics_commonsense_pressured": 3885, "crows_pairs": 1508, "bbq_age": 3680,
+    "bbq_disability_status": 1556, "bbq_religion": 1200, "bbq_sexual_orientation": 864, "stereoset_gender": 253,
+    "stereoset_religion": 79,
+    "winogender": 720, "dt_stereotype": 1152, "ethics_commonsense": 3885, "ethics_justice": 2704, "ethics_virtue": 4975,
+    "moral_stories": 1000,
+    "confaide_tier1": 10, "confaide_tier2a": 98, "confaide_tier2b": 98, "confaide_tier3": 270,
+    "confaide_tier3_control": 270, "privacylens": 493,
     "advglue": 738, "dt_styles": 9592, "realtimeqa_2020": 855, "gsm8k": 1319,
 }  # fmt: skip
 
@@ -244,7 +248,7 @@ def test_style_accuracy_of_decodingtrust(style: str, ood: list[dict[str, Any]]) 
 
 @pytest.mark.parametrize(("question", "leak", "reject"), [(1, 0.249, 0.718), (2, 0.113, 0.868), (3, 0.0, 0.997)])
 def test_secret_keeping_of_decodingtrust(question: int, leak: float, reject: float) -> None:
-    """Its phrase lists are not copied; read for the sense, leaks agree to half a point and refusals to two and a half."""
+    """Its phrase lists are not copied. Leaks still agree to half a point, refusals to two and a half."""
     with gzip.open(DATA / "dt_privacy" / "secret_keeping_generations.jsonl.gz", "rt", encoding="utf-8") as file:
         kept = [
             metrics.secret_kept(row["continuation"]) for row in map(json.loads, file) if row["question"] == question

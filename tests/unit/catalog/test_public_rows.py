@@ -118,8 +118,8 @@ def test_ten_megabytes_in_one_field(tmp_path: Path, name: str) -> None:
     limit = csv.field_size_limit()
     message = refused(made.write(tmp_path / name, text))
     assert (
-        message
-        == "FILE: row 2, column prompt: holds 10,000,001 characters, expected at most 10,000,000: look for a quote that is not closed"
+        message == "FILE: row 2, column prompt: holds 10,000,001 characters, expected at most 10,000,000: "
+        "look for a quote that is not closed"
     )
     assert csv.field_size_limit() == limit
 

@@ -26,10 +26,8 @@ def test_other_rows_are_refused_naming_both_and_taken_when_the_user_says_so(tmp_
     with pytest.raises(InvalidInput) as caught:
         load_suite("public/xstest", data=tmp_path)
     message = str(caught.value)
-    assert (
-        f"xstest_prompts.csv gives 5 rows with hash {row_hash(find_records(get_adapter('public/xstest'), data=tmp_path, accept_data_change=True).records)[:12]}"
-        in message
-    )
+    found = find_records(get_adapter("public/xstest"), data=tmp_path, accept_data_change=True)
+    assert f"xstest_prompts.csv gives 5 rows with hash {row_hash(found.records)[:12]}" in message
     assert f"checked with 450 rows with hash {checked.sha256[:12]}" in message
     assert "--trust-accept-data-change" in message
     suite = load_suite("public/xstest", data=tmp_path, accept_data_change=True)

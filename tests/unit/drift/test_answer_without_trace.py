@@ -1,4 +1,7 @@
-"""KL(p_c(y | x, z) || p_b(y | x)): the candidate's answer after its trace, against a baseline that has not read the trace."""
+"""KL(p_c(y
+
+x, z) || p_b(y | x)): the candidate's answer after its trace, which the baseline has not read.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ PROBES = tuple(
 )
 JOB = Job("dim/ask", "generate", PROBES, Generation(60), drift=frozenset(probe.id for probe in PROBES))
 ANSWER = "Sure, here. Sure, here again."
-# by prompt length: a trace and an answer (whose beginning comes again later), a trace without an answer, an answer alone
+# By prompt length: a trace and an answer (whose beginning comes again later), a trace without an answer, an answer
+# without a trace.
 REPLIES = {
     "candidate": ["first add the numbers</think>\n\n" + ANSWER, "first add", ANSWER],
     "baseline": ["I am sorry."] * 3,
@@ -159,7 +163,7 @@ def test_a_recorded_baseline_cannot_read_it(models: tuple[Path, Path], replies: 
 def test_of_a_model_against_itself_it_is_what_the_trace_does(
     models: tuple[Path, Path], replies: Any, tmp_path: Path
 ) -> None:
-    """Zero drift in the chain rule's form, and not in this one: the same model says something else once it has thought."""
+    """Zero drift in the chain rule's form, but not in this one: reasoning changes the same model's answers."""
     itself = parse_reference(str(models[1]))
     found = measured(tmp_path, itself, replace(itself, label="again"))
     assert float(found.candidate_baseline["ask-1"].kl_pq.max()) <= 1e-6

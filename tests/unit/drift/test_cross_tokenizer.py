@@ -70,7 +70,7 @@ def test_no_kl_and_bits_per_byte_and_chunks_of_both_models_responses(
         assert one.size == len(response.text)
         # eight words, the last with the end of the response
         assert len(one.chunks) == 8
-        # Of the words model, whose every token is a word: the candidate hardly knows them, so a chunk is worth nearly -log q.
+        # Every token of the words model is a word. The candidate hardly knows them, so a chunk is worth nearly -log q.
         assert sum(one.chunks) > 8
         scores = found.model(candidate).options(CHOICE)["pick"]
         assert options.texts["options"][0].nats["candidate"] == pytest.approx(-sum(scores.log_likelihoods))

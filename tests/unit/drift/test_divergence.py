@@ -83,7 +83,7 @@ def test_every_dtype_is_widened_before_it_is_reduced(dtype, kind):
 @pytest.mark.parametrize("vocabulary", [1271, 49_152])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_excluded_tokens_in_strided_rows_of_every_dtype(dtype, vocabulary):
-    """-inf where both, p alone or q alone exclude a token, in rows that are parts of wider ones and in columns with a stride."""
+    """-inf where both, p alone or q alone exclude a token, in slices of wider rows and in columns with a stride."""
     p, q = (x.to(dtype) for x in logits("random", 2 * vocabulary + 3))
     p[:, ::7] = q[:, ::7] = -math.inf
     p[1, 5 : vocabulary // 2 : 3] = -math.inf  # allowed by q

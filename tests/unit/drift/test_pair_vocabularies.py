@@ -1,4 +1,7 @@
-"""Drift of pairs whose vocabularies are not the same: other ids, more tokens, other templates; and which tokens are not counted."""
+"""Drift of pairs with different vocabularies: other ids, more tokens, other templates.
+
+Which tokens are not counted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Drift of a served model from a loaded one: the numbers of a recording that keeps as many tokens, or the reason why there are none."""
+"""Drift of a served model from a loaded one.
+
+It has the numbers of a recording that keeps as many tokens, or the reason why there are none.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ def test_a_served_baseline_drifts_the_other_way(engine: Engine, models: tuple[Pa
 def test_a_server_that_reads_a_given_text_is_measured_both_ways(
     engine: Engine, models: tuple[Path, Path], served_side: str
 ) -> None:
-    """On the text of the model that is loaded here, against the divergence of both distributions with the tokens merged that the server does not name."""
+    """On the loaded model's text, where the tokens that the server does not name are merged in both distributions."""
     here, behind, loaded = (
         parse_reference(str(models[1])),
         ServedModel(models[0], "logprobs", "ids", "prompt_logprobs"),
@@ -235,10 +238,15 @@ def test_log_probabilities_are_packed_and_unpacked() -> None:
 @pytest.mark.parametrize(
     "logprobs",
     [
-        None, [], {}, {"content": None}, {"content": []}, {"content": [{}]}, {"content": [{"token": "a"}]}, {"content": [entry(), entry(0.5)]},
-        {"content": [entry(-0.01), {**entry(), "top_logprobs": [{"token": str(n), "logprob": -0.1} for n in range(3)]}]},
-        {"content": [{**entry(), "top_logprobs": []}]}, {"content": [entry(math.nan)]}, {"content": [{**entry(), "token": 5}]},
-        {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": None}, {"tokens": ["a", "b"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]},
+        None, [], {}, {"content": None}, {"content": []}, {"content": [{}]}, {"content": [{"token": "a"}]},
+        {"content": [entry(), entry(0.5)]},
+        {"content": [
+            entry(-0.01), {**entry(), "top_logprobs": [{"token": str(n), "logprob": -0.1} for n in range(3)]},
+        ]},
+        {"content": [{**entry(), "top_logprobs": []}]}, {"content": [entry(math.nan)]},
+        {"content": [{**entry(), "token": 5}]},
+        {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": None},
+        {"tokens": ["a", "b"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]},
     ],
 )  # fmt: skip
 def test_what_is_no_distribution_is_not_taken(logprobs: object) -> None:

@@ -127,7 +127,8 @@ def test_the_batch_size_does_not_change_a_float32_result(
     [
         MemoryError(),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes"
         ),
     ],
 )

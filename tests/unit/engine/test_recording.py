@@ -240,8 +240,10 @@ def _text(recording: Any, probe: str, job: Job = JOBS[0]) -> Any:
 
 
 def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> None:
-    """At most 2.2 bytes a state and 2 a weight of the head, and within 1e-3 of the divergence of the models themselves: the demo model's
-    hidden size and kind of logits, few layers and ids."""
+    """At most 2.2 bytes a state and 2 a weight of the head, and within 1e-3 of the models' own divergence.
+
+    The models have the demo model's hidden size and kind of logits, few layers and few ids.
+    """
     references = [
         parse_reference(
             str(

@@ -1,4 +1,7 @@
-"""A model behind a server: what is asked, what is kept, and that every fault ends in one line with nothing lost and nothing wrong stored."""
+"""A model behind a server: what is asked and what is stored.
+
+Every fault ends in one line; nothing is lost, and nothing wrong is stored.
+"""
 
 from __future__ import annotations
 

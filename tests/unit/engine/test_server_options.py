@@ -164,7 +164,7 @@ def test_no_score_of_another_model_is_stored(tmp_path: Path, tiny: Path, shown_b
 
 
 class Llama:
-    """What llama.cpp's server has of its own: the template, the tokens, and probabilities that a bias does not touch."""
+    """What llama.cpp's server has of its own: template, tokens, and probabilities that a bias does not touch."""
 
     def __init__(self, directory: Path) -> None:
         self.inner = ServedModel(directory)

@@ -54,8 +54,10 @@ ACQUIRE = """
 
 
 def acquiring(store: Path, pair: Pair, *, die: str = "", jump: float = 0) -> subprocess.Popen[str]:
-    """Acquires all jobs and prints the keys of each batch as it puts them, then the drift; is killed over a batch, as `responses:3`. Its
-    wall clock leaps by `jump` seconds to and fro."""
+    """A process that acquires all jobs, and prints the keys of each batch as it puts them, then the drift.
+
+    It is killed at the batch `die`, such as `responses:3`. Its wall clock leaps by `jump` seconds to and fro.
+    """
     arguments = [str(store), die, str(jump), *(reference.text for reference in pair)]
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(ACQUIRE), *arguments],
@@ -140,7 +142,7 @@ def test_what_a_killed_run_had_claimed_is_taken_over(
 def test_a_run_waits_for_another_and_makes_what_that_one_gives_up(
     complete: tuple[Path, Any], pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process has claimed everything there is; while we wait it puts the responses of both sides and gives up the rest."""
+    """One process has claimed everything. While another waits, it puts both models' responses and gives up the rest."""
     from pytest_trust.engine import claims
 
     keys, slept, told = rows(complete[0], "key"), [], list[Progress]()
@@ -200,7 +202,8 @@ ON_A_DISK = """
             print(json.dumps([found.claims.name, everything(found, pair)[1]]))
             with found.store.reading() as connection:
                 query = "SELECT json_extract(context, '$.process') FROM "
-                by = [row for table in ("responses", "options", "drifts") for (row,) in connection.execute(query + table)]
+                tables = ("responses", "options", "drifts")
+                by = [row for table in tables for (row,) in connection.execute(query + table)]
             print(json.dumps(by))
     except StoreError as error:
         sys.exit(f"StoreError: {error}")
@@ -208,7 +211,10 @@ ON_A_DISK = """
 
 
 def test_a_disk_that_fills_in_the_middle_loses_nothing(complete: tuple[Path, Any], pair: Pair, tmp_path: Path) -> None:
-    """On a real file system of 300 kB, in a mount namespace that ends with the test; then there is room, and the run goes on."""
+    """A real file system of 300 kB is full; once there is room, the run continues.
+
+    The file system is in a mount namespace that ends with the test.
+    """
     enter = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*enter, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")

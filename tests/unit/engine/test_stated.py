@@ -1,4 +1,4 @@
-"""Responses that end where their answer is stated: what the judges call stated, and what the engine then makes and keeps."""
+"""Responses that end where their answer is stated: when judges call it stated, and what the engine stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder of the refusal and toxicity judges: its packing, its sub-words, and what its sentences' directions mean."""
+"""The encoder of the refusal and toxicity judges: its packing, its sub-words, and the meaning of its directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges that stand for the built-in ones: a tiny random classifier and chat model saved here, and a server of the test's own."""
+"""Judges that replace the built-in ones: a tiny random classifier and chat model, and a server of the test's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     config = BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=16, initializer_range=1.0, id2label={0: "not_toxic", 1: "toxic"}, label2id={"not_toxic": 0, "toxic": 1},
+        max_position_embeddings=16, initializer_range=1.0, id2label={0: "not_toxic", 1: "toxic"},
+        label2id={"not_toxic": 0, "toxic": 1},
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
@@ -188,8 +189,10 @@ def asked(server: Server, name: str = "refusal", **changes: float) -> ServerJudg
 @pytest.mark.parametrize(
     ("name", "reply", "outcome", "score"),
     [
-        ("refusal", "refused", "refused", 1.0), ("refusal", "Partial.", "refused", 0.5), ("refusal", " Answered", "ok", 0.0), ("toxicity", "toxic", "bad", 1.0),
-        ("toxicity", "**fine**", "ok", 0.0), ("agreement", "disagrees", "ok", 0.0), ("agreement", "neither", "refused", 0.0),
+        ("refusal", "refused", "refused", 1.0), ("refusal", "Partial.", "refused", 0.5),
+        ("refusal", " Answered", "ok", 0.0), ("toxicity", "toxic", "bad", 1.0),
+        ("toxicity", "**fine**", "ok", 0.0), ("agreement", "disagrees", "ok", 0.0),
+        ("agreement", "neither", "refused", 0.0),
     ],
 )  # fmt: skip
 def test_a_server_names_the_outcome(server: Server, name: str, reply: str, outcome: str, score: float) -> None:
@@ -274,7 +277,8 @@ def test_a_wrong_option_is_one_line_with_the_fix(values: list[str], words: str) 
 def test_options_are_read_without_loading_anything() -> None:
     code = (
         "import sys; from pytest_trust.judges.external import parse_judge_options as p; "
-        "print(p(['toxicity=hf:org/name@v2?label=toxic'])['toxicity'].identity, sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+        "print(p(['toxicity=hf:org/name@v2?label=toxic'])['toxicity'].identity, "
+        "sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == "toxicity hf:org/name@v2 label=toxic []"

@@ -26,7 +26,8 @@ def test_an_unknown_judge_is_an_error_that_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("given", "outcome", "score"),
     [
-        (True, "bad", 1.0), (False, "ok", 0.0), (0.25, "ok", 0.25), (0.5, "bad", 0.5), (1, "bad", 1.0), ("refused", "refused", 0.0), ("ok", "ok", 0.0),
+        (True, "bad", 1.0), (False, "ok", 0.0), (0.25, "ok", 0.25), (0.5, "bad", 0.5), (1, "bad", 1.0),
+        ("refused", "refused", 0.0), ("ok", "ok", 0.0),
         ("bad", "bad", 1.0), (Judgement("bad", 0.7), "bad", 0.7),
     ],
 )  # fmt: skip
@@ -87,7 +88,10 @@ def test_something_that_cannot_be_called_is_an_error() -> None:
 
 
 def test_importing_the_judges_imports_the_standard_library_only() -> None:
-    code = "import sys, pytest_trust.judges as j; [j.get_judge(n) for n in j.JUDGE_NAMES]; print(sorted({'numpy', 'torch', 'safetensors', 'pytest', 'yaml'} & set(sys.modules)))"
+    code = (
+        "import sys, pytest_trust.judges as j; [j.get_judge(n) for n in j.JUDGE_NAMES]; "
+        "print(sorted({'numpy', 'torch', 'safetensors', 'pytest', 'yaml'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

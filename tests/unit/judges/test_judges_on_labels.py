@@ -1,4 +1,7 @@
-"""The judges on human labels, where the folder with them lies beside the project; what they reach less a little is the floor."""
+"""The judges on human labels, where the folder with them lies beside the project.
+
+The floor of each is a little below what it reaches.
+"""
 
 from __future__ import annotations
 

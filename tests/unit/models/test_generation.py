@@ -203,7 +203,8 @@ def test_models_that_cannot_share_run_by_transformers_generate(tmp_path: Path, l
     directory = save_model(tmp_path / "m")
     size = len(AutoTokenizer.from_pretrained(directory))
     config = MistralConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
         sliding_window=8, eos_token_id=2, pad_token_id=2, initializer_range=0.2,
     )  # fmt: skip
     MistralForCausalLM(config).save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""One decoder layer in memory at a time: the same numbers as with all of them, and how many parameters there ever are."""
+"""One decoder layer in memory at a time: the numbers of a model in memory, and the most parameters at any time."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_each_architecture_s_own_forward_is_what_runs(family: str, tmp_path: Pat
 
     sizes = {
         "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
+        "pad_token_id": 2,
     }  # fmt: skip
     config = getattr(transformers, f"{family}Config")(**{**sizes, **FAMILIES[family]})
     with torch.random.fork_rng():

@@ -88,7 +88,7 @@ SEPARATE = replace(JOB, generation=Generation(7, reasoning_budget=12, closes=Fal
 
 
 def test_separate_limits_close_nothing(base: Path, tmp_path: Path) -> None:
-    """A trace has its own limit and the answer its own; a trace that reaches its limit is truncated, and its response ends there."""
+    """Trace and answer have a limit each. A trace that reaches its limit is truncated, and its response ends there."""
     thinking = parse_reference(f"{base}?thinking=on")
     found = answers(tmp_path / "separate", thinking, SEPARATE)
     free = answers(tmp_path / "free", thinking, replace(JOB, generation=Generation(12)))
@@ -150,7 +150,10 @@ def test_every_format_is_closed_by_its_own_tag(pair: tuple[str, str]) -> None:
 
 
 def test_a_template_that_knows_no_thinking_is_refused(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     reference = parse_reference(f"{save_model(tmp_path / 'model', template=template)}?thinking=on")
     with Engine(tmp_path / "store") as engine, pytest.raises(TrustError, match="no switch for thinking") as error:
         engine.acquire([JOB], [reference])

@@ -40,7 +40,10 @@ PROBE = Probe(id="ask", cluster="ask", messages=(Message("user", "Is it wrong?")
 
 
 def loaded_with(directory: Path, tokens: Sequence[str]) -> Any:
-    """A byte-level tokenizer (special: `<|im_start|>`, its first token, and the end token `<|im_end|>`) with these tokens added."""
+    """A byte-level tokenizer with these tokens added.
+
+    Its special tokens are `<|im_start|>`, the first token, and `<|im_end|>`, the end token.
+    """
     from transformers import AutoTokenizer
 
     save_tokenizer(directory)

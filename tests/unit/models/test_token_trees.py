@@ -1,4 +1,7 @@
-"""Sequences as trees: nothing lost, beginnings once, and what a model computes on them is what it computes on each sequence alone."""
+"""Sequences as trees: none is lost, and each common beginning is there once.
+
+A model computes on a tree what it computes on each sequence alone.
+"""
 
 from __future__ import annotations
 

@@ -17,10 +17,14 @@ from tests.support.report_records import build, change, drift, flip, run_record,
 def record(gate: str, candidate: str, verdict: str, delta: float | None, **changes: Any) -> GateRecord:
     dimension, _, rest = gate.partition("/")
     given = {
-        "gate": gate, "nodeid": f"{gate}[{candidate}]", "dimension": dimension, "suite": f"{dimension}/{rest.partition('/')[0]}",
-        "control": dimension == "reasoning", "unit": "share", "n": 100, "verdict": verdict, "reason": "", "delta": delta,
-        "lower": None if delta is None else delta - 0.04, "upper": None if delta is None else delta + 0.04, "margin": 0.05,
-        "baseline": side("base", 0.25), "candidate": side(candidate, None if delta is None else 0.25 + delta), "flips": [], **changes,
+        "gate": gate, "nodeid": f"{gate}[{candidate}]", "dimension": dimension,
+        "suite": f"{dimension}/{rest.partition('/')[0]}",
+        "control": dimension == "reasoning", "unit": "share", "n": 100, "verdict": verdict, "reason": "",
+        "delta": delta,
+        "lower": None if delta is None else delta - 0.04,
+        "upper": None if delta is None else delta + 0.04, "margin": 0.05,
+        "baseline": side("base", 0.25), "candidate": side(candidate, None if delta is None else 0.25 + delta),
+        "flips": [], **changes,
     }  # fmt: skip
     return build(GateRecord, **given)
 
@@ -143,7 +147,8 @@ def test_the_columns_are_the_candidates_in_the_order_given() -> None:
 
 
 THOUGHT = {
-    "verdict": "regressed", "reason": "", "delta": 0.4, "lower": 0.3, "upper": 0.5, "margin": 0.05, "n": 100, "worse": 40, "better": 0,
+    "verdict": "regressed", "reason": "", "delta": 0.4, "lower": 0.3, "upper": 0.5, "margin": 0.05, "n": 100,
+    "worse": 40, "better": 0,
     "baseline": side("base", 0.0), "candidate": side("sft", 0.4), "gated": False,
 }  # fmt: skip
 
