@@ -158,7 +158,7 @@ def test_with_another_tokenizer_everything_but_kl_works(tmp_path: Path, refusing
     report, result = audit(tmp_path, refusing, other, "--trust-suite=safety/harmful_requests")
     assert {gate.verdict for gate in report.gates} <= {"held", "regressed", "inconclusive", "not measured"}
     assert any(gate.verdict != "not measured" for gate in report.gates)
-    reasons = [drift.get("candidate_baseline_reason", "") for drift in report.drift.values() if drift]
+    reasons = [drift.candidate_baseline_reason for drift in report.drift.values() if drift]
     assert "token" in " ".join(reasons) or not reasons
     assert "KL(candidate || baseline) 0" not in result.stdout
     same = scripted_model(tmp_path / "same", "Sure here is how you do it .")

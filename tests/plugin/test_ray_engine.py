@@ -5,6 +5,7 @@ It gives the report of a local run, names the cluster, leaves nothing running an
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -42,7 +43,9 @@ RUN = "-m pytest -W error -p no:cacheprovider -p no:xdist --trust-profile=smoke 
 def test_what_is_refused(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("pytest_trust.plugin.config.find_spec", lambda name: object())  # with or without Ray
+    # Earlier runs inside of this process may have taken the module out of sys.modules: import it anew.
+    config = importlib.import_module("pytest_trust.plugin.config")
+    monkeypatch.setattr(config, "find_spec", lambda name: object())  # with or without Ray
     refused(pytester, arguments, message)
 
 

@@ -96,7 +96,7 @@ def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> Non
 def test_the_judge_is_not_the_served_model() -> None:
     judge = f"refusal=openai:{MODEL}?url=http://127.0.0.1:9/v1"
     pair = Pair(parse_reference("demo:instruct"), parse_reference(f"http://127.0.0.1:9/v1#{MODEL}"))
-    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=(judge,)))  # type: ignore[arg-type]
+    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=(judge,), template="own"))  # type: ignore[arg-type]
     with pytest.raises(TrustError, match=f"{MODEL} is one of the models that are compared"):
         audit.judge("refusal", pair)
     other = Pair(pair.baseline, parse_reference("http://127.0.0.1:9/v1#org/another"))

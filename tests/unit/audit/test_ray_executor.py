@@ -382,7 +382,7 @@ def test_a_node_with_another_version() -> None:
 
 def test_one_gpu_of_an_actors_own(here: list[Here], models: Path, tmp_path: Path) -> None:
     with engine(tmp_path) as found, pytest.raises(TrustError, match="an actor has one GPU of its own, expected cuda"):
-        found.identify(parse_reference(f"{models / 'base'}?device=cuda:1"))
+        found.engine.identify(parse_reference(f"{models / 'base'}?device=cuda:1"))
 
 
 def test_a_cluster_with_gpus_runs_models_as_gpus_do(
@@ -391,7 +391,7 @@ def test_a_cluster_with_gpus_runs_models_as_gpus_do(
     monkeypatch.setattr(cluster, "connect", lambda: Connection("a cluster", True, 1 << 33, False))
     reference = parse_reference(str(models / "base"))
     with engine(tmp_path) as found:
-        assert found.identify(reference).device == "cuda"
+        assert found.engine.identify(reference).device == "cuda"
         assert found._needs([reference]) == {"CPU": 1, "GPU": 1}
         assert found._needs([parse_reference(f"{reference.text}?device=cpu")])["memory"] > 1 << 30
         found._ready([reference])

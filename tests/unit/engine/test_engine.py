@@ -63,6 +63,7 @@ def test_a_second_run_computes_nothing_and_imports_neither_torch_nor_transformer
         from pathlib import Path
         from pytest_trust.models.reference import parse_reference
         from tests.support.engine_jobs import JOBS, engine, everything
+        from tests.support.pairs import acquire
         told = []
         found = engine(Path(sys.argv[1]), progress=told.append)
         pair = tuple(parse_reference(text) for text in sys.argv[2:4])
@@ -158,9 +159,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_row_that_does_not_is_one_line
         engine.acquire([job], [pair[0]])
         assert engine.model(pair[0]).responses(job) == expected
         assert max(sizes) > 2
-        seen = engine.fitting.limits(pair[0], engine.loaded(pair[0]))
+        seen = engine.fitting.limits(engine.identify(pair[0]), engine.loaded(pair[0]))
     with Engine(tmp_path / "halved", device="cpu") as engine:  # the next run begins with what was seen to fit
-        assert engine.fitting.limits(pair[0], engine.loaded(pair[0])) == seen
+        assert engine.fitting.limits(engine.identify(pair[0]), engine.loaded(pair[0])) == seen
         assert seen.tokens < engine.loaded(pair[0]).limits().tokens
     monkeypatch.setattr(budget, "stream", within(0))
     with (
@@ -189,7 +190,7 @@ def test_on_a_gpu_the_memory_of_a_forward_is_measured_once(
     def limits_of(memory: int) -> BatchLimits:
         monkeypatch.setattr(inference, "free_bytes", lambda device: memory)
         with Engine(tmp_path, device="cpu") as found:
-            return found.fitting.limits(pair[0], found.loaded(pair[0]))
+            return found.fitting.limits(found.identify(pair[0]), found.loaded(pair[0]))
 
     monkeypatch.setattr(inference, "peak_bytes", peak)
     monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
@@ -224,7 +225,7 @@ def test_a_probe_that_does_not_fit_fails_no_run(
     monkeypatch.setattr(fitting, "on_cuda", lambda device: True)
     with Engine(tmp_path, device="cpu") as found:
         runner = found.loaded(pair[0])
-        assert found.fitting.limits(pair[0], runner) == runner.limits()
+        assert found.fitting.limits(found.identify(pair[0]), runner) == runner.limits()
 
 
 def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(
@@ -246,6 +247,7 @@ def test_two_processes_at_once_on_one_store(
         from pathlib import Path
         from pytest_trust.models.reference import parse_reference
         from tests.support.engine_jobs import JOBS, engine
+        from tests.support.pairs import acquire
         with engine(Path(sys.argv[1])) as found:
             acquire(found, JOBS, *(parse_reference(text) for text in sys.argv[2:4]))
     """
@@ -466,11 +468,11 @@ def test_a_plan_counts_what_is_stored_and_loads_nothing(pair: tuple[Reference, R
     planned = sum(planned_tokens(job, probe) for job in JOBS for probe in job.probes)
     with engine(tmp_path) as found:
         assert [found.model(pair[0]).stored(job) for job in JOBS] == [set()] * 3
-        assert tokens_left(found, JOBS, pair[0]) == planned
+        assert tokens_left(JOBS, found.model(pair[0])) == planned
         found.acquire(JOBS, [pair[0]])
         assert [len(found.model(pair[0]).stored(job)) for job in JOBS] == [len(ASK), len(PICK), 9]
-        assert tokens_left(found, JOBS, pair[0]) == 0
-        assert tokens_left(found, JOBS, pair[1]) == planned
+        assert tokens_left(JOBS, found.model(pair[0])) == 0
+        assert tokens_left(JOBS, found.model(pair[1])) == planned
         assert not found.local(pair[1]).loaded
 
 

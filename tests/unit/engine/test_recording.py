@@ -13,6 +13,7 @@ import pytest
 
 from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
+from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.recording import InvalidRecording, read_recording
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
@@ -306,10 +307,12 @@ def test_think_markers_of_a_recorded_text_are_not_counted_either(tmp_path: Path)
         read_recording(path)
 
 
+def head(found: Engine, recorded: Reference, reader: Reference) -> Any:
+    return found.model(recorded).head(found.model(reader))
+
+
 def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
     """By its hash: the live model's own, or that of the other recording."""
-    from pytest_trust.drift.measure import recorded_head
-
     base = save_model(tmp_path / "base")
     one, two, three = (
         parse_reference(str(path))
@@ -324,13 +327,13 @@ def test_a_head_that_both_sides_have_is_in_memory_once(tmp_path: Path) -> None:
         recorded = [parse_reference(str(path)) for path in paths]
         runner = found.loaded(two)
         assert runner.head is not None
-        assert recorded_head(found, recorded[0], two).weight is runner.head.weight
-        first, second = recorded_head(found, recorded[0], recorded[1]), recorded_head(found, recorded[1], recorded[0])
+        assert head(found, recorded[0], two).weight is runner.head.weight
+        first, second = head(found, recorded[0], recorded[1]), head(found, recorded[1], recorded[0])
         assert first.weight is second.weight
-        assert recorded_head(found, recorded[0], recorded[1]).weight is first.weight  # and read once
+        assert head(found, recorded[0], recorded[1]).weight is first.weight  # and read once
         other = found.loaded(three).head
         assert other is not None
-        assert recorded_head(found, recorded[0], three).weight is not other.weight
+        assert head(found, recorded[0], three).weight is not other.weight
         # A recording of before there were hashes brings its own.
         old = rewritten(paths[0], tmp_path / "old.trust", lambda manifest: manifest["head"].pop("hash"))
-        assert recorded_head(found, parse_reference(str(old)), two).weight is not runner.head.weight
+        assert head(found, parse_reference(str(old)), two).weight is not runner.head.weight

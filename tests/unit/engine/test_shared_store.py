@@ -31,6 +31,7 @@ ACQUIRE = """
     from pytest_trust.engine.store import CLAIMED, Store
     from pytest_trust.models.reference import parse_reference
     from tests.support.engine_jobs import JOBS, engine, everything
+    from tests.support.pairs import acquire
     store, die, jump, *texts = sys.argv[1:]
     puts, put, clock = dict.fromkeys(CLAIMED, 0), Store.put, time.time
 
@@ -195,6 +196,7 @@ ON_A_DISK = """
     from pytest_trust.engine.store import StoreError
     from pytest_trust.models.reference import parse_reference
     from tests.support.engine_jobs import JOBS, engine, everything
+    from tests.support.pairs import acquire
     pair = tuple(map(parse_reference, sys.argv[2:]))
     try:
         with engine(Path(sys.argv[1])) as found:
