@@ -17,7 +17,7 @@ from pytest_trust.models.thinking_switches import Switch, switch_for, template_s
 from pytest_trust.models.trace_format import TraceFormat, read_trace_format, unknown_marks
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from tests.tiny_models import save_tokenizer
+from tests.support.tiny_models import save_tokenizer
 
 TRACE, ANSWER = "Compare the digits, one by one.", "The second is larger."
 
