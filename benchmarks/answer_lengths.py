@@ -1,14 +1,27 @@
-"""How long must an answer be until its judge decides as on the whole of it? Human answers and labels, cut after so many tokens.
+"""How long must an answer be for its judge to decide as on the whole answer? Human texts are cut to find out.
 
-    python benchmarks/answer_lengths.py [--data ../shared/data] [--tokenizer DIR] [--every 1] [--page docs/results/answer_lengths.md]
+    python benchmarks/answer_lengths.py [--data ../shared/data] [--tokenizer DIR] [--every 1]
+                                        [--page docs/results/answer_lengths.md]
 
-Every text is cut after 8 to 256 tokens of the demo's tokenizer and judged, and so is the whole text. Two tables: the share of decisions that are those
-on the whole text, over all texts and over those that are longer than the cut; and the decisions against human labels, where there are some.
-A model that is stopped at a limit writes the same tokens as one that is not, so the cut text is what a judge reads under that limit.
+Every text is judged whole and cut after 8 to 256 tokens of the demo's tokenizer. A model that is stopped at a limit
+writes the same tokens as one that is not, so the cut text is what a judge reads under that limit. Two tables result:
 
-The texts: XSTest's completions, Do-Not-Answer's (labels of actions 0 and 5), Surge's comments, DecodingTrust's stereotype outputs as the models were asked and its
-answers to secret keeping (no labels), planted secrets, and this project's own replies and comments, which the judges were fitted on. `--every N` takes each
-N-th text of all but the stereotype outputs, whose judge is rules alone, and of the many planted secrets each 5 N-th.
+- The first gives the share of decisions that equal those on the whole text. It is given over all texts, and over the
+  texts that are longer than the cut.
+- The second compares the decisions with human labels, for the texts that have them.
+
+These texts are judged:
+
+- completions of XSTest
+- answers of Do-Not-Answer with the labels of actions 0 and 5
+- comments of Surge
+- stereotype outputs of DecodingTrust, judged with the prompt that its models were given and with the bare statement
+- DecodingTrust's answers to secret keeping, which have no labels
+- planted secrets
+- this project's own replies and comments, on which the judges were fitted
+
+`--every N` takes every N-th text, with two exceptions. All stereotype outputs are taken, since their judge is rules
+alone. Planted secrets are many, so every (5 N)-th is taken.
 """
 
 from __future__ import annotations
@@ -33,12 +46,16 @@ from pytest_trust.judges import get_judge  # noqa: E402
 
 LENGTHS = (8, 16, 32, 64, 128, 256)
 ENOUGH = 0.99
-"""A judge has stopped changing where so many decisions are those on the whole text, at this and at every longer cut."""
+"""A judge is settled from a cut on if, there and at every longer cut, this share of decisions is as on whole texts."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts for one judge. `label` of a row is one of the judge's outcomes where it is known, else empty; `positive` is the outcome that counts."""
+    """Texts for one judge.
+
+    rows: the texts; the `label` of each is one of the judge's outcomes, or empty where there is no label.
+    positive: the outcome that sensitivity counts as found.
+    """
 
     judge: str
     name: str
@@ -48,7 +65,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class Cut:
-    """One column: of texts cut after `length` tokens (0: whole), the share of decisions equal to those on whole texts, and the scores against labels."""
+    """One column of the tables: all texts, cut after `length` tokens.
+
+    length: tokens of a cut text; 0 for whole texts.
+    longer: the number of texts that are longer than the cut.
+    equal, equal_longer: the share of decisions that equal those on whole texts, of all texts and of the longer ones.
+    accuracy, sensitivity, specificity: of the decisions, against the labels.
+    """
 
     length: int
     longer: int
@@ -60,12 +83,12 @@ class Cut:
 
 
 def cut(text: str, ends: Sequence[int], length: int) -> str:
-    """The first `length` tokens of a text, whose tokens end at the characters `ends`; 0 stands for all."""
+    """The first `length` tokens of a text, or the whole text if `length` is 0. `ends` says where its tokens end."""
     return text[: ends[length - 1]] if 0 < length < len(ends) else text
 
 
 def measure(texts: Texts, ends: Sequence[Sequence[int]]) -> list[Cut]:
-    """A column for each length and, last, for whole texts."""
+    """A column for each length, then one for whole texts."""
     judge, known = get_judge(texts.judge), dict[tuple[int, str], str]()
 
     def decided(index: int, text: str) -> str:
@@ -102,7 +125,7 @@ def share(values: Sequence[bool]) -> float:
 
 
 def settled(columns: Sequence[Cut]) -> int:
-    """The shortest cut from which on the decisions are those on whole texts; 0 where only whole texts are."""
+    """The shortest cut from which on the judge is settled (`ENOUGH`); 0 if no cut settles it."""
     found = 0
     for column in reversed(columns[:-1]):
         if column.equal < ENOUGH:
@@ -165,7 +188,7 @@ def corpora(data: Path, every: int) -> list[Texts]:
 
 
 def token_ends(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """For each text, the characters at which its tokens end."""
+    """For each text, the places at which its tokens end, in characters."""
     offsets = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [[int(end) for _, end in places] for places in offsets]
 
@@ -212,9 +235,9 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the labelled files"
     )
-    parser.add_argument("--tokenizer", help="folder of the demo's tokenizer; made where it is not given")
-    parser.add_argument("--every", type=int, default=1, help="take each N-th text of the long corpora")
-    parser.add_argument("--page", type=Path, help="put the tables between this file's marks")
+    parser.add_argument("--tokenizer", help="folder of the demo's tokenizer; without it the demo is made")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th text of the long corpora")
+    parser.add_argument("--page", type=Path, help="file to write the tables into, between its marks")
     options = parser.parse_args()
     from transformers import AutoTokenizer
 
@@ -223,7 +246,7 @@ def main() -> None:
     for texts in corpora(options.data, options.every):
         ends = token_ends(tokenizer, [one.response for one in texts.rows])
         found.append((texts, ends, measure(texts, ends)))
-        print(f"{tables(found[-1:])}\n", file=sys.stderr, flush=True)  # what is known so far: the whole takes an hour
+        print(f"{tables(found[-1:])}\n", file=sys.stderr, flush=True)  # shown at once: the whole takes an hour
     text = tables(found)
     print(text)
     if options.page:
@@ -231,7 +254,7 @@ def main() -> None:
 
 
 def demo_tokenizer() -> Path:
-    """The folder of the demo's base model in the default store, made if it is not there."""
+    """The folder of the demo's base model in the default store. The model is made if it is not there."""
     from pytest_trust.engine.store import default_store
     from pytest_trust.models.files import locate
     from pytest_trust.models.reference import parse_reference
@@ -240,12 +263,12 @@ def demo_tokenizer() -> Path:
 
 
 def put_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between `<!-- lengths -->` and `<!-- /lengths -->`."""
+    """Replace the text between `<!-- lengths -->` and `<!-- /lengths -->`."""
     before, opened, rest = path.read_text(encoding="utf-8").partition("<!-- lengths -->")
     _, closed, after = rest.partition("<!-- /lengths -->")
     if not (opened and closed):
         raise SystemExit(
-            f"{path}: expected the marks <!-- lengths --> and <!-- /lengths -->, add them where the tables belong"
+            f"{path}: expected the marks <!-- lengths --> and <!-- /lengths -->: add them where the tables belong"
         )
     path.write_text(f"{before}{opened}\n{text}\n{closed}{after}", encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""What is read from real chat templates: each model's trace format, and what `?thinking=` means to it.
+"""Writes what pytest-trust reads from real chat templates: trace formats, and the values of `?thinking=`.
 
     python benchmarks/chat_templates.py DIRECTORY                       # prints the table
     python benchmarks/chat_templates.py DIRECTORY --output docs/reference/chat_templates.md
 
-DIRECTORY holds one template a file, *.jinja. No model and no tokenizer of theirs is needed: a template is text.
+DIRECTORY holds one template a file, *.jinja. A template is text, so neither a model nor its tokenizer is needed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 INTRODUCTION = """# Chat templates
 
-What pytest-trust reads from real chat templates, with no list of model names. Written by `python benchmarks/chat_templates.py`.
+This table shows what pytest-trust reads from real chat templates, with no list of model names.
+`python benchmarks/chat_templates.py` writes this page.
 
-- **Read from**: `template` where the template itself renders a trace, or writes an empty one when thinking is off; `table` where it drops traces
-  and speaks of tags that pytest-trust knows (`DEFAULT_TAGS`); `none` where neither holds: the whole table is then tried on each response.
-- **Opening, closing**: the marks of a trace. **Around the answer**: what the template writes before and behind an answer that has a trace,
-  which is no part of it.
-- **Prompt**: whether the generation prompt ends inside a trace, as the template is by default.
-- **`?thinking=`**: the values that change the rendered prompt, and how: by which variables, or by which word in the system message. An
-  empty pair of brackets is what the template does by default. A number that the template does not take itself means on: the trace is closed
-  after so many tokens. Any other value is refused.
+- **Read from**: where the format was found. `template`: the template renders a trace, or its prompts show one (often an
+  empty trace when thinking is off). `table`: the template drops traces, but names tags that pytest-trust knows
+  (`DEFAULT_TAGS`). `none`: neither holds, so the whole table is tried on each response.
+- **Opening, closing**: the marks of a trace.
+- **Around the answer**: the text that the template writes before and behind an answer. It is no part of the answer.
+- **Prompt**: whether the template's default generation prompt ends inside a trace.
+- **`?thinking=`**: the values that change the rendered prompt. The brackets name the variables, or the word in the
+  system message, that a value sets. Empty brackets mean that the template does so by default. If the template takes no
+  number, a number means on, and the trace is closed after so many tokens. Any other value is refused.
 
-Templates that write today's date show 1 January 2025 (`CLOCK` in `pytest_trust/models/chat_template.py`) on both sides.
+A template that writes today's date shows 1 January 2025 on both sides (`CLOCK` in
+`pytest_trust/models/chat_template.py`).
 """
 COLUMNS = ("Template", "Read from", "Opening", "Closing", "Around the answer", "Prompt", "`?thinking=`")
 
@@ -90,7 +93,7 @@ def means(switch: Switch) -> str:
 
 
 def code(text: str) -> str:
-    """Text in a table's cell, where a bar ends the cell even inside of code."""
+    """Text as code in a cell of a table. A bar is escaped, since it would end the cell even inside code."""
     shown = text.replace("|", "\\|").replace("\n", "\\n")
     return f"`{shown}`" if text else ""
 

@@ -1,8 +1,8 @@
-"""Reasoning is not the answer: cut a response into its reasoning and its answer.
+"""Cuts a response into its reasoning and its answer.
 
 Formats known by default:
 
-- ``<think>`` and its relatives; where the chat template opens the trace, only the closing tag appears
+- ``<think>`` and its relatives; if the chat template opens the trace, only the closing tag appears in the response
 - Mistral's ``[THINK]``, Cohere's ``<|START_THINKING|>``, Kimi's ``◁think▷``, Seed's ``<seed:think>``
 - OpenThoughts' ``<|begin_of_thought|>`` and ``<|begin_of_solution|>``
 - s1's ``<|im_start|>think`` and ``<|im_start|>answer``
@@ -16,8 +16,8 @@ token for a tag, only that token is the tag: the same characters in ordinary tok
 
 How the harder cases are read:
 
-- A trace that is never closed: everything after its tag is reasoning, and the split is not complete. An answer that
-  stood before a re-opened trace is kept.
+- A trace that is never closed: everything after its tag is reasoning, and the split is not complete. An answer before
+  the tag is kept.
 - Several traces: their texts are joined with a blank line between, and so are the pieces of the answer.
 - A closing tag before any opening one: all text before it is reasoning.
 - A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag
@@ -37,7 +37,10 @@ from typing import Final, Literal
 from pytest_trust.errors import InvalidInput
 
 Tags = tuple[tuple[str, ...], ...]
-"""(opening, closing) of a trace, or (opening, closing, opening of the answer, end of the answer), the last two of which may be empty."""
+"""Each entry is (opening, closing) of a trace, or (opening, closing, opening of the answer, end of the answer).
+
+The last two of the four may be empty.
+"""
 DEFAULT_TAGS: Final[tuple[tuple[str, str], ...]] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -63,9 +66,9 @@ _HARMONY_PATTERNS: Final = {
     "final": rf"<\|channel\|>\s*final{_REST}(?:<\|constrain\|>{_REST})?<\|message\|>",
     "end": r"<\|end\|>|<\|call\|>",
 }
-# the header and the end of a message, which frame the channels
+# the header and the end of a message; they stand around the channels
 _HARMONY_FRAME = rf"<\|start\|>\s*assistant(?:\s+to={_REST}|\s+(?:to?)?\Z)?|<\|end\|>|<\|return\|>|<\|call\|>"
-# the beginning of a header at the end of a response that was cut inside it
+# the beginning of a header, if the response was cut inside the header
 _HARMONY_CUT = re.compile(
     rf"(?<!`)<\|channel\|>\s*(?:(?:analysis|commentary|final){_REST}(?:<\|constrain\|>{_REST})?(?P<half><[|a-z>]*)?"
     r"|(?P<role>[a-z]*))\Z",
@@ -82,7 +85,7 @@ Kind = Literal["reasoning", "answer", "tag"]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the response, character for character."""
+    """A stretch of the response, with every character as it was."""
 
     kind: Kind
     text: str
@@ -92,11 +95,11 @@ class Part:
 class Split:
     """A response cut into reasoning and answer.
 
-    reasoning, answer: the texts of their parts, each stripped of surrounding blanks, joined by a blank line; no tags.
-    complete: False when a trace was opened and never closed, so that the answer never came.
+    reasoning, answer: the texts without tags. Each part is stripped, and a blank line joins the parts.
+    complete: False when a trace was opened and never closed, so the answer never came.
     parts: the whole response in order; ``"".join(part.text for part in parts)`` is the text that was split.
-    closing: the tag that would close the trace left open. Empty when no trace is open, or when the chat template opened
-    it (see `opened_by`).
+    closing: the tag that would close the trace left open. It is empty when no trace is open, or when the chat template
+        opened it (see `opened_by`).
     """
 
     reasoning: str
@@ -107,9 +110,9 @@ class Split:
 
     @property
     def answer_at(self) -> int:
-        """How many characters precede the answer that follows the last trace.
+        """The number of characters before the answer that follows the last trace.
 
-        0 without a trace; the whole length where no answer follows.
+        It is 0 without a trace, and the length of the response if no answer follows the trace.
         """
         kinds = [part.kind for part in self.parts]
         if "reasoning" not in kinds:
@@ -128,8 +131,8 @@ class Split:
 class _Grammar:
     """One table of tags, compiled.
 
-    Groups of `pattern`: o<i> and c<i> open and close pair i; a<i> stands around its answer; hf, he and hx are Harmony's
-    final, end and frame; w is a wrapper.
+    The groups of `pattern` have these names: o<i> and c<i> open and close pair i; a<number> is a mark around an answer;
+    hf, he and hx are Harmony's final, end and frame; w is a wrapper.
     """
 
     pattern: re.Pattern[str]
@@ -160,12 +163,16 @@ def _grammar(tags: Tags) -> _Grammar:
 
 
 def _blanks(mark: str) -> str:
-    """A pattern for a mark, with any white space where it has some."""
+    """A pattern for a mark, which takes any white space where the mark has some."""
     return r"\s*".join(map(re.escape, mark.split()))
 
 
 def _ending(mark: str) -> str:
-    """What stands behind an answer is often several marks, the last of which ends the response and is not in its text."""
+    """A pattern for the end of an answer.
+
+    The end is often several marks. The response may stop after any of them, since the mark that ended it is not in its
+    text.
+    """
     pieces = re.findall(r"[^>\]▷】]*[>\]▷】]+|.+", mark, re.DOTALL)
     pattern = _blanks(pieces.pop())
     for piece in reversed(pieces):
@@ -186,7 +193,7 @@ def _checked(tags: Sequence[tuple[str, ...]]) -> Tags:
 
 
 class _Reader:
-    """The state machine over the tags of one response."""
+    """A state machine that reads the tags of one response in order."""
 
     def __init__(self, grammar: _Grammar, opened: bool) -> None:
         self.grammar = grammar
@@ -206,7 +213,7 @@ class _Reader:
         self.parts.append(Part("tag", text))
 
     def read(self, name: str, text: str) -> None:
-        """Read one tag. A tag that means nothing in this place is text."""
+        """Read one tag. A tag without a meaning in this place is text."""
         pair = int(name[1:]) if name[0] in "oc" else self.grammar.harmony
         if self.state == "reasoning":
             self._inside(name, pair, text)
@@ -217,7 +224,7 @@ class _Reader:
         same = self.pair is None or pair == self.pair
         if name[0] == "o" and same:
             if self.pair is None and not any(part.kind == "reasoning" and part.text.strip() for part in self.parts):
-                self.pair = pair  # the template has opened the trace, and the model repeats its tag
+                self.pair = pair  # the template opened the trace, and the model repeats the tag
             else:
                 self.repeated += 1
             self.tag(text)
@@ -244,7 +251,10 @@ class _Reader:
             self.text(text)
 
     def _stray(self, text: str) -> None:
-        """Read a closing tag without an open trace: it ends one that the template opened, or the outer of two."""
+        """Read a closing tag when no trace is open.
+
+        It ends a trace that the template opened, or the outer of two nested ones.
+        """
         since = 0 if not self.seen else self.closed_at if self.repeated else None
         if since is not None:
             self.parts[since:] = [
@@ -255,9 +265,9 @@ class _Reader:
         self.seen, self.closed_at = True, len(self.parts)
 
     def cut(self, tail: str) -> tuple[str, tuple[str, ...]]:
-        """The piece of a tag that the response was cut in, and the tags that it may become; "" and () without one.
+        """The piece of a tag at which the response was cut, and the tags that it may become; "" and () without one.
 
-        `tail` is the text after the last whole tag. Only tags that would count in this place are looked for.
+        `tail` is the text after the last whole tag. Only tags that have a meaning in this place are looked for.
         """
         expected: list[str] = []
         for index, (opening, closing, *around) in enumerate(self.grammar.tags):
@@ -294,7 +304,8 @@ class _Reader:
     def _may_begin(self, tag: str, tail: str, end: str) -> bool:
         """Whether `end` may be the beginning of `tag`.
 
-        A tag in words ("Here is my thought process:") begins like any sentence. No part of an answer is taken for one.
+        A tag in words ("Here is my thought process:") begins like any sentence, so outside a trace it counts only if
+        no answer precedes it.
         """
         if not tag[0].isalnum() or self.state == "reasoning":
             return True
@@ -304,7 +315,7 @@ class _Reader:
 
 
 def _begins(text: str | None, words: Sequence[str]) -> bool:
-    """Whether one of the words begins with `text`; true without a text."""
+    """Whether one of the words begins with `text`; true if `text` is None."""
     return text is None or any(word.startswith(text.casefold()) for word in words)
 
 
@@ -319,17 +330,19 @@ def split_reasoning(
     """Cut a response into reasoning and answer.
 
     text: what the model generated, including special tokens that mark a trace.
-    tags: (opening, closing) pairs; give ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` to add one. Four strings also name
-    what stands before and behind the answer, which is then no part of it: ``("<plan>", "</plan>", "<answer>",
-    "</answer>")``.
+    tags: (opening, closing) pairs; ``(*DEFAULT_TAGS, ("<plan>", "</plan>"))`` adds one. An entry of four strings also
+        names the marks before and behind the answer: ``("<plan>", "</plan>", "<answer>", "</answer>")``. These marks
+        are then no part of the answer.
     opened_by_template: the chat template ended inside a trace, so the response starts in it.
-    spelled: stretches [start, end) of the text in which a tag is only spelled out although the vocabulary has a token
-    for it; they are text.
+    spelled: stretches [start, end) of the text that spell a tag out although the vocabulary has a token for it. They
+        are read as text.
     ended: the model ended the response itself, so its last characters are not the beginning of a tag.
 
-    Raises InvalidInput for tags that are not pairs of different strings. Cutting the text earlier never turns reasoning
-    into answer or answer into reasoning, with two exceptions: those in which a later closing tag shows that what came
-    before it was a trace (see above).
+    Raises InvalidInput for tags that are not pairs of different strings.
+
+    Cutting the text earlier never turns reasoning into answer or answer into reasoning, with two exceptions: a closing
+    tag before any opening one, and a second closing tag of a nested trace. Each shows late that the text before it was
+    reasoning.
     """
     reader, tail = _read(text, tags, opened_by_template, spelled)
     partial, _ = reader.cut(tail)
@@ -356,14 +369,14 @@ def split_reasoning(
 def _read(
     text: str, tags: Sequence[tuple[str, ...]], opened: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[_Reader, str]:
-    """The reader after the last whole tag, and the text that follows that tag."""
+    """The reader after the last whole tag, and the text behind that tag."""
     reader = _Reader(_grammar(_checked(tags)), opened)
     position = 0
     for match in reader.grammar.pattern.finditer(text):
         if _overlaps(*match.span(), spelled):
             continue
         if str(match.lastgroup)[0] == "a" and reader.state == "reasoning":
-            continue  # what ends an answer may begin what closes a trace
+            continue  # the mark that ends an answer may be the beginning of a closing tag
         reader.text(text[position : match.start()])
         reader.read(str(match.lastgroup), match.group(0))
         position = match.end()
@@ -375,31 +388,31 @@ def _overlaps(start: int, end: int, stretches: Sequence[tuple[int, int]]) -> boo
 
 
 def tags_in(text: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> list[tuple[int, int]]:
-    """Every stretch [start, end) of a text that reads as a tag, whatever it means in its place."""
+    """The stretches [start, end) of a text that are written like a tag, whatever they mean in their place."""
     return [match.span() for match in _grammar(_checked(tags)).pattern.finditer(text)]
 
 
 def cut_tag(
     text: str, tags: Sequence[tuple[str, ...]], opened_by_template: bool, spelled: Sequence[tuple[int, int]]
 ) -> tuple[str, tuple[str, ...]]:
-    """The piece of a tag that a response was cut in, and the tags that it may become; "" and () without one."""
+    """The piece of a tag at which a response was cut, and the tags that it may become; "" and () without one."""
     reader, tail = _read(text, tags, opened_by_template, spelled)
     return reader.cut(tail)
 
 
 def opened_by(prompt: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> str:
-    """The tag that closes the trace opened at the end of a prompt; empty when none is opened."""
+    """The tag that closes the trace opened at the end of a prompt; empty when no trace is opened there."""
     end = prompt.rstrip()
     return next((_closing(pair) for pair in tags if end.endswith(pair[0])), "")
 
 
 def _closing(pair: tuple[str, ...]) -> str:
-    """What closes a trace, with what opens the answer behind it."""
+    """The text that closes a trace and opens the answer behind it."""
     return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else "".join(pair[1:3])
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Join neighbours of one kind into one part; every tag stays a part of its own."""
+    """The parts, with neighbours of one kind joined into one. Every tag stays a part of its own."""
     merged: list[Part] = []
     for part in parts:
         if merged and merged[-1].kind == part.kind != "tag":

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: rendered at a fixed date, and what it reads.
+"""A tokenizer's chat template: how it is rendered at a fixed date, and which variables it reads.
 
 Only the public interface of transformers is used: `get_chat_template` and `apply_chat_template`.
 """
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jinja2 import nodes
     from transformers import PreTrainedTokenizerBase
 
-#: The date that a template's clock shows, for both sides: a template that writes today's date would change every prompt overnight.
+#: The date that a template's clock shows on both sides. Without it, a template that writes today's date would change
+#: every prompt overnight.
 CLOCK: Final = datetime(2025, 1, 1)
 
 Messages = Sequence[Mapping[str, Any]]
@@ -25,12 +26,12 @@ _GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
 def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that a chat without tools is rendered with; empty where the tokenizer has none."""
+    """The template that a chat without tools is rendered with; empty if the tokenizer has none."""
     if not tokenizer.chat_template:
         return ""
     try:
         return str(tokenizer.get_chat_template())
-    except ValueError:  # several named templates, none of them for plain chats
+    except ValueError:  # there are several named templates, and none is for plain chats
         return ""
 
 
@@ -42,7 +43,10 @@ def render_chat(
     settings: Mapping[str, object] | None = None,
     now: datetime = CLOCK,
 ) -> str:
-    """A chat as text. `settings` are the template's own variables; its `strftime_now` says `now`.
+    """A chat as text.
+
+    settings: values of the template's own variables.
+    now: the date that the template's `strftime_now` shows.
 
     Raises what the template raises: see `template_errors`.
     """
@@ -59,14 +63,14 @@ def render_chat(
 
 
 def template_errors() -> tuple[type[Exception], ...]:
-    """What rendering a template may raise: its own refusals, and Python's errors over values that it did not expect."""
+    """What rendering may raise: a template's own refusals, and Python's errors over values it did not expect."""
     from jinja2 import TemplateError
 
     return (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def parse_template(template: str) -> nodes.Template:
-    """The syntax tree. transformers' own block `generation`, which jinja2 does not know, is left out."""
+    """The syntax tree of a template, without the `generation` tags of transformers, which jinja2 does not know."""
     from jinja2 import Environment
 
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])
@@ -75,7 +79,7 @@ def parse_template(template: str) -> nodes.Template:
 
 @lru_cache(maxsize=64)
 def template_variables(template: str) -> tuple[str, ...]:
-    """Names that a template takes from its caller, sorted."""
+    """The names of the variables that a template takes from its caller, sorted."""
     from jinja2 import TemplateError, meta
 
     given = {"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception", "namespace"}
@@ -88,20 +92,21 @@ def template_variables(template: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _with_clock(template: str, now: datetime) -> str:
-    """The template with a `strftime_now` of its own in front.
+    """The template with a macro `strftime_now` in front.
 
-    A function cannot be passed to a template: transformers makes plain data of all that it is given. The macro replaces
-    each directive by its text at `now`. The line break behind it keeps the template at the beginning of a line.
+    A function cannot be passed instead, since transformers turns all that a template is given into plain data. The
+    macro replaces each directive by its text at `now`. The line break after the macro keeps the template's own text at
+    the beginning of a line.
     """
     if "strftime_now" not in template:
         return template
     texts = {f"%{flag}{letter}": _written(now, flag, letter) for letter in _DIRECTIVES for flag in ("-", "")}
     replaced = "".join(f" | replace({directive!r}, {text!r})" for directive, text in texts.items())
-    macro = f"{{% macro strftime_now(format) %}}{{{{- format | replace('%%', '\\x00'){replaced} | replace('\\x00', '%') -}}}}"
-    return macro + "{% endmacro %}\n" + template
+    written = f"{{{{- format | replace('%%', '\\x00'){replaced} | replace('\\x00', '%') -}}}}"
+    return f"{{% macro strftime_now(format) %}}{written}{{% endmacro %}}\n{template}"
 
 
 def _written(now: datetime, flag: str, letter: str) -> str:
-    """What one directive says; `%-d`, which not every platform knows, is `%d` without zeros in front."""
+    """The text of one directive. Not every platform knows `%-d`, so it is `%d` without its leading zeros."""
     text = now.strftime(f"%{letter}")
     return text.lstrip("0") or "0" if flag and text.isdecimal() else text

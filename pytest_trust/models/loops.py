@@ -1,8 +1,9 @@
 """Responses that repeat one block of tokens without end.
 
-A block that a model has repeated often enough is all that can follow: each repetition makes the next one likelier (Xu et al. 2022,
-arXiv 2206.02369), and greedy decoding with nothing new to read goes on until its limit. Reasoning models do this at low temperatures,
-distilled ones most (Pipis et al. 2025, arXiv 2512.12895). Stopping such a row saves the rest of its limit and changes nothing before.
+Each repetition of a block makes the next one likelier (Xu et al. 2022, arXiv 2206.02369). After enough of them nothing
+else follows, and greedy decoding goes on until its limit. Reasoning models do this at low temperatures, distilled ones
+most (Pipis et al. 2025, arXiv 2512.12895). Stopping such a response saves the rest of its limit and leaves the
+tokens before that point as they are.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class LoopRule:
-    """A response loops when it ends in one block, at most `longest` tokens long, `repeats` times or more and over `tokens` tokens or more.
+    """When a response loops, and how often that is checked.
 
-    It is looked at when it has come to a multiple of `look_every` tokens, whatever runs beside it, so it is stopped at the same place in every batch.
+    A response loops if it ends in repetitions of one block. The block has at most `longest` tokens, there are at least
+    `repeats` repetitions, and together they fill at least `tokens` tokens.
+
+    A response is checked at every multiple of `look_every` tokens of its own. What runs beside it has no influence, so
+    it is stopped at the same place in every batch.
     """
 
     repeats: int
@@ -25,16 +30,17 @@ class LoopRule:
     look_every: int = 32
 
     def block(self, tokens: Sequence[int]) -> int:
-        """Tokens of the shortest block that the end of `tokens` repeats; 0 where it does not loop.
+        """The length of the shortest block that the end of `tokens` repeats; 0 if it does not loop.
 
-        Only places at which the last token occurs are compared, so ordinary text costs a search through `longest` tokens.
+        Only places where the last token occurs again are compared, so ordinary text costs one search through `longest`
+        tokens.
         """
         newest = list(tokens[: -max(self.tokens, self.repeats * self.longest) - 1 : -1])
         length = 0
         while True:
             try:
                 length = newest.index(newest[0], length + 1, self.longest + 1)
-            except (ValueError, IndexError):  # no such place; no tokens
+            except (ValueError, IndexError):  # the last token occurs nowhere else; or there are no tokens
                 return 0
             end = max(self.tokens, self.repeats * length)
             if end > len(newest):
@@ -43,20 +49,23 @@ class LoopRule:
                 return length
 
     def due(self, count: int) -> bool:
-        """Whether a response that has come to `count` tokens is looked at."""
+        """Whether a response is checked when it has `count` tokens."""
         return count % self.look_every == 0 and count >= self.tokens
 
     def stop(self, tokens: Sequence[int]) -> int:
-        """Tokens of a whole response up to where it is stopped; all of them where it does not loop."""
+        """The number of tokens after which a whole response is stopped; its length if it does not loop."""
         looks = (count for count in range(1, len(tokens) + 1) if self.due(count) and self.block(tokens[:count]))
         return next(looks, len(tokens))
 
 
-# About twice what any text was seen to leave again, measured with the demo's models and tokenizer:
-# - Of 71 responses (greedy and sampled, up to 1,024 tokens) 13 ended at their limit in a repeated block of 2 to 104 tokens. Exact repetitions that
-#   ended by themselves came to 4.3 repeats (39 tokens each) and to 195 tokens (2.9 repeats). The rule stopped five, and each of these had gone on
-#   with its block to the limit.
-# - Of 24,921 texts (6.7 million tokens: completions of large and small models, human solutions, stories, tweets and comments, source files) it stops three
-#   tweets that are one escaped emoji throughout, and nothing that a model wrote.
-# It also stops what is meant to repeat for so long, such as a written-out matrix of 400 zeros.
+# The limits are about twice the longest repetition that a text was seen to leave again. They were measured with the
+# demo's models and tokenizer:
+# - 71 responses (greedy and sampled, up to 1,024 tokens): 13 ended at their limit in a repeated block of 2 to 104
+#   tokens. Of the exact repetitions that ended by themselves, the one with the most repeats had 4.3 (39 tokens each),
+#   and the longest had 195 tokens (2.9 repeats). The rule stopped five responses, and each of these had gone on with
+#   its block to the limit.
+# - 24,921 texts (6.7 million tokens: completions of large and small models, human solutions, stories, tweets and
+#   comments, source files): the rule stops three tweets that are one escaped emoji throughout. It stops nothing that a
+#   model wrote.
+# The rule also stops text that is meant to repeat for so long, such as a written-out matrix of 400 zeros.
 RULE: Final = LoopRule(repeats=8, tokens=384, longest=256)

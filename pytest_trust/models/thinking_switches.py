@@ -1,7 +1,7 @@
-"""What `?thinking=` can mean for a model: read from what its chat template does, not from what it is called.
+"""What `?thinking=` can mean for a model. Its chat template decides, never its name.
 
-A value counts as known where the rendered prompt changes with it. A template is tried with every variable of its own whose name speaks of
-thinking, and with the words in the system message that some templates look for.
+A value is known if it changes the rendered prompt. The template is tried with each of its own variables whose name
+speaks of thinking. It is also tried with the words that some templates look for in the system message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LEVELS: Final = ("low", "medium", "high")
 _SPEAKS_OF_THINKING = re.compile(r"think|reason|effort", re.IGNORECASE)
 _TAKES_NUMBERS = re.compile(r"budget|tokens|length|limit", re.IGNORECASE)
 _NEGATED = re.compile(r"^(?:no|skip|disable|without|hide)_?", re.IGNORECASE)
-# values under which templates know a variable that takes words
+# words that templates compare such a variable with, to turn thinking off or on
 _OFF: Final = ("off", "none", "disabled", "disable", "no", "false", "no_think", "nothink", "non-thinking", "chat")
 _ON: Final = ("on", "enabled", "enable", "yes", "true", "think", "thinking")
 _NONSENSE: Final = "zxqv"
-# words in the system message: (on, off)
+# words for the system message: (on, off)
 _SYSTEM_WORDS: Final = (("/think", "/no_think"), ("/think", "/nothink"))
 _QUESTION: Final = {"role": "user", "content": "Which number is larger?"}
 _SYSTEM: Final = "Answer in one sentence."
@@ -38,8 +38,10 @@ _SYSTEM: Final = "Answer in one sentence."
 class Switch:
     """How one value of `?thinking=` reaches a template.
 
-    settings: (name, value) of the template's variables. system: a word that goes into the system message.
-    Both are empty where the value is what the template does anyway.
+    settings: (name, value) of the template's variables.
+    system: a word that goes into the system message.
+
+    Both are empty if the template does by default what the value asks for.
     """
 
     settings: tuple[tuple[str, Setting], ...] = ()
@@ -50,7 +52,8 @@ class Switch:
 class Switches:
     """The values of `?thinking=` that change a model's prompt.
 
-    known: by value, out of on, off, low, medium and high. budget: the variable that takes a number of tokens; empty for none.
+    known: the switch of each value; a value is one of on, off, low, medium and high.
+    budget: the variable that takes a number of tokens; empty for none.
     """
 
     known: Mapping[str, Switch] = field(default_factory=dict)
@@ -58,7 +61,7 @@ class Switches:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """What may be given, for a message."""
+        """The values that may be given, as an error message lists them."""
         return (*self.known, *(["a number of tokens"] if self.budget else []))
 
 
@@ -66,7 +69,7 @@ _read: WeakKeyDictionary[object, tuple[str, Switches]] = WeakKeyDictionary()
 
 
 def thinking_switches(tokenizer: PreTrainedTokenizerBase) -> Switches:
-    """The switches of a tokenizer's chat template; none without a template."""
+    """The switches of a tokenizer's chat template. A tokenizer without a template has none."""
     template = template_text(tokenizer)
     if tokenizer not in _read or _read[tokenizer][0] != template:
         _read[tokenizer] = (template, _Template(tokenizer).switches() if template else Switches())
@@ -74,12 +77,13 @@ def thinking_switches(tokenizer: PreTrainedTokenizerBase) -> Switches:
 
 
 def switch_for(tokenizer: PreTrainedTokenizerBase, thinking: str) -> Switch:
-    """What a value of `?thinking=` sets: on, off, low, medium, high, or a number of tokens that a trace may take.
+    """What a value of `?thinking=` sets in the prompt.
 
-    A number that the template takes is given to it. In any other template it means on: the trace is closed after so many tokens.
+    thinking: on, off, low, medium, high, or the number of tokens that a trace may take. A template with a variable for
+        the number gets it. For any other template a number means on, and the trace is closed after so many tokens.
 
     Raises:
-        InvalidInput: the rendered prompt is the same with and without it.
+        InvalidInput: the value does not change the rendered prompt.
     """
     if not thinking:
         return Switch()
@@ -91,8 +95,8 @@ def switch_for(tokenizer: PreTrainedTokenizerBase, thinking: str) -> Switch:
         return found
     if not switches.values:
         raise InvalidInput(
-            f"?thinking={thinking}: the model's chat template has no switch for thinking, so that nothing in the prompt would change:"
-            " leave it out"
+            f"?thinking={thinking}: the model's chat template has no switch for thinking,"
+            " so nothing in the prompt would change: leave it out"
         )
     raise InvalidInput(
         f"?thinking={thinking} changes nothing in the model's prompts, expected one of {', '.join(switches.values)}:"
@@ -101,7 +105,9 @@ def switch_for(tokenizer: PreTrainedTokenizerBase, thinking: str) -> Switch:
 
 
 def template_settings(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, str]) -> dict[str, Setting]:
-    """Variables given by name (`?template.NAME=VALUE`), for `render_chat`: true and false, whole numbers, or text.
+    """The variables given as `?template.NAME=VALUE`, in the form that `render_chat` takes.
+
+    A value becomes true, false or a whole number if it is written like one, and is text otherwise.
 
     Raises:
         InvalidInput: a name that the template does not read.
@@ -123,14 +129,14 @@ def _value(text: str) -> Setting:
 
 
 class _Template:
-    """One template, tried with one question."""
+    """One template, which is tried by rendering one question."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.names = [name for name in template_variables(template_text(tokenizer)) if _SPEAKS_OF_THINKING.search(name)]
 
     def prompt(self, settings: Mapping[str, Setting], system: str = "") -> str | None:
-        """The rendered prompt; None where the template refuses the settings."""
+        """The rendered prompt; None if the template refuses the settings."""
         messages = [{"role": "system", "content": system}, _QUESTION] if system else [_QUESTION]
         try:
             return render_chat(self.tokenizer, messages, settings=settings)
@@ -144,7 +150,10 @@ class _Template:
         return Switches({**known, **self._levels(known.get("on", Switch()))}, budget)
 
     def _booleans(self) -> tuple[Switch, Switch] | None:
-        """Every variable of two values that changes the prompt: templates read one under several names."""
+        """Switches that set every true-or-false variable that changes the prompt.
+
+        A template may read the same variable under several names, so all of them are set.
+        """
         found = [name for name in self.names if not _TAKES_NUMBERS.search(name) and self._differ(name, True, False)]
         if not found:
             return None
@@ -154,7 +163,7 @@ class _Template:
         return (on, off) if self.prompt(dict(on.settings)) != self.prompt(dict(off.settings)) else None
 
     def _words(self) -> tuple[Switch, Switch] | None:
-        """A variable that takes words, some of which the template tells from nonsense, or refuses nonsense for."""
+        """Switches of a variable that takes words. Only words that the template knows count (`_tells`)."""
         for name in self.names:
             off = next((word for word in _OFF if self._tells(name, word)), None)
             if off is None:
@@ -169,7 +178,7 @@ class _Template:
         return None
 
     def _zero_budget(self, name: str) -> tuple[Switch, Switch] | None:
-        """A budget of nothing turns thinking off, where the template says something else about it than about other numbers."""
+        """Switches of a budget. A budget of 0 turns thinking off if the prompt treats 0 unlike other numbers."""
         if name and self._differ(name, 0, 512) and self._differ(name, 0, 4096):
             return Switch(), Switch(((name, 0),))
         return None
@@ -185,7 +194,7 @@ class _Template:
         return None
 
     def _levels(self, on: Switch) -> dict[str, Switch]:
-        """Levels with prompts of their own. Some templates read them only when thinking is on."""
+        """The levels that have a prompt of their own. Some templates read them only when thinking is on."""
         for name in (name for name in self.names if not _TAKES_NUMBERS.search(name)):
             for base in ((), on.settings):
                 prompts = {level: self.prompt({**dict(base), name: level}) for level in LEVELS}
@@ -200,7 +209,11 @@ class _Template:
         return {}
 
     def _tells(self, name: str, word: str) -> bool:
-        """Whether a word is one that the template knows: it does more with it than to write it down."""
+        """Whether the template knows a word.
+
+        A template that refuses nonsense knows the words that it takes. Any other template knows a word if it does more
+        than copy it.
+        """
         if self.prompt({name: _NONSENSE}) is None:
             return self.prompt({name: word}) is not None
         return self._differ(name, word, _NONSENSE)
@@ -209,7 +222,7 @@ class _Template:
         return bool(_TAKES_NUMBERS.search(name)) and self.prompt({name: 512}) not in (None, self.prompt({name: 4096}))
 
     def _differ(self, name: str, one: Setting, other: Setting) -> bool:
-        """Whether the prompts differ in more than the values' own words."""
+        """Whether the prompts of two values differ in more than the values themselves."""
         first, second = self.prompt({name: one}), self.prompt({name: other})
         if first is None or second is None or first == second:
             return False

@@ -1,11 +1,17 @@
 """A model's own reasoning format, read from its own chat template.
 
-The template is rendered with a trace and an answer that are known, and compared with its generation prompt and with the same chat without the
-trace. What stands before the trace is its opening, what stands between trace and answer its closing and the answer's opening, and
-what stands behind the answer is its end. A reading counts only if `split_reasoning` gives the trace and the answer back with it.
+The template is rendered with a trace and an answer that are known. The rendering is compared with the generation prompt
+and with the same chat without the trace:
 
-Templates that drop traces say something by their prompts: one that turns thinking off often writes an empty trace. Where this tells nothing
-either, the table of `pytest_trust.reasoning` is searched for the tags that the template speaks of.
+- The text before the trace is its opening.
+- The text between trace and answer is the closing of the trace, then the opening of the answer.
+- The text behind the answer is its end.
+
+A reading counts only if `split_reasoning` gives the trace and the answer back with it.
+
+Some templates drop traces. Their prompts may still show the format: one that turns thinking off often holds an empty
+trace. If the prompts show nothing either, the tags that the template's text contains are looked up in the table of
+`pytest_trust.reasoning`.
 """
 
 from __future__ import annotations
@@ -32,19 +38,19 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 Source = Literal["reasoning_tags", "response_template", "template", "table", "none"]
 
-# Known texts, in plain words: nothing that a template trims, escapes or looks for.
+# Known texts, in plain words: templates neither trim nor escape them, nor look for them.
 _QUESTION: Final = "Which of both numbers is larger"
 _TRACE: Final = "First the numbers are compared digit by digit"
 _ANSWER: Final = "It is the second number of these"
 _EARLIER: Final = "Both numbers were named before"
-# A mark as vocabularies and templates write them: <think>, [THINK], <|START_THINKING|>, ◁think▷
+# A mark as vocabularies and templates write it: <think>, [THINK], <|START_THINKING|>, ◁think▷
 _MARK = re.compile(r"<[^<>\s][^<>\n]{0,60}>|\[[^\[\]\n]{1,60}\]|[◁【⟨][^◁▷【】⟨⟩\n]{1,60}[▷】⟩]")
 _MARK_STARTS: Final = tuple("<[]◁【⟨{|")
 _FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
 _NAMES_A_TRACE = re.compile(r"think|thought|reason|plan$|cot$|analysis|scratchpad", re.IGNORECASE)
 _LOOKS_LIKE_A_MARK = re.compile(r"think|thought|reason|channel|analysis|scratchpad|monologue|inner_", re.IGNORECASE)
 _CALL: Final = {"id": "call00001", "type": "function", "function": {"name": "lookup", "arguments": {"key": "value"}}}
-# how alike the two tags of a pair are, as difflib counts it
+# how alike the two tags of a pair must be, by the ratio of difflib
 _ALIKE: Final = 0.5
 _CLEARLY_ALIKE: Final = 0.7
 
@@ -53,12 +59,13 @@ _CLEARLY_ALIKE: Final = 0.7
 class TraceFormat:
     """How a model writes a trace and the answer behind it.
 
-    opening, closing: the marks of a trace, without the white space beside them; empty where the format is not known.
-    answer_opening, answer_end: what stands between the closing and the answer, and behind the answer; no part of either.
-    opens_in_prompt: the generation prompt ends inside a trace.
-    source: what the format was read from: `--trust-reasoning-tags`, the tokenizer's response template, its chat template, the table of
-        known tags that the chat template speaks of, or none of these.
-    tags: what `split_reasoning` takes: this format's tags alone where it is known, the whole table where it is not.
+    opening, closing: the marks of a trace, without the white space beside them; empty if the format is not known.
+    answer_opening: the text between the closing and the answer, which belongs to neither.
+    answer_end: the text behind the answer, which is no part of it.
+    opens_in_prompt: whether the generation prompt ends inside a trace.
+    source: what the format was read from: `--trust-reasoning-tags`, the tokenizer's response template, its chat
+        template, the table of known tags, or none of these.
+    tags: the tags that `split_reasoning` takes: the format's own if it is known, else the whole table.
     """
 
     opening: str = ""
@@ -80,7 +87,8 @@ def read_trace_format(
     """The reasoning format of a tokenizer's model.
 
     given_tags: the user's own pairs (`--trust-reasoning-tags`), which go before all else.
-    thinking, settings: as the prompts are rendered (`?thinking=`, `?template.NAME=`): whether a prompt opens a trace hangs on them.
+    thinking, settings: what the prompts are rendered with (`?thinking=`, `?template.NAME=`). Whether a prompt opens a
+        trace depends on them.
 
     Raises:
         InvalidInput: a value of `thinking` that the template does not know.
@@ -96,9 +104,9 @@ def read_trace_format(
 
 
 def unknown_marks(tokenizer: PreTrainedTokenizerBase, trace_format: TraceFormat) -> tuple[str, ...]:
-    """Added tokens of the vocabulary that look like a trace's marks and belong to no known format, sorted.
+    """Added tokens of the vocabulary that look like marks of a trace and belong to no known format, sorted.
 
-    A token that the template writes before the question (Gemma's `<|think|>`, which turns thinking on) is the template's own.
+    A token that the template writes before the question is left out: Gemma's `<|think|>`, for one, turns thinking on.
     """
     formats = (*trace_format.tags, *DEFAULT_TAGS)
     known = [tag.casefold() for tags in formats for tag in tags if tag]
@@ -116,7 +124,7 @@ def unknown_marks(tokenizer: PreTrainedTokenizerBase, trace_format: TraceFormat)
 
 @dataclass(frozen=True, slots=True)
 class _Chat:
-    """One way of handing a trace to a template; `bare` is the same chat without the trace."""
+    """A chat that hands a trace to a template in one way. `bare` is the same chat without the trace."""
 
     traced: Messages
     bare: Messages
@@ -124,7 +132,7 @@ class _Chat:
 
 
 class _Reader:
-    """Readings of one tokenizer's template, each None where it tells nothing."""
+    """Reads the format from one tokenizer's template in several ways. Each gives None if it finds nothing."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, switch: Switch, settings: Mapping[str, Setting]) -> None:
         self.tokenizer = tokenizer
@@ -145,7 +153,7 @@ class _Reader:
             return None
 
     def prompt(self, settings: Mapping[str, Setting], system: str = "") -> str | None:
-        """A question with the generation prompt."""
+        """The rendered question with the generation prompt; None if the template refuses."""
         messages = [{"role": "system", "content": system}] if system else []
         return self.render([*messages, _user()], settings, generation_prompt=True)
 
@@ -154,17 +162,20 @@ class _Reader:
         return bool(opened_by(self.prompt(self.used, self.system) or "", tags))
 
     def thinking_settings(self) -> list[dict[str, Setting]]:
-        """Settings under which a trace may be rendered: thinking on, the template's own, and both with the variables that were given."""
+        """Settings under which the template may render a trace.
+
+        They are thinking on and the template's defaults, each without and with the variables that were given.
+        """
         on = dict(thinking_switches(self.tokenizer).known.get("on", Switch()).settings)
         return _unique([on, {}, {**self.settings, **on}, self.settings])
 
     def silent_settings(self) -> list[dict[str, Setting]]:
-        """Settings under which an answer may be rendered without a trace: thinking off first."""
+        """Settings under which the template may render an answer without a trace; thinking off comes first."""
         off = dict(thinking_switches(self.tokenizer).known.get("off", Switch()).settings)
         return _unique([off, *self.thinking_settings()])
 
     def declared(self) -> TraceFormat | None:
-        """The tokenizer's `response_template`, if it says in plain strings how a trace opens and closes."""
+        """The format in the tokenizer's `response_template`, if plain strings say how a trace opens and closes."""
         fields = (getattr(self.tokenizer, "response_template", None) or {}).get("fields", {})
         for name, field in fields.items():
             if not _NAMES_A_TRACE.search(name) or not isinstance(field, dict):
@@ -175,7 +186,7 @@ class _Reader:
         return None
 
     def rendered(self) -> TraceFormat | None:
-        """The template's rendering of a known trace and a known answer."""
+        """The format in the template's rendering of a known trace and a known answer."""
         for chat in self.chats():
             for settings in self.thinking_settings():
                 full = self.render(chat.traced, settings)
@@ -187,7 +198,10 @@ class _Reader:
         return None
 
     def chats(self) -> Iterator[_Chat]:
-        """Every way in which templates take a trace: a field of the message, a part of its content, with the answer or with a call of a tool."""
+        """Chats for every way in which templates take a trace.
+
+        The trace is a field of the message or a part of its content. It comes with an answer or with a tool call.
+        """
         fields = _unique([*_FIELDS, *_fields_read(self.template)])
         for content in (_ANSWER, [{"type": "text", "text": _ANSWER}]):
             for names in ([name] for name in fields):
@@ -204,7 +218,7 @@ class _Reader:
                 yield _chat({"content": content, "tool_calls": [call]}, {name: _TRACE}, calls=True)
 
     def compared(self, full: str, chat: _Chat, settings: Mapping[str, Setting]) -> TraceFormat | None:
-        """The format that a rendered trace shows, if it can be read back with it."""
+        """The format that a rendered trace shows, if `split_reasoning` gives the trace back with it."""
         prompt = _behind_question(self.prompt(settings) or "")
         before, _, behind = _behind_question(full).partition(_TRACE)
         ending = "lookup" if chat.calls else _ANSWER
@@ -228,12 +242,19 @@ class _Reader:
         return None
 
     def bare_renderings(self, chat: _Chat) -> list[str]:
-        """The chat without its trace, thinking off first: a template that thinks may write an empty trace."""
+        """Renderings of the chat without its trace.
+
+        Thinking off comes first, since with thinking on a template may write an empty trace.
+        """
         renderings = [self.render(chat.bare, settings) for settings in self.silent_settings()]
         return _unique([_behind_question(text or "") for text in renderings])
 
     def prompted(self) -> TraceFormat | None:
-        """What the prompts with thinking on and off differ in: an empty trace, the closing of one that both open, or a mark each."""
+        """The format in which the prompts with thinking on and off differ.
+
+        Only the prompt with thinking off may hold an empty trace, or the closing of a trace that both prompts open. Or
+        each prompt ends in a mark of its own.
+        """
         known = thinking_switches(self.tokenizer).known
         if "on" not in known or "off" not in known:
             return None
@@ -257,7 +278,7 @@ class _Reader:
         return found if found and _reads(found, f"{opening}\n{_TRACE}\n{closing}\n{_ANSWER}") else None
 
     def known(self) -> TraceFormat | None:
-        """The pair of the table that the prompt opens, or whose tags the template speaks of."""
+        """The pair of the table that a prompt opens, or else whose tags the template's text contains."""
         prompts = [
             self.prompt(self.used, self.system),
             *(self.prompt(settings) for settings in self.thinking_settings()),
@@ -273,7 +294,10 @@ class _Reader:
         return self.format("table", *spoken[0], *self.around_answer(spoken[0][1]), spoken)
 
     def around_answer(self, closing: str) -> tuple[str, str]:
-        """What stands before an answer that has no trace, behind the generation prompt and an empty trace, and what stands behind it."""
+        """The text before and behind an answer that has no trace.
+
+        The text before it starts after the generation prompt and after an empty trace, if there is one.
+        """
         for settings in self.silent_settings():
             rendered = self.render([_user(), {"role": "assistant", "content": _ANSWER}], settings)
             before, answer, behind = _behind_question(rendered or "").partition(_ANSWER)
@@ -294,7 +318,7 @@ class _Reader:
     ) -> TraceFormat | None:
         if not opening or not closing or closing.casefold() in opening.casefold():
             return None
-        # Harmony's channels are more than a pair: their grammar is the table's
+        # Harmony's channels are more than a pair of tags: the table's pair stands for their whole grammar
         table = next(
             (pair for pair in DEFAULT_TAGS if pair[0] == opening and pair[1] in closing + answer_opening), None
         )
@@ -324,7 +348,7 @@ def _chat(
 
 
 def _parts() -> list[dict[str, Any]]:
-    """A trace as a part of the content, as templates know it."""
+    """The parts of a content that templates take as a trace."""
     return [
         {"type": "thinking", "thinking": _TRACE},
         {"type": "thinking", "thinking": [{"type": "text", "text": _TRACE}]},
@@ -335,7 +359,10 @@ def _parts() -> list[dict[str, Any]]:
 
 
 def _fields_read(template: str) -> list[str]:
-    """Names of a trace that the template asks a message for: `message.thought`, `message['thought']`, `message.get('thought')`."""
+    """Names of fields that may hold a trace and that the template reads.
+
+    It may read one as `message.thought`, `message['thought']` or `message.get('thought')`.
+    """
     from jinja2 import TemplateError, nodes
 
     try:
@@ -350,10 +377,11 @@ def _fields_read(template: str) -> list[str]:
 
 
 def _insertion(before: str, behind: str, bare: str) -> tuple[str, str]:
-    """What the trace brought with it, before and behind it; empty where the bare rendering does not tell.
+    """The text that the trace brought with it, before and behind it; empty if the bare rendering does not tell.
 
-    Both renderings begin alike and end alike. A mark is never cut; one that they share before the trace belongs to the opening where the
-    rest of the opening is words: `<|open|>think<|sep|>` beside `<|open|>response<|sep|>`.
+    Both renderings begin alike and end alike. No mark is cut. An opening may start with a word, as in
+    `<|open|>think<|sep|>` beside `<|open|>response<|sep|>`. The shared mark before the word then belongs to the
+    opening.
     """
     start = _before_mark(before, _shared(before, bare))
     opening = before[start:].strip()
@@ -367,7 +395,10 @@ def _insertion(before: str, behind: str, bare: str) -> tuple[str, str]:
 
 
 def _opening(before: str, prompt: str) -> str:
-    """The opening: what stands before the trace beyond the generation prompt, or what the prompt has beyond a past turn."""
+    """The opening of the trace.
+
+    It is what the text before the trace adds to the generation prompt, or what the prompt adds to that text.
+    """
     if before.startswith(prompt.rstrip()):
         return before[len(prompt.rstrip()) :].strip()
     if prompt.startswith(before.rstrip()):
@@ -376,7 +407,10 @@ def _opening(before: str, prompt: str) -> str:
 
 
 def _opening_like(prompt: str, between: str) -> str:
-    """The end of a prompt, from one of its marks on, that is most like the beginning of what follows the trace."""
+    """The end of a prompt that is most like a closing.
+
+    It starts at one of the prompt's marks. The text behind the trace, up to each of its marks, may be the closing.
+    """
     prompt = prompt.rstrip()
     starts = [mark.start() for mark in _MARK.finditer(prompt)]
     found = [(_likeness(prompt[start:], end), prompt[start:]) for start in starts for end in _up_to_marks(between)]
@@ -385,7 +419,11 @@ def _opening_like(prompt: str, between: str) -> str:
 
 
 def _closing(opening: str, between: str) -> str:
-    """The beginning of what follows the trace, up to one of its marks, that is like the opening; without marks all of it."""
+    """The closing of the trace: the beginning of the text behind it, up to one of the marks there.
+
+    The shortest beginning that is clearly like the opening is taken, or else the one that is most like it. Without
+    marks, the whole text is the closing.
+    """
     clearly = (end for end in _up_to_marks(between) if _likeness(opening, end) >= _CLEARLY_ALIKE)
     return next(clearly, "") or max(
         _up_to_marks(between), key=lambda end: _likeness(opening, end), default=between.strip()
@@ -401,22 +439,25 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _behind_question(text: str) -> str:
-    """The end of a rendered chat: what stands before the question hangs on the settings."""
+    """The text behind the question. The text before it depends on the settings and is left out."""
     return text.rpartition(_QUESTION)[2]
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+    """The number of characters that two texts share at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _before_mark(text: str, place: int) -> int:
-    """A place in a text, moved before the mark that it would cut."""
+    """A place in a text, moved to the start of a mark that it would cut."""
     return next((mark.start() for mark in _MARK.finditer(text) if mark.start() < place < mark.end()), place)
 
 
 def _literal(field: Mapping[str, Any], side: str) -> str:
-    """How a field of a response template opens or closes: a string, the first of several, or a pattern that is a string and blanks."""
+    """The string with which a field of a response template opens or closes; empty if it is not plain.
+
+    A field gives a string, several strings of which the first is taken, or a pattern of a string and white space.
+    """
     value = field.get(side)
     if isinstance(value, (list, tuple)):
         value = next(iter(value), None)
@@ -434,7 +475,7 @@ def _literal(field: Mapping[str, Any], side: str) -> str:
 
 
 def _reads(found: TraceFormat, shown: str) -> bool:
-    """Whether a response in this format comes apart as it was put together."""
+    """Whether `split_reasoning` gives back the trace and the answer of a response in this format."""
     split = split_reasoning(shown, found.tags)
     return split.complete and split.reasoning == _TRACE and split.answer == _ANSWER
 

@@ -1,4 +1,7 @@
-"""Trace formats and thinking switches, read from templates of our own writing with the structures that real ones have, and from real ones."""
+"""Trace formats and thinking switches are read from templates.
+
+Some templates are our own and have the structures of real ones. Others are real ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from pytest_trust.models.thinking_switches import Switch, switch_for, template_s
 from pytest_trust.models.trace_format import TraceFormat, read_trace_format, unknown_marks
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from tests.tiny_models import save_tokenizer
+from tests.support.tiny_models import save_tokenizer
 
 TRACE, ANSWER = "Compare the digits, one by one.", "The second is larger."
 
@@ -47,7 +50,8 @@ FORMATS = {
     "kept, opened by the prompt": (
         turns(
             CHATML,
-            "]~b]ai\n{% if m.reasoning_content %}<x:think>\n{{ m.reasoning_content }}\n</x:think>\n\n{% endif %}{{ m.content }}[e~[\n",
+            "]~b]ai\n{% if m.reasoning_content %}<x:think>\n{{ m.reasoning_content }}\n</x:think>\n\n{% endif %}"
+            "{{ m.content }}[e~[\n",
             "]~b]ai\n<x:think>\n",
         ),
         "<x:think>", "</x:think>", True, "template",
@@ -55,7 +59,9 @@ FORMATS = {
     "opened only by the prompt, closed by words in brackets": (
         turns(
             "<|user|>\n{{ m.content }}",
-            "\n<|bot|>\n{% if m.reasoning_content and loop.last %}{{ m.reasoning_content }}\n[NOW THE ANSWER]\n{% endif %}{{ m.content }}",
+            "\n<|bot|>\n"
+            "{% if m.reasoning_content and loop.last %}{{ m.reasoning_content }}\n[NOW THE ANSWER]\n{% endif %}"
+            "{{ m.content }}",
             "\n<|bot|>\nThese are my steps:\n",
         ),
         "These are my steps:", "[NOW THE ANSWER]", True, "template",
@@ -64,7 +70,8 @@ FORMATS = {
         "{% if thinking is not defined %}{% set thinking = true %}{% endif %}"
         + turns(
             "<|open|>user<|sep|>{{ m.content }}<|close|>user<|sep|>",
-            "<|open|>bot<|sep|>{% if thinking %}<|open|>muse<|sep|>{{ m.reasoning or '' }}<|close|>muse<|sep|>{% endif %}"
+            "<|open|>bot<|sep|>"
+            "{% if thinking %}<|open|>muse<|sep|>{{ m.reasoning or '' }}<|close|>muse<|sep|>{% endif %}"
             "<|open|>reply<|sep|>{{ m.content }}<|close|>reply<|sep|><|close|>bot<|sep|>",
             "<|open|>bot<|sep|>{% if thinking %}<|open|>muse<|sep|>{% else %}<|open|>reply<|sep|>{% endif %}",
         ),
@@ -73,7 +80,8 @@ FORMATS = {
     "an answer in wrappers": (
         turns(
             "<|U|>{{ m.content }}<|E|>",
-            "<|C|>{% if m.thinking %}<|BEGIN_MUSING|>{{ m.thinking }}<|END_MUSING|>{% endif %}<|BEGIN_TEXT|>{{ m.content }}<|END_TEXT|><|E|>",
+            "<|C|>{% if m.thinking %}<|BEGIN_MUSING|>{{ m.thinking }}<|END_MUSING|>{% endif %}"
+            "<|BEGIN_TEXT|>{{ m.content }}<|END_TEXT|><|E|>",
             "<|C|>",
         ),
         "<|BEGIN_MUSING|>", "<|END_MUSING|>", False, "template",
@@ -90,7 +98,8 @@ FORMATS = {
     "messages of their own": (
         turns(
             "<|begin|>user<|content|>{{ m.content }}<|end|>",
-            "<|begin|>assistant{% if m.reasoning %}<|muse|>{{ m.reasoning }}<|end|><|begin|>assistant{% endif %}<|content|>{{ m.content }}<|end|>",
+            "<|begin|>assistant{% if m.reasoning %}<|muse|>{{ m.reasoning }}<|end|><|begin|>assistant{% endif %}"
+            "<|content|>{{ m.content }}<|end|>",
             "<|begin|>assistant",
         ),
         "<|muse|>", "<|end|><|begin|>assistant", False, "template",
@@ -107,7 +116,8 @@ FORMATS = {
     "only before a call of a tool": (
         turns(
             "<|turn>user\n{{ m.content }}<turn|>\n",
-            "<|turn>model\n{% if m.reasoning and m.tool_calls %}<|channel>muse\n{{ m.reasoning }}\n<channel|>{% endif %}"
+            "<|turn>model\n"
+            "{% if m.reasoning and m.tool_calls %}<|channel>muse\n{{ m.reasoning }}\n<channel|>{% endif %}"
             "{% for c in m.tool_calls %}<|call>{{ c.function.name }}<call|>{% endfor %}{{ m.content }}<turn|>\n",
             "<|turn>model\n",
         ),
@@ -122,7 +132,11 @@ FORMATS = {
         "<my_think>", "</my_think>", False, "template",
     ),
     "a mark for on and one for off": (
-        turns("<|user|>{{ m.content }}", "<|bot|>{{ m.content }}<|end|>", "<|bot|>{{ '<t:x>' if thinking else '</t:x>' }}"),
+        turns(
+            "<|user|>{{ m.content }}",
+            "<|bot|>{{ m.content }}<|end|>",
+            "<|bot|>{{ '<t:x>' if thinking else '</t:x>' }}",
+        ),
         "<t:x>", "</t:x>", False, "template",
     ),
     "always a trace and wrappers": (
@@ -179,7 +193,7 @@ def test_a_format_is_read_and_reads_back_what_the_template_writes(tokenizer: Any
 
 
 def read_back_at_every_cut(found: TraceFormat, text: str, opened: bool = False) -> bool:
-    """Whether the whole comes back, and no cut makes an answer of anything else than the answer's beginning."""
+    """Whether the whole text is read back, and every cut of it gives beginnings of the trace and the answer."""
     whole = split_reasoning(text, found.tags, opened)
     assert (whole.reasoning, whole.answer, whole.complete) == (TRACE, ANSWER, True), whole
     behind = text.index(TRACE) + len(TRACE)
@@ -191,7 +205,7 @@ def read_back_at_every_cut(found: TraceFormat, text: str, opened: bool = False) 
             assert (cut.complete, cut.answer) == (False, ""), (text[:end], cut)
         if end <= answer_ends:
             assert ANSWER.startswith(cut.answer), (text[:end], cut)
-        elif len(found.tags[0]) > 2:  # of a mark's first character it cannot be told that it is none of the answer's
+        elif len(found.tags[0]) > 2:  # the first character of a mark may still be the answer's
             assert cut.answer[: len(ANSWER)] == ANSWER and len(cut.answer.removeprefix(ANSWER).strip()) <= 1, (
                 text[:end],
                 cut,
@@ -209,9 +223,9 @@ def test_marks_around_an_answer_without_a_trace_are_no_part_of_it(tokenizer: Any
     tokenizer.chat_template = FORMATS["an answer in wrappers"][0]
     found = read_trace_format(tokenizer)
     assert (found.answer_opening, found.answer_end) == ("<|BEGIN_TEXT|>", "<|END_TEXT|><|E|>")
-    # what closes a trace by force opens the answer too
+    # the text that closes a trace by force opens the answer too
     assert split_reasoning(f"<|BEGIN_MUSING|>{TRACE}", found.tags).closing == "<|END_MUSING|><|BEGIN_TEXT|>"
-    # the last token ended the response, and is not in its text
+    # the last mark ended the response and is not in its text
     split = split_reasoning(f"<|BEGIN_TEXT|>{ANSWER}<|END_TEXT|>", found.tags, ended=True)
     assert (split.reasoning, split.answer, split.complete) == ("", ANSWER, True)
 
@@ -229,7 +243,8 @@ def test_a_format_is_the_same_whatever_thinking_is_set_to(tokenizer: Any, name: 
 def test_a_prompt_that_closes_its_trace_with_words_in_it_opens_none(tokenizer: Any) -> None:
     tokenizer.chat_template = turns(
         CHATML,
-        "<|im_start|>assistant\n{% if m.reasoning_content %}<x>{{ m.reasoning_content }}</x>{% endif %}\n{{ m.content }}<|im_end|>\n",
+        "<|im_start|>assistant\n{% if m.reasoning_content %}<x>{{ m.reasoning_content }}</x>{% endif %}\n"
+        "{{ m.content }}<|im_end|>\n",
         "<|im_start|>assistant\n<x>\n<note>No thinking here.</note>\n</x>",
     )
     found = read_trace_format(tokenizer)
@@ -237,7 +252,7 @@ def test_a_prompt_that_closes_its_trace_with_words_in_it_opens_none(tokenizer: A
 
 
 def test_a_known_format_is_read_alone(tokenizer: Any) -> None:
-    """Words that another model's traces end in do not end this one's."""
+    """The tags of other models do not end a trace of this one."""
     tokenizer.chat_template = FORMATS["kept, opened by the prompt"][0]
     found = read_trace_format(tokenizer)
     text = f"I could say: Here is my response: 4</think></x:think>{ANSWER}"
@@ -297,41 +312,56 @@ def test_marks_of_no_known_format_are_named(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.add_tokens(["<think>", "</think>", "<deep_thought>", "<|channel|>", "<r>", "<tool>", "<|think_on|>"])
     assert unknown_marks(tokenizer, read_trace_format(tokenizer)) == ("<deep_thought>", "<|think_on|>")
-    # what the template itself writes before the question is its own
+    # a mark that the template itself writes before the question is left out
     tokenizer.chat_template = "{% if enable_thinking %}<|think_on|>{% endif %}" + str(tokenizer.chat_template)
     assert unknown_marks(tokenizer, read_trace_format(tokenizer)) == ("<deep_thought>",)
 
 
 SWITCHES = {
-    "a variable": ("{% if enable_thinking %}<think>{% endif %}", {"on": {"enable_thinking": True}, "off": {"enable_thinking": False}}),
+    "a variable": (
+        "{% if enable_thinking %}<think>{% endif %}",
+        {"on": {"enable_thinking": True}, "off": {"enable_thinking": False}},
+    ),
     "two names": (
-        "{% if thinking is not defined %}{% set thinking = enable_thinking %}{% endif %}{% if thinking %}<think>{% endif %}",
+        "{% if thinking is not defined %}{% set thinking = enable_thinking %}{% endif %}"
+        "{% if thinking %}<think>{% endif %}",
         {"on": {"enable_thinking": True, "thinking": True}, "off": {"enable_thinking": False, "thinking": False}},
     ),
     "a denial": ("{% if not no_think %}<think>{% endif %}", {"on": {"no_think": False}, "off": {"no_think": True}}),
     "words": (
-        "Off is disabled. {% if thinking_mode == 'enabled' %}Think.{% elif thinking_mode == 'disabled' %}Do not.{% endif %}",
+        "Off is disabled. "
+        "{% if thinking_mode == 'enabled' %}Think.{% elif thinking_mode == 'disabled' %}Do not.{% endif %}",
         {"on": {"thinking_mode": "enabled"}, "off": {"thinking_mode": "disabled"}},
     ),
-    "one word": ("{{ '' if reasoning_effort | lower == 'none' else '<think>' }}", {"on": {}, "off": {"reasoning_effort": "none"}}),
+    "one word": (
+        "{{ '' if reasoning_effort | lower == 'none' else '<think>' }}",
+        {"on": {}, "off": {"reasoning_effort": "none"}},
+    ),
     "levels that are written": (
         "Reasoning: {{ reasoning_effort | default('medium') }}",
         {level: {"reasoning_effort": level} for level in ("low", "medium", "high")},
     ),
     "levels, some of them refused": (
-        "{% if effort is defined and effort not in ['low', 'high'] %}{{ raise_exception('no') }}{% endif %}{{ effort }}",
+        "{% if effort is defined and effort not in ['low', 'high'] %}{{ raise_exception('no') }}{% endif %}"
+        "{{ effort }}",
         {"low": {"effort": "low"}, "high": {"effort": "high"}},
     ),
     "levels beside none, all else refused": (
-        "{% if reasoning_effort|default('none') not in ['none', 'high'] %}{{ raise_exception('no') }}{% endif %}{{ reasoning_effort|default('none') }}",
+        "{% if reasoning_effort|default('none') not in ['none', 'high'] %}{{ raise_exception('no') }}{% endif %}"
+        "{{ reasoning_effort|default('none') }}",
         {"on": {"reasoning_effort": "high"}, "off": {"reasoning_effort": "none"}, "high": {"reasoning_effort": "high"}},
     ),
     "levels that change nothing": ("{% if reasoning_effort == 'low' %}{% endif %}", {}),
     "a budget": (
-        "{% if thinking_budget is defined %}{% if thinking_budget == 0 %}Do not think.{% else %}{{ thinking_budget }} tokens.{% endif %}{% endif %}",
+        "{% if thinking_budget is defined %}"
+        "{% if thinking_budget == 0 %}Do not think.{% else %}{{ thinking_budget }} tokens.{% endif %}"
+        "{% endif %}",
         {"on": {}, "off": {"thinking_budget": 0}, "7": {"thinking_budget": 7}},
     ),
-    "past turns alone": ("{% for m in messages %}{% if m.role == 'assistant' and clear_thinking %}x{% endif %}{% endfor %}", {}),
+    "past turns alone": (
+        "{% for m in messages %}{% if m.role == 'assistant' and clear_thinking %}x{% endif %}{% endfor %}",
+        {},
+    ),
     "nothing": ("<think>", {}),
 }  # fmt: skip
 
@@ -354,7 +384,8 @@ def test_a_switch_is_what_changes_the_prompt(tokenizer: Any, name: str) -> None:
 
 def test_a_word_in_the_system_message_is_a_switch(tokenizer: Any) -> None:
     tokenizer.chat_template = (
-        "{% set ns = namespace(off=false) %}{% for m in messages %}{% if '/no_think' in m.content %}{% set ns.off = true %}{% endif %}"
+        "{% set ns = namespace(off=false) %}{% for m in messages %}"
+        "{% if '/no_think' in m.content %}{% set ns.off = true %}{% endif %}"
         "{{ m.role }}: {{ m.content.replace('/no_think', '').replace('/think', '').strip() }}\n{% endfor %}"
         "assistant: {{ '<think></think>' if ns.off else '<think>\n' }}"
     )
@@ -381,7 +412,10 @@ def test_other_variables_of_the_template_are_passed_on(tokenizer: Any) -> None:
 
 
 def test_a_templates_clock_stands_still(tokenizer: Any) -> None:
-    tokenizer.chat_template = "  {% if strftime_now is defined %}\n{{ strftime_now('%d %b %Y, %H:%M, day %j, %-d, 100%%') }}{% endif %}\n{{ messages[0].content }}"
+    tokenizer.chat_template = (
+        "  {% if strftime_now is defined %}\n{{ strftime_now('%d %b %Y, %H:%M, day %j, %-d, 100%%') }}{% endif %}\n"
+        "{{ messages[0].content }}"
+    )
     probe = Probe(id="p", cluster="c", messages=(Message("user", "Hello"),))
     assert tokenizer.decode(render_prompt(tokenizer, probe).ids) == "01 Jan 2025, 00:00, day 001, 1, 100%Hello"
     other = render_prompt(tokenizer, probe, now=datetime(2024, 12, 24, 18, 5))
@@ -417,17 +451,20 @@ READ = {
     "google-gemma-4-31B-it": ("<|channel>thought", "<channel|>", False, ON_OFF),
     "ibm-granite-granite-3.3-2B-Instruct": ("<think>", "</think>", False, ON_OFF),
     "mistralai-Ministral-3-14B-Reasoning-2512": ("[THINK]", "[/THINK]", False, ()),
-    "openai-gpt-oss-120b": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", False, ("low", "medium", "high")),
+    "openai-gpt-oss-120b": (
+        "<|channel|>analysis<|message|>", "<|end|><|start|>assistant", False, ("low", "medium", "high"),
+    ),
 }  # fmt: skip
-# what hands a trace to the templates that render one beside an answer
+# the message that hands a trace to a template, where it differs from the others'
 TRACED = {
     "mistralai-Ministral-3-14B-Reasoning-2512": {
         "content": [{"type": "thinking", "thinking": TRACE}, {"type": "text", "text": ANSWER}]
     }
 }
+# templates that drop the trace of a past turn
 DROPPED = (
-    "HuggingFaceTB-SmolLM3-3B", "NVIDIA-Nemotron-Nano-v2", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai-DeepSeek-V3.1",
-    "google-gemma-4-31B-it", "ibm-granite-granite-3.3-2B-Instruct",
+    "HuggingFaceTB-SmolLM3-3B", "NVIDIA-Nemotron-Nano-v2", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-V3.1", "google-gemma-4-31B-it", "ibm-granite-granite-3.3-2B-Instruct",
 )  # fmt: skip
 
 
@@ -451,7 +488,7 @@ def test_real_templates_are_read(real: tuple[str, Any]) -> None:
 def test_what_a_real_template_writes_is_read_back_at_every_cut(real: tuple[str, Any]) -> None:
     name, tokenizer = real
     found = read_trace_format(tokenizer)
-    if name in DROPPED:  # nothing that the template writes: what its model does
+    if name in DROPPED:  # the template writes no trace, so its model's writing is read
         assert read_back_at_every_cut(found, f"{found.opening}\n{TRACE}\n{found.closing}\n\n{ANSWER}{found.answer_end}")
         return
     question = [{"role": "user", "content": "Which is larger?"}]
