@@ -96,8 +96,8 @@ def test_a_thinking_option_that_the_template_does_not_know(
     given = [f"{model}?thinking=on" if model == refusing else str(model) for model in pair]
     said = run(tmp_path, *given)
     words = (
-        "refusing?thinking=on: the model's chat template has no switch for thinking (enable_thinking or thinking): "
-        "leave ?thinking=on out"
+        "?thinking=on: the model's chat template has no switch for thinking, so nothing in the prompt would change: "
+        "leave it out"
     )
     assert before_summary(said).count(words) == 1, said
     assert "1 error" in said

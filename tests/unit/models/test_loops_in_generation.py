@@ -21,8 +21,8 @@ from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Generation, Job, Response
-from tests.scripted_models import scripted_model
-from tests.tiny_models import save_model
+from tests.support.scripted_models import scripted_model
+from tests.support.tiny_models import save_model
 
 SMALL = LoopRule(repeats=3, tokens=12, longest=8, look_every=4)
 NEVER = LoopRule(repeats=3, tokens=10**9, longest=8)

@@ -130,7 +130,7 @@ reasoning    KL(candidate || baseline) 1.743 ± 0.031 nats/token, same top token
 margin. regressed: lower is above 0, and not held. inconclusive: neither. truncated: responses that were cut before their answer; no other gate had any.
 3 regressed, 3 held, 3 inconclusive, 1 not measured of 10 gates, and 1 control
 report  trust.json
-store   /home/ada/.cache/pytest-trust"""
+store   /home/ada/.cache/pytest-trust"""  # noqa: E501
 
 PLAN = records.plan(
     rows=[
