@@ -84,6 +84,13 @@ class SideRecord:
     """Share of the samples whose outcome the metric is defined on, 0 to 1."""
     truncated: int
     """Number of responses that were cut before their answer."""
+    looped: int
+    """Number of truncated responses that repeated themselves without end and were stopped."""
+    reasoned: float
+    """Share of the responses that have a reasoning trace, 0 to 1."""
+    option_mass: float | None
+    """Mean probability of all options of a probe together, in the place where they were scored; null without options
+    or for texts without a prompt. Where it is small, the model would write something else in that place."""
     closed: int
     """Number of reasoning traces that the reasoning budget closed."""
     judge_errors: tuple[str, ...]

@@ -437,7 +437,12 @@ class Audit:
                 identities, (pair.baseline, pair.candidate), ("", words), strict=True
             )
         )
-        warnings = {f"{identity.label}: {warning}" for identity in identities for warning in identity.warnings}
+        models = [self.engine.model(reference) for reference in (pair.baseline, pair.candidate)]
+        warnings = {
+            f"{model.reference.label}: {warning}"
+            for model in models
+            for warning in (*model.identity.warnings, *model.warnings)
+        }
         return PairRecord(
             baseline=baseline,
             candidate=candidate,

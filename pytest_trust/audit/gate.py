@@ -280,6 +280,7 @@ def _side_record(
     counted = sum(outcomes[outcome] for outcome in counted_outcomes(gate))
     interval = rate_interval(scores, clusters) if scores else None
     errors = sorted({sample.message for sample in samples if sample.message})
+    masses = [sample.option_mass for sample in samples if sample.option_mass is not None]
     return SideRecord(
         model=side.model,
         value=interval.mean if interval else None,
@@ -289,6 +290,9 @@ def _side_record(
         outcomes=dict(sorted(outcomes.items())),
         coverage=counted / len(samples) if samples else 0.0,
         truncated=outcomes["truncated"],
+        looped=sum(sample.looped for sample in samples),
+        reasoned=sum(bool(sample.reasoning.strip()) for sample in samples) / len(samples) if samples else 0.0,
+        option_mass=sum(masses) / len(masses) if masses else None,
         closed=sum(sample.closed for sample in samples),
         judge_errors=tuple(errors[:3]),
     )
@@ -344,6 +348,8 @@ def _cut(side: SideRecord) -> float:
 def _advice(side: SideRecord) -> str:
     if side.judge_errors:
         return f": the judge failed with {side.judge_errors[0]}"
+    if side.truncated and side.looped == side.truncated:
+        return f": {side.looped} repeated themselves without end and were stopped, which no longer limit would change"
     if side.truncated:
         return (
             f": {side.truncated} were cut before their answer; raise --trust-max-new-tokens, "

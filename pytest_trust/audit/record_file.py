@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.engine.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
 from pytest_trust.errors import InvalidInput, TrustError
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def write_recording(
         "drift": {},
         "head": {},
     }
+    if model.tags != DEFAULT_TAGS:
+        manifest["tags"] = model.tags
     for job in planned:
         manifest[job.table] |= model.recorded(job)
     tensors: dict[str, torch.Tensor] = {}

@@ -107,7 +107,6 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     by_id = sorted(both, key=lambda probe: probe.id)
     floor = set() if baseline_view.recorded else {probe.id for probe in by_id[:_FLOOR_PROBES]}
     shared = (vocabulary.shared, *vocabulary.key) if vocabulary.key else vocabulary.shared
-    tags = [] if engine.tags == DEFAULT_TAGS else [engine.tags]  # they decide where an answer begins
     units = []
     for probe in both:
         name = probe.id
@@ -124,7 +123,7 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
                 q.contexts[name],
                 p.texts[name],
                 shared,
-                *tags,
+                *([] if p.tags == DEFAULT_TAGS else [p.tags]),  # they decide where an answer begins
             )
 
         again = (
@@ -152,7 +151,7 @@ def view_of(
     from pytest_trust.models.runner import Group
 
     model = engine.model(reference)
-    view = View(reference, model.source, recorded=not model.runs, numbering=numbering)
+    view = View(reference, model.source, recorded=not model.runs, numbering=numbering, tags=model.tags)
     if model.runs:
         view.context = engine.local(reference).context()
     for name, said in model.said(job, engine.model(other or reference)).items():
@@ -168,8 +167,8 @@ def view_of(
         elif said.prompt:
             view.prompts[name] = said.prompt
         if said.masked is None and not said.options:
-            opened = opened_by(said.tail, engine.tags)
-            view.markers[name] = marker_spans(said.text, engine.tags, bool(opened))
+            opened = opened_by(said.tail, model.tags)
+            view.markers[name] = marker_spans(said.text, model.tags, bool(opened))
             if opened:
                 view.closings[name] = opened
     return view

@@ -6,18 +6,18 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pytest_trust.models.framing import Framing, token_behind
-from pytest_trust.reasoning import split_reasoning
+from pytest_trust.reasoning import Tags, split_reasoning
 
 Spans = tuple[tuple[int, int], ...]
 
 
-def marker_spans(text: str, tags: Sequence[tuple[str, str]], opened: bool) -> Spans:
+def marker_spans(text: str, tags: Tags, opened: bool) -> Spans:
     """The places of the tags around reasoning and answer in a response, in characters: [start, stop) of each.
 
     The beginning of a tag at the very end is not among them, since it may be a word.
     """
     spans, at = [], 0
-    names = [tag.lower() for pair in tags for tag in pair]
+    names = [tag.lower() for pair in tags for tag in pair if tag]
     for part in split_reasoning(text, tags, opened).parts:
         said = part.text.strip().lower()
         begun = at + len(part.text) == len(text) and said not in names and any(name.startswith(said) for name in names)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_trust.drift.masking import Spans
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class View:
     closings: dict[str, str] = field(default_factory=dict)  # the tag that closes a trace which the prompt has opened
     markers: dict[str, Spans] = field(default_factory=dict)  # think markers, as spans of characters
     masked: dict[str, tuple[int, ...]] = field(default_factory=dict)  # indices of the template's tokens, where known
+    tags: Tags = DEFAULT_TAGS
+    """The tags that the side's responses are split by."""
     numbering: Numbering | None = None
     context: int | None = None  # the model's longest context in tokens
 

@@ -17,7 +17,7 @@ from pytest_trust.models.generation import Row
 from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.runner import Group
 from pytest_trust.models.token_trees import common_prefix
-from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning
+from pytest_trust.reasoning import Tags, opened_by, split_reasoning
 from pytest_trust.responses import Generation, Job
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Answered:
         return split.complete and self.judge.stated(split.answer, self.probe)
 
 
-def plan_answers(rendered: Rendered, jobs: Iterable[Job], tags: Tags = DEFAULT_TAGS) -> list[Answer]:
+def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
     """Every response that the jobs ask of a model; equal ones appear once.
 
     Responses with equal settings stand together. The longest come first, among settings and within them, so that a
@@ -115,7 +115,10 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job], tags: Tags = DEFAULT_T
                 )
                 if judge:
                     row = replace(
-                        row, answered=Answered(judge, probes[name], bool(opened_by(prompts[name].tail, tags)), tags)
+                        row,
+                        answered=Answered(
+                            judge, probes[name], bool(opened_by(prompts[name].tail, rendered.tags)), rendered.tags
+                        ),
                     )
                 found[key] = Answer(key, row, prompts[name].tail, generation)
     longest: dict[Generation, int] = {}

@@ -5,7 +5,7 @@ The engine looks up every result first; the keys need no weights. It loads a mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -17,7 +17,7 @@ from pytest_trust.engine.workspace import Workspace
 from pytest_trust.errors import TrustError
 from pytest_trust.models.identity import ModelIdentity, choose_device
 from pytest_trust.models.reference import Reference, check_device
-from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags
 from pytest_trust.responses import Job, Progress
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Engine(Workspace):
         batch_size: int | None = None,
         trust_remote_code: bool = False,
         progress: Callable[[Progress], None] | None = None,
-        reasoning_tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        reasoning_tags: Tags = DEFAULT_TAGS,
         workers: int = 1,
         template: Literal["own", "shared"] = "own",
         offload: bool = False,

@@ -42,6 +42,7 @@ class Local(Rendered):
             dtype=workspace.dtype,
             trust_remote_code=workspace.trust_remote_code,
             offload=workspace.offloads,
+            tags=workspace.tags,
         )
         self._workspace = workspace
         self._fitting = fitting
@@ -84,7 +85,7 @@ class Local(Rendered):
 
     def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
         found = self._stored_responses(job)
-        return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self._workspace.tags)
+        return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
         keys = self.option_keys(self.option_rows(job.probes))

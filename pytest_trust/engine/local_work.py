@@ -18,6 +18,7 @@ from pytest_trust.engine.claimed_work import keys_of, share, with_keys
 from pytest_trust.engine.rendered import Rendered
 from pytest_trust.engine.store import context_of
 from pytest_trust.engine.workspace import Workspace
+from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Job, OptionScores
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def answer(
     workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
 ) -> bool:
     """Make the responses that the store lacks, or those of `keys` only. True when all of them are stored at the end."""
-    plan = plan_answers(model, jobs, workspace.tags)
+    plan = plan_answers(model, jobs)
     plan = plan if keys is None else with_keys(plan, keys)
     missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
     if not missing:
@@ -38,7 +39,7 @@ def answer(
 
     def make(part: Sequence[Answer]) -> Iterator[tuple[int, int]]:
         for made in _answered(workspace, fitting, part, runner, model):
-            values = {one.key: _value(workspace, one, found, runner) for one, found in made}
+            values = {one.key: _value(one, found, runner, model.tags) for one, found in made}
             workspace.store.put_json("responses", values, _context(workspace, runner, len(made)))
             yield len(made), sum(len(found.response.token_ids) for _, found in made)
 
@@ -113,7 +114,7 @@ def _answered(
         try:
             generation = replace(asked[0].way, max_new_tokens=max(one.generation.max_new_tokens for one in asked))
             rows, tails = [one.row for one in asked], [one.tail for one in asked]
-            for made in responses(runner, rows, tails, generation, workspace.tags, limits):
+            for made in responses(runner, rows, tails, generation, model.tags, limits):
                 for index, _ in made:
                     del waiting[asked[index].key]
                 if made:
@@ -123,7 +124,7 @@ def _answered(
             limits = fitting.fewer(min(limits.rows, len(asked)) // 2, asked, model.identity)
 
 
-def _value(workspace: Workspace, asked: Answer, one: Budgeted, runner: Runner) -> dict[str, Any]:
+def _value(asked: Answer, one: Budgeted, runner: Runner, tags: Tags) -> dict[str, Any]:
     """A response as it is stored."""
     from pytest_trust.models.tag_tokens import spelled_out
 
@@ -136,7 +137,7 @@ def _value(workspace: Workspace, asked: Answer, one: Budgeted, runner: Runner) -
     }
     if one.closed:
         value["closed"] = True
-    spelled = spelled_out(runner.loaded, ids, text, asked.tail, workspace.tags)
+    spelled = spelled_out(runner.loaded, ids, text, asked.tail, tags)
     if spelled:
         value["spelled"] = spelled
     return value

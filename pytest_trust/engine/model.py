@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Job, OptionScores, Response
 
 if TYPE_CHECKING:
@@ -85,6 +86,16 @@ class Model(Protocol):
     @property
     def identity(self) -> ModelIdentity:
         """What the model is. This loads no weights."""
+        ...
+
+    @property
+    def tags(self) -> Tags:
+        """The tags that its responses are split by."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a report must say about it, beside the warnings of its identity."""
         ...
 
     @property

@@ -41,6 +41,7 @@ class Recorded:
     reads = False
     at_hand = True
     why_no_floor = NO_WEIGHTS
+    warnings = ()
 
     def __init__(self, reference: Reference, tags: Tags) -> None:
         self.reference = reference
@@ -57,6 +58,10 @@ class Recorded:
     @property
     def identity(self) -> ModelIdentity:
         return self.file.identity
+
+    @property
+    def tags(self) -> Tags:
+        return self.file.tags or self._tags
 
     @property
     def source(self) -> str:
@@ -88,7 +93,7 @@ class Recorded:
         def found(probe: str, repeat: int) -> dict[str, Any] | None:
             return self.file.response(portable_key(probes[probe], job, repeat))
 
-        return responses_of(job, found, self._tags)
+        return responses_of(job, found, self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
         return scores_of({probe.id: self.file.options(portable_key(probe, job, 0)) for probe in job.probes})

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
+from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Job
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Recording:
     _options: Mapping[str, dict[str, Any]]
     _drift: Mapping[str, dict[str, Any]]
     _head: Mapping[str, Any]
+    tags: Tags = ()
+    """The tags of the model's own reasoning format; empty where all that are known were tried."""
     topk: int = 0
     """Tokens kept of each distribution; 0 in a recording of states."""
     _tensors: dict[str, torch.Tensor] | None = None
@@ -240,6 +243,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         manifest["options"],
         manifest["drift"],
         manifest["head"],
+        tuple(map(tuple, manifest.get("tags", ()))),
         manifest.get("topk", 0),
     )
 
@@ -265,6 +269,9 @@ def _entry_bytes(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
     """Check the types of all values that are used later, so that a hostile file fails here."""
+    tags = manifest.get("tags", [])
+    if not isinstance(tags, list) or not all(_are(pair, str) and len(pair) in (2, 4) for pair in tags):
+        raise ValueError("tags are not as expected")
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "responses": _is_response,
         "options": _is_scores,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pytest_trust.models.identity import ModelIdentity, identify_model
 from pytest_trust.models.reference import Reference, read_json
 from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
 from pytest_trust.models.steering_pairs import PREFIX
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags
 from pytest_trust.responses import Generation, Job
 
 if TYPE_CHECKING:
@@ -46,8 +48,10 @@ class Rendered:
         dtype: str | None,
         trust_remote_code: bool,
         offload: bool = False,
+        tags: Tags = DEFAULT_TAGS,
     ) -> None:
         self.reference = reference
+        self._given_tags = tags
         self.store = store
         self._dtype = dtype
         self._trust_remote_code = trust_remote_code
@@ -62,6 +66,44 @@ class Rendered:
     @property
     def cache(self) -> Path:
         return self.store.directory
+
+    @property
+    def tags(self) -> Tags:
+        """The tags that its responses are split by.
+
+        They are its own format where its chat template shows one, else all that are known; `--trust-reasoning-tags`
+        adds to the known ones and goes before its own.
+        """
+        if self._given_tags != DEFAULT_TAGS:
+            return self._given_tags
+        return tuple(tuple(pair) for pair in self._trace_format["tags"])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a report says about its reasoning format."""
+        unknown = [] if self._given_tags != DEFAULT_TAGS else self._trace_format["unknown"]
+        if not unknown:
+            return ()
+        return (
+            f"its vocabulary has {', '.join(unknown)}, which look like marks of a trace and belong to no known format: "
+            "give them as --trust-reasoning-tags if they are",
+        )
+
+    @cached_property
+    def _trace_format(self) -> dict[str, Any]:
+        """What its template says about traces. The store keeps it, so that a run from the store loads no tokenizer."""
+        key = digest("trace format", _KEYS, self.identity.rendering)
+        known: dict[str, Any] | None = self.store.get_json("notes", [key]).get(key)
+        if known is None:
+            from pytest_trust.models.trace_format import read_trace_format, unknown_marks
+
+            try:
+                found = read_trace_format(self.tokenizer, thinking=self.identity.thinking)
+            except InvalidInput as error:
+                raise InvalidInput(f"{self.reference.label}: {error}") from None
+            known = {"tags": found.tags, "source": found.source, "unknown": unknown_marks(self.tokenizer, found)}
+            self.store.put_json("notes", {key: known})
+        return known
 
     @property
     def files(self) -> ModelFiles:

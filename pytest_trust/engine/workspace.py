@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +10,7 @@ from pytest_trust.engine.claims import Claims
 from pytest_trust.engine.store import Store
 from pytest_trust.models.identity import ModelIdentity, choose_device
 from pytest_trust.models.reference import Reference
-from pytest_trust.reasoning import DEFAULT_TAGS
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags
 from pytest_trust.responses import Phase, Progress
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Workspace:
         keep: keep a model loaded while the other one answers, if both fit. Else it is released, and loaded again to
             measure the pair's drift.
         workers: number of this run's processes that share the work (`engine.claims`).
-        tags: opening and closing tags of reasoning, as for `split_reasoning`.
+        tags: tags of reasoning, as for `split_reasoning`; the known ones, or those that a user gave beside them.
         progress: called after every batch.
     """
 
@@ -59,7 +59,7 @@ class Workspace:
         offload: bool = False,
         keep: bool = False,
         workers: int = 1,
-        tags: Sequence[tuple[str, str]] = DEFAULT_TAGS,
+        tags: Tags = DEFAULT_TAGS,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store(store)
@@ -69,7 +69,7 @@ class Workspace:
         self.trust_remote_code = trust_remote_code
         self.offloads = offload
         self.workers = workers
-        self.tags = tuple((opening, closing) for opening, closing in tags)
+        self.tags: Tags = tuple(tuple(pair) for pair in tags)
         self._keep = keep
         self._progress = progress
         self._open: dict[tuple[Reference, Phase], int] = {}  # items in all, of phases that have begun and not ended

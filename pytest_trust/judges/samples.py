@@ -37,6 +37,8 @@ class JudgedSample:
     """The option chosen, where there are options."""
     looped: bool = False
     """The response repeated itself without end, and was stopped."""
+    option_mass: float | None = None
+    """The probability of all options of a chat probe together, where they were scored; None for other probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,24 @@ def judge_options(
         wrong = best >= right
         text = f"{rival if wrong else probe.answer}  ({best - right:+.2f} nats towards {rival!r})"
         chosen = rival if wrong else probe.answer
-        judged[probe.id] = (JudgedSample("bad" if wrong else "ok", float(wrong), text, chosen=chosen),)
+        mass = option_mass(probe.options, scores[probe.id]) if probe.messages else None
+        outcome = "bad" if wrong else "ok"
+        judged[probe.id] = (JudgedSample(outcome, float(wrong), text, chosen=chosen, option_mass=mass),)
     return judged
+
+
+def option_mass(options: Sequence[str], scores: OptionScores) -> float:
+    """The probability that a model begins its answer with one of the options, 0 to 1.
+
+    Where it is small, the model would write something else in this place, and the choice says little about it. An
+    option that begins with another one is part of that one's probability.
+    """
+    apart = [
+        value
+        for option, value in zip(options, scores.log_likelihoods, strict=True)
+        if not any(option != other and option.startswith(other) for other in options)
+    ]
+    return min(1.0, math.fsum(map(math.exp, apart)))
 
 
 def normalised(scores: OptionScores, by: str) -> list[float]:

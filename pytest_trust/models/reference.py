@@ -53,6 +53,8 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
 )
 _OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout")
 _OF_ANY_MODEL = ("label", "thinking")
+# What a chat template may know beside a number of tokens; `models.thinking_switches` asks the template itself.
+_THINKING = ("on", "off", "low", "medium", "high")
 
 _LABELLED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.*)", re.DOTALL)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -261,10 +263,10 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             _check_number(given, key, value)
         if key == "key_env" and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise InvalidReference(f"{given}: key_env takes the NAME of an environment variable, never the key itself")
-        if key == "thinking" and value not in ("on", "off") and not (value.isdecimal() and int(value)):
+        if key == "thinking" and value not in _THINKING and not (value.isdecimal() and int(value)):
             raise InvalidReference(
                 f"{given}: thinking={value!r} is not possible, "
-                "expected on or off, or the number of tokens that a trace may take"
+                f"expected {', '.join(_THINKING)}, or the number of tokens that a trace may take"
             )
         if key == "mutant":
             value = _canonical_mutant(value, given)

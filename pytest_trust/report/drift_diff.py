@@ -212,6 +212,12 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
     if record.baseline.closed or record.candidate.closed:
         closed = ", ".join(f"{name} {side.closed}" for name, side in _named_sides(record))
         rows.append(("budget", f"traces that it closed: {closed}"))
+    if record.baseline.looped or record.candidate.looped:
+        looped = ", ".join(f"{name} {side.looped}" for name, side in _named_sides(record))
+        rows.append(("loops", f"truncated responses that repeat themselves without end: {looped}"))
+    if known(record.baseline.option_mass) and known(record.candidate.option_mass):
+        masses = ", ".join(f"{name} {percent(side.option_mass)}" for name, side in _named_sides(record))
+        rows.append(("options", f"probability of all of them together where they were scored: {masses}"))
     outcomes = [f"{name}: {found}" for name, side in _named_sides(record) if (found := _outcomes(side))]
     rows += zip(("outcomes", ""), outcomes, strict=False)
     rows += _breakdown(record, numbers)

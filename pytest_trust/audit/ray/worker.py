@@ -20,6 +20,7 @@ from pytest_trust.engine.claimed_work import with_keys
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
+from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Progress
 from pytest_trust.version import __version__
 
@@ -38,7 +39,7 @@ class Settings:
     dtype: str | None
     batch_size: int | None
     trust_remote_code: bool
-    reasoning_tags: tuple[tuple[str, str], ...]
+    reasoning_tags: Tags
     template: Literal["own", "shared"]
     offload: bool
     models: str

@@ -24,6 +24,7 @@ from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Job, OptionScores, Response
 
 if TYPE_CHECKING:
@@ -47,10 +48,15 @@ class Served(StoredAnswers):
     tokens_by_text = True
     at_hand = False
     why_no_floor = NOT_RUN_TWICE
+    warnings = ()
 
     def __init__(self, reference: Reference, workspace: Workspace) -> None:
-        super().__init__(reference, store=workspace.store, trace=workspace.tags[0])
+        super().__init__(reference, store=workspace.store, trace=(workspace.tags[0][0], workspace.tags[0][1]))
         self._workspace = workspace
+
+    @property
+    def tags(self) -> Tags:
+        return self._workspace.tags
 
     @property
     def source(self) -> str:
@@ -94,7 +100,7 @@ class Served(StoredAnswers):
 
     def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
         found = self.stored_responses(job)
-        return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self._workspace.tags)
+        return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
         return scores_of(self.stored_options(job))

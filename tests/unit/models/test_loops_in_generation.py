@@ -15,7 +15,7 @@ from pytest_trust.judges.samples import judge_responses
 from pytest_trust.models import generation as module
 from pytest_trust.models.generation import Row, generate
 from pytest_trust.models.loops import LoopRule
-from pytest_trust.models.memory import Limits
+from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.reasoning_budget import responses
 from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Message, Probe
@@ -50,7 +50,7 @@ def test_a_stopped_response_is_the_beginning_of_the_one_without_a_stop(
     monkeypatch.setattr(module, "RULE", SMALL)
     for shares in (True, False):
         monkeypatch.setattr(llama, "shares", shares)
-        for limits in (None, Limits(5, 10**6)):
+        for limits in (None, BatchLimits(5, 10**6)):
             made = generate(llama, rows, generation, limits)
             assert 3 <= [one.finish_reason for one in made].count("loop") < len(made)
             for free, one in zip(whole, made, strict=True):
@@ -183,11 +183,11 @@ def test_a_run_stores_what_looped_and_reads_it_again(tmp_path: Path) -> None:
     model = parse_reference(str(scripted_model(tmp_path / "model", "first add the number", then={"number": "first"})))
     probe = Probe(id="p", cluster="p", messages=(Message("user", "ask"),))
     job = Job("dim/ask", "generate", (probe,), Generation(1000))
-    with Engine(store=tmp_path / "store") as engine:
-        engine.acquire_side([job], model)
-        ((made,),) = engine.responses(model, job).values()
+    with Engine(tmp_path / "store") as engine:
+        engine.acquire([job], [model])
+        ((made,),) = engine.model(model).responses(job).values()
     assert made.finish_reason == "loop"
     assert module.RULE.tokens <= len(made.token_ids) < 1000
-    with Engine(store=tmp_path / "store") as engine:
-        ((again,),) = engine.responses(model, job).values()
+    with Engine(tmp_path / "store") as engine:
+        ((again,),) = engine.model(model).responses(job).values()
     assert again == made

@@ -162,5 +162,5 @@ def test_a_template_that_knows_no_thinking_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "-3", "2.5", "maybe"])
 def test_a_wrong_budget_is_refused(value: str) -> None:
-    with pytest.raises(TrustError, match="expected on or off, or the number of tokens"):
+    with pytest.raises(TrustError, match="expected on, off, low, medium, high, or the number of tokens"):
         parse_reference(f"org/name?thinking={value}")

@@ -109,7 +109,7 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("org/name?timeout=3", "is for a server"),
         ("org/name@", "neither an existing path nor org/name"),
         ("org/name?thinkin=on", "known options are base, concurrency, device, dtype"),
-        ("org/name?thinking=maybe", "expected on or off"),
+        ("org/name?thinking=maybe", "expected on, off, low, medium, high, or the number of tokens"),
         ("org/name?dtype=int3", "expected auto or float32"),
         ("org/name?device=gpu", "expected auto, cpu, cuda"),
         ("org/name?dtype", "options are written ?key=value"),
