@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 Task = Literal["generate", "choose"]
 
+TokenIds = tuple[tuple[int, ...], ...]
+"""The token ids of one response, or of each option of a probe."""
 Phase = Literal["load", "generate", "score", "drift"]
 
 

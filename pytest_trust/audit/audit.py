@@ -5,13 +5,12 @@ Nothing here imports pytest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.audit.drift_record import Drifts
-from pytest_trust.audit.policy import Profile, Threshold, load_policy
+from pytest_trust.audit.policy import Policy, Profile, Threshold, load_policy
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge
 from pytest_trust.probes import Gate, Suite, select
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
 
 #: Judges that can read a reasoning trace as well as an answer.
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
-
-
-def external_judges(trust: TrustConfig) -> dict[str, Any]:
-    if not trust.judges:
-        return {}
-    from pytest_trust.judges.external import parse_judge_options
-
-    return dict(parse_judge_options(trust.judges))
 
 
 def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
@@ -87,11 +78,12 @@ class Audit:
         progress: Callable[[Progress], None] | None = None,
         note: Callable[[str], None] | None = None,
         workers: int = 1,
+        policy: Policy | None = None,
     ) -> None:
         self.trust = trust
-        self.policy = load_policy(trust.policy)
+        self.policy = policy or load_policy(trust.policy)
         self.profile = self.policy.profile(trust.profile)
-        self._replaced = external_judges(trust)
+        self._replacing = {one.name: one for one in trust.judges}
         self._progress = progress
         self._workers = workers
         self._note = note
@@ -233,20 +225,20 @@ class Audit:
 
         Raises InvalidInput when the judge's model is one of the pair.
         """
-        if name not in self._replaced:
+        replacing = self._replacing.get(name)
+        if replacing is None:
             return get_judge(name)
-        given = next(value for value in self.trust.judges if value.startswith(f"{name}="))
-        model = re.split("[?@]", given.partition(":")[2])[0]
         for side in (pair.baseline, pair.candidate):
-            if model in (side.location, side.model_name):
+            if replacing.model in (side.location, side.model_name):
                 raise InvalidInput(
-                    f"--trust-judge: {model} is one of the models that are compared: it cannot judge, name another"
+                    f"--trust-judge: {replacing.model} is one of the models that are compared: "
+                    "it cannot judge, name another"
                 )
-        return self._replaced[name]
+        return replacing.judge
 
     def _accuracy(self, judge: str) -> tuple[Accuracy, Accuracy] | None:
         """The accuracy on each side; it is measured for built-in judges only."""
-        return None if judge in self._replaced else self.policy.judges.get(judge)
+        return None if judge in self._replacing else self.policy.judges.get(judge)
 
     def judged(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's samples of a job's probes, judged. Earlier judgements of a named judge come from the store."""
@@ -274,7 +266,7 @@ class Audit:
         from pytest_trust.judges.samples import Side, judge_responses
 
         # A user's function, a server or a directory may judge otherwise the next time: its judgements are not stored.
-        if not judge_name or judge_name in self._replaced:
+        if not judge_name or judge_name in self._replacing:
             return Side(reference.label, judge_responses(judge, judge_name, job.probes, responses))
         with Remembered(judge, self.engine.store, job.probes, responses) as remembered:
             return Side(reference.label, judge_responses(remembered, judge_name, job.probes, responses))

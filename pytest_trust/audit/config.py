@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_trust.models.reference import Reference
+
+if TYPE_CHECKING:
+    from pytest_trust.judges import Judge
+
+
+@dataclass(frozen=True)
+class ReplacingJudge:
+    """A judge that replaces a built-in one; see `pytest_trust.judges.external`."""
+
+    name: str
+    """The built-in judge that it replaces."""
+    specification: str
+    judge: Judge
+
+    @property
+    def model(self) -> str:
+        """The model that judges, by its name or path."""
+        return re.split("[?@]", self.specification.partition(":")[2])[0]
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,8 @@ class TrustConfig:
     sequential: bool
     trust_remote_code: bool
     testpaths: tuple[str, ...] | None
-    judges: tuple[str, ...] = ()
-    """NAME=SPECIFICATION of each judge that replaces a built-in one; see `pytest_trust.judges.external`."""
+    judges: tuple[ReplacingJudge, ...] = ()
+    """The judges that replace built-in ones (`--trust-judge`)."""
 
     mutants: tuple[str, ...] | None = None
     """The names given to `--trust-mutants`. Empty: all of the selected dimensions. None: it was not given."""

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_trust.judges.samples import NOT_MEASURED, Side, score_probe
+from pytest_trust.judges.judgement import NOT_MEASURED
+from pytest_trust.judges.samples import Side, score_probe
 from pytest_trust.probes import Gate, Probe
 
 

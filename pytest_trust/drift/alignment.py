@@ -101,9 +101,9 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
     candidate_view = view_of(engine, asked, candidate, vocabulary.candidate, baseline)
     if engine.shares_template:
         share_template(baseline_view, candidate_view)
-    both = [probe for probe in probes if probe.id in baseline_view.texts and probe.id in candidate_view.texts]
+    both = [probe for probe in probes if probe.id in baseline_view.token_ids and probe.id in candidate_view.token_ids]
     if job.task == "choose":
-        both = [probe for probe in both if baseline_view.texts[probe.id] == candidate_view.texts[probe.id]]
+        both = [probe for probe in both if baseline_view.token_ids[probe.id] == candidate_view.token_ids[probe.id]]
     by_id = sorted(both, key=lambda probe: probe.id)
     floor = set() if baseline_view.recorded else {probe.id for probe in by_id[:_FLOOR_PROBES]}
     shared = (vocabulary.shared, *vocabulary.key) if vocabulary.key else vocabulary.shared
@@ -121,13 +121,15 @@ def units_of(engine: Engine, job: Job, baseline: Reference, candidate: Reference
                 q.fingerprint,
                 p.contexts[name],
                 q.contexts[name],
-                p.texts[name],
+                p.token_ids[name],
                 shared,
                 *([] if p.tags == DEFAULT_TAGS else [p.tags]),  # they decide where an answer begins
             )
 
         again = (
-            digest("floor", _KEYS, baseline_view.fingerprint, baseline_view.contexts[name], baseline_view.texts[name])
+            digest(
+                "floor", _KEYS, baseline_view.fingerprint, baseline_view.contexts[name], baseline_view.token_ids[name]
+            )
             if name in floor
             else ""
         )
@@ -156,7 +158,7 @@ def view_of(
         view.context = engine.local(reference).context()
     for name, said in model.said(job, engine.model(other or reference)).items():
         view.contexts[name] = said.context
-        view.texts[name] = tuple(view.numbers(row) for row in said.rows)
+        view.token_ids[name] = tuple(view.numbers(row) for row in said.token_ids)
         view.answers[name] = said.answer_at if said.answer_token is None else said.answer_token
         if said.masked is not None:
             view.masked[name] = said.masked
@@ -185,10 +187,10 @@ def share_template(baseline: View, candidate: View) -> None:
         candidate.prompts[name] = candidate.own(baseline.numbers(prompt))
         candidate.contexts[name] = digest(candidate.prompts[name])
     for name, group in baseline.options.items():
-        if candidate.texts.get(name) != baseline.texts[name]:
+        if candidate.token_ids.get(name) != baseline.token_ids[name]:
             continue
         rows = tuple(candidate.own(baseline.numbers(row)) for row in group.rows)
-        texts = baseline.texts[name]
+        texts = baseline.token_ids[name]
         candidate.options[name] = Group(
             rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True))
         )

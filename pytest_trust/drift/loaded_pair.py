@@ -48,11 +48,11 @@ def device_of_pair(engine: Engine, live: Sequence[Reference]) -> str:
 
 def one_at_a_time(engine: Engine, baseline: Reference, candidate: Reference) -> bool:
     """Whether the pair did not fit into memory together when its drift was measured. The store keeps this."""
-    key = _apart_key(engine, baseline, candidate)
+    key = apart_key(engine, baseline, candidate)
     return key in engine.store.get_json("notes", [key])
 
 
-def _apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
+def apart_key(engine: Engine, baseline: Reference, candidate: Reference) -> str:
     return digest("one at a time", *(engine.identify(reference).fingerprint for reference in (baseline, candidate)))
 
 

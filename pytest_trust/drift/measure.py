@@ -28,18 +28,18 @@ from pytest_trust.drift.alignment import (
     vocabulary_of,
 )
 from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts, stored_texts
-from pytest_trust.drift.loaded_pair import _apart_key, all_fit, device_of_pair, has_head
+from pytest_trust.drift.loaded_pair import all_fit, apart_key, device_of_pair, has_head
 from pytest_trust.drift.masking import masked_tokens
 from pytest_trust.drift.pair_drift import PairDrift
 from pytest_trust.drift.reduce_pair import Read, divergences
-from pytest_trust.drift.sides import Side, Text, Unit, keys_of, parts_of, unit_length
+from pytest_trust.drift.sides import Side, Unit, keys_of, parts_of, unit_length
 from pytest_trust.engine.claimed_work import share
 from pytest_trust.engine.model import Wanted
 from pytest_trust.keys import portable_key
 from pytest_trust.models.context_windows import in_windows
 from pytest_trust.models.framing import token_behind
 from pytest_trust.models.reference import Reference
-from pytest_trust.responses import Job
+from pytest_trust.responses import Job, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pytest_trust.models.runner import Group
 
 DRIFT_BATCH = 16  # probes whose states exist at once while both models are in memory
-WITHOUT_TRACE: Text = ()  # key of the baseline's states on the candidate's answer, read without the trace
+WITHOUT_TRACE: TokenIds = ()  # key of the baseline's states on the candidate's answer, read without the trace
 NO_TRACES = "no response of the candidate has a trace and an answer after it"
 
 
@@ -89,7 +89,7 @@ def measure_units(engine: Engine, units: Sequence[Unit], baseline: Reference, ca
     fit = not engine.offloads and all_fit(engine, live)
     size = DRIFT_BATCH if fit else -(-len(units) // engine.workers)
     if not fit and not engine.offloads:
-        engine.store.put_json("notes", {_apart_key(engine, baseline, candidate): True})
+        engine.store.put_json("notes", {apart_key(engine, baseline, candidate): True})
     parts = [units[start : start + size] for start in range(0, len(units), size)]
 
     def make(part: list[Unit]) -> Iterator[tuple[int, int]]:
@@ -288,7 +288,7 @@ def _masked(engine: Engine, unit: Unit, side: Side, *, alone: bool = False) -> l
 
 def _states(
     engine: Engine, units: Sequence[Unit], side: Side, reference: Reference
-) -> tuple[list[Mapping[Text, Any]], Head | None]:
+) -> tuple[list[Mapping[TokenIds, Any]], Head | None]:
     """One side's states by text for each unit, [tokens, hidden size], and the side's head.
 
     The states of a probe's options follow one another. A top-k recording and a server give a `TopK` for each text, and
@@ -305,7 +305,7 @@ def _states(
         return list(model.kept(wanted, reader)), model.head(reader)
     runner = engine.loaded(reference)
     assert runner.head is not None
-    result: list[Mapping[Text, torch.Tensor]] = []
+    result: list[Mapping[TokenIds, torch.Tensor]] = []
     step = len(units) if engine.offloads else DRIFT_BATCH
     for start in range(0, len(units), step):
         part = units[start : start + step]
@@ -331,7 +331,7 @@ def _joined_groups(first: Group, second: Group) -> Group:
     return Group(first.rows + second.rows, first.starts + second.starts)
 
 
-def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) -> Mapping[Text, torch.Tensor]:
+def _by_text(engine: Engine, unit: Unit, side: Side, found: list[torch.Tensor]) -> Mapping[TokenIds, torch.Tensor]:
     import torch
 
     view, texts = unit.side(side), unit.texts()
@@ -355,7 +355,7 @@ def _alone(engine: Engine, units: Sequence[Unit], baseline: Reference) -> dict[s
     return {unit.floor: torch.cat(rows) for unit, rows in zip(units, found, strict=True)}
 
 
-Own = dict[str, tuple[Text, int, list[int], "torch.Tensor"]]
+Own = dict[str, tuple[TokenIds, int, list[int], "torch.Tensor"]]
 """By portable key: a text, its answer's first token, the indices of its template's tokens, its states."""
 
 
@@ -368,13 +368,13 @@ def own_states(engine: Engine, jobs: Sequence[Job], reference: Reference) -> tup
         view_of(engine, replace(job, probes=tuple(probe for probe in job.probes if probe.id in job.drift)), reference)
         for job in jobs
     ]
-    if not any(view.texts for view in views) or not has_head(engine, reference):
+    if not any(view.token_ids for view in views) or not has_head(engine, reference):
         return None
     units = [
         Unit(job, probe, view, view, "", "own", "")
         for job, view in zip(jobs, views, strict=True)
         for probe in job.probes
-        if probe.id in view.texts
+        if probe.id in view.token_ids
     ]
     units.sort(key=lambda unit: -unit_length(unit))
     states, head = _states(engine, units, "baseline", reference)

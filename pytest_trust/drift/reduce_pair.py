@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.drift.sides import Side, Text, Unit
+from pytest_trust.drift.sides import Side, Unit
 from pytest_trust.errors import InvalidInput
+from pytest_trust.responses import TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ class Read:
     """p's states that predict the text's tokens, [tokens, hidden size], or the `TopK` of a recording."""
     q: Any
     """The same of q."""
-    text: Text
+    token_ids: TokenIds
     answer: int
     """Index of the answer's first token."""
     masked: Sequence[int]
@@ -52,7 +53,7 @@ def divergences(
     if not work:
         return {}
     limit = shared if shared >= 0 else min(head.vocabulary for head in (p_head, q_head) if head)
-    labels = [torch.tensor([token for row in one.text for token in row]) for one in work]
+    labels = [torch.tensor([token for row in one.token_ids for token in row]) for one in work]
     kept = []
     for one, row in zip(work, labels, strict=True):
         counted = row < limit  # tokens that only one side has cannot be compared
@@ -93,7 +94,7 @@ def divergences(
             q=q,
             answer_start=int((keep < one.answer).sum()),
             masked_tokens=len(row) - len(keep),
-            windowed=any(unit.side(side).beyond(unit.probe.id, one.text) for side in ("baseline", "candidate")),
+            windowed=any(unit.side(side).beyond(unit.probe.id, one.token_ids) for side in ("baseline", "candidate")),
         )
         values[one.key] = drift.to_bytes()
         start += len(keep)

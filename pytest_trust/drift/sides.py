@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_trust.drift.masking import Spans
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags
-from pytest_trust.responses import Job
+from pytest_trust.responses import Job, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 Side = Literal["baseline", "candidate"]
 
-Text = tuple[tuple[int, ...], ...]
-"""The tokens of one response, or one tuple per option. They are ids, or numbers where the two models' ids differ."""
-
 
 @dataclass(slots=True)
 class View:
@@ -34,7 +31,8 @@ class View:
     recorded: bool
     """Whether the model cannot be run here."""
     contexts: dict[str, str] = field(default_factory=dict)  # stand for the prompts in keys
-    texts: dict[str, Text] = field(default_factory=dict)
+    token_ids: dict[str, TokenIds] = field(default_factory=dict)
+    """Of each text; numbers, where the two models' ids differ."""
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Prompts that the other side's text can be read behind; a server may have them, a recording has none."""
     options: dict[str, Group] = field(default_factory=dict)
@@ -48,7 +46,7 @@ class View:
     numbering: Numbering | None = None
     context: int | None = None  # the model's longest context in tokens
 
-    def beyond(self, probe: str, text: Text) -> bool:
+    def beyond(self, probe: str, text: TokenIds) -> bool:
         """Whether the text is longer than this side's context, so that it is read in windows."""
         return (
             self.context is not None
@@ -64,7 +62,7 @@ class View:
         """This side's ids as numbers."""
         return tuple(ids) if self.numbering is None else self.numbering.numbers(ids)
 
-    def group(self, probe: str, texts: Sequence[Text]) -> Group:
+    def group(self, probe: str, texts: Sequence[TokenIds]) -> Group:
         """What this side's model is run on, to compare it on `texts`."""
         from pytest_trust.models.runner import Group
 
@@ -102,16 +100,16 @@ class Unit:
     def side(self, side: Side) -> View:
         return self.baseline if side == "baseline" else self.candidate
 
-    def on(self, direction: Side) -> Text:
+    def on(self, direction: Side) -> TokenIds:
         """The text of the side `direction`, on which that side is p."""
-        return self.side(direction).texts[self.probe.id]
+        return self.side(direction).token_ids[self.probe.id]
 
     def without(self, direction: str) -> Unit:
         """The unit without the key of this direction (`candidate_baseline` or `baseline_candidate`)."""
         wanted: dict[str, Any] = {direction: ""}
         return replace(self, **wanted)
 
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[TokenIds]:
         """The texts that both sides are run on: both responses as far as they are needed, or the options once."""
         wanted = [self.on("candidate")] if self.candidate_baseline or self.answer_without_trace else []
         if self.baseline_candidate or self.floor:
@@ -154,7 +152,7 @@ def parts_of(units: Sequence[Unit], keys: Set[str]) -> list[Unit]:
 
 def unit_length(unit: Unit) -> int:
     """Tokens of the longer prompt and the longest text together."""
-    sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.texts[unit.probe.id]]
+    sizes = [len(row) for view in (unit.baseline, unit.candidate) for row in view.token_ids[unit.probe.id]]
     return max(sizes) + max(
         (len(view.prompts.get(unit.probe.id, ())) for view in (unit.baseline, unit.candidate)), default=0
     )

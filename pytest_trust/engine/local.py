@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.engine.batch_limits import Fitting
 from pytest_trust.engine.local_work import answer, choose
-from pytest_trust.engine.model import Ids, Model, Rows, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.rendered import Rendered
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.files import is_converted, read_ahead
 from pytest_trust.models.reference import Reference
-from pytest_trust.responses import Job, OptionScores, Response
+from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ class Local(Rendered):
             return {
                 name: Said(
                     context=digest(rows.ids, rows.starts),
-                    rows=tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True)),
+                    token_ids=tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True)),
                     options=rows.ids,
                     starts=rows.starts,
                 )
@@ -122,7 +122,7 @@ class Local(Rendered):
             if response.token_ids:
                 found[name] = Said(
                     context=digest(prompts[name].ids),
-                    rows=(response.token_ids,),
+                    token_ids=(response.token_ids,),
                     prompt=prompts[name].ids,
                     text=response.text,
                     tail=prompts[name].tail,
@@ -131,7 +131,7 @@ class Local(Rendered):
                 )
         return found
 
-    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
+    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[TokenIds, torch.Tensor | TopK]]:
         raise TypeError(f"{self.reference.label} is run here: nothing of it is kept")
 
     def head(self, reader: Model) -> Head | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores, Response
+from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pytest_trust.probes import Probe
 
 Ids = tuple[int, ...]
-Rows = tuple[Ids, ...]
-"""Token ids of one response, or of each option of a probe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +30,11 @@ class Said:
 
     context: str
     """Stands for the prompt in keys."""
-    rows: Rows
+    token_ids: TokenIds
     """The response's token ids, or those of each option."""
     prompt: Ids = ()
     """The prompt's token ids; empty where the model cannot read another text behind this prompt."""
-    options: Rows = ()
+    options: TokenIds = ()
     """The prompt followed by each option; only for a probe whose options are scored."""
     starts: Ids = ()
     """Index of each option's first token in its row of `options`."""
@@ -60,11 +58,11 @@ class Wanted:
 
     job: Job
     probe: Probe
-    own: Rows
+    own: TokenIds
     """The model's own text."""
     prompt: Ids = ()
     """The prompt that the model reads before `given`."""
-    given: Rows = ()
+    given: TokenIds = ()
     """The other model's text."""
 
 
@@ -169,7 +167,7 @@ class Model(Protocol):
         """What the model said on the job's probes, by probe id; `reader` is the model that will read it."""
         ...
 
-    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
+    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[TokenIds, torch.Tensor | TopK]]:
         """For each probe, the kept states or top k by text. Only a model that is not run here has them."""
         ...
 

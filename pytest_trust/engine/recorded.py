@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pytest_trust.engine.local import Local
-from pytest_trust.engine.model import Ids, Model, Rows, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.recording import Recording, hash_of_head, read_recording
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.keys import portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores, Response
+from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -111,19 +111,19 @@ class Recorded:
         found = {}
         for probe in job.probes:
             key = portable_key(probe, job, 0)
-            rows = self.file.drift_text(key)
-            if rows is not None:
+            token_ids = self.file.token_ids(key)
+            if token_ids is not None:
                 start = self.file.answer_start(key)
                 found[probe.id] = Said(
                     context=key,
-                    rows=rows,
+                    token_ids=token_ids,
                     answer_token=start,
                     masked=tuple(self.file.masked(key)),
-                    traced=job.task == "generate" and 0 < start < len(rows[0]),
+                    traced=job.task == "generate" and 0 < start < len(token_ids[0]),
                 )
         return found
 
-    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
+    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[TokenIds, torch.Tensor | TopK]]:
         names = [portable_key(one.probe, one.job, 0) for one in wanted]
         found: Sequence[torch.Tensor | TopK] = self.file.tops(names) if self.file.topk else self.file.states(names)
         return [{one.own: states} for one, states in zip(wanted, found, strict=True)]

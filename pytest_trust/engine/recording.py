@@ -26,7 +26,7 @@ from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job
+from pytest_trust.responses import Job, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,6 @@ _DAMAGE = (
     RuntimeError,
     RecursionError,
 )
-
-Text = tuple[tuple[int, ...], ...]
 
 
 class InvalidRecording(InvalidInput):
@@ -90,7 +88,7 @@ class Recording:
     def options(self, key: str) -> dict[str, Any] | None:
         return self._options.get(key)
 
-    def drift_text(self, key: str) -> Text | None:
+    def token_ids(self, key: str) -> TokenIds | None:
         """Token ids of the recorded text: the response, or each option."""
         entry = self._drift.get(key)
         return None if entry is None else tuple(map(tuple, entry["text"]))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.engine.store import Store
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, probe_input, sampling
+from pytest_trust.models.context_windows import stated_context
 from pytest_trust.models.files import ModelFiles, locate
 from pytest_trust.models.framing import Framing
 from pytest_trust.models.identity import ModelIdentity, identify_model
@@ -316,20 +317,21 @@ class Rendered:
     def head_size(self) -> int:
         """Number of ids that both tokenizer and head have; the tokenizer's where the head's size is unknown."""
         known = max(self.tokenizer.get_vocab().values()) + 1
-        stated = self._configured("vocab_size")
-        return min(known, stated) if stated else known
+        stated = self._configuration.get("vocab_size")
+        return min(known, stated) if isinstance(stated, int) and stated > 1 else known
 
     def context(self) -> int | None:
         """The model's longest context in tokens, from its configuration; None where that does not say."""
-        return self._configured("max_position_embeddings") or self._configured("n_positions")
+        return stated_context(self._configuration.get)
 
-    def _configured(self, name: str) -> int | None:
+    @property
+    def _configuration(self) -> dict[str, Any]:
+        """Its config.json, with the text part of a multimodal one on top; empty for a GGUF file."""
         if self.files.gguf:
-            return None
+            return {}
         config = read_json(self.files.directory / "config.json", self.reference.text)
         nested = config.get("text_config")
-        value = {**config, **(nested if isinstance(nested, dict) else {})}.get(name)
-        return value if isinstance(value, int) and value > 1 else None
+        return {**config, **(nested if isinstance(nested, dict) else {})}
 
 
 def as_prompts(stored: dict[str, Any]) -> dict[str, Prompt]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.judges.judgement import NOT_MEASURED, OUTCOMES, UNPARSABLE, Judge, Judgement, Stating
+from pytest_trust.judges.judgement import NOT_MEASURED, UNPARSABLE, Judge, Judgement, Stating
+from pytest_trust.probes import OUTCOMES
 
 __all__ = ["JUDGE_NAMES", "FunctionJudge", "Judge", "Judgement", "as_judge", "get_judge", "judge_safely"]
 

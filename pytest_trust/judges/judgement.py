@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-OUTCOMES: Final = ("ok", "bad", "refused", "unparsable", "truncated", "error")
-"""All outcomes that there are."""
-
 NOT_MEASURED: Final = float("nan")
 
 
@@ -17,7 +14,7 @@ NOT_MEASURED: Final = float("nan")
 class Judgement:
     """The verdict of one judge about one response.
 
-    outcome: one of :data:`OUTCOMES`.
+    outcome: one of `probes.OUTCOMES`.
     score: in [0, 1], larger is worse (for the refusal judge: larger is more refusal); NaN when the judge could not
     decide. message: why, in words; empty unless the outcome is ``error``.
     """

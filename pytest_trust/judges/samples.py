@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_trust.judges import Judgement
+from pytest_trust.judges.judgement import NOT_MEASURED
 from pytest_trust.probes import Gate, Probe
 from pytest_trust.responses import OptionScores, Response
 
 Judge = Callable[[str, Probe], Judgement]
-
-
-NOT_MEASURED = math.nan
 
 
 #: Judges that read the end of an answer; an answer cut at the token limit has not said it yet. The other judges can

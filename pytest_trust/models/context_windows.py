@@ -28,24 +28,30 @@ WINDOW_TOO_LARGE = (
 )
 
 
+def spans(count: int, length: int, stride: int, first: int) -> Windows:
+    """Overlapping windows over `count` tokens, of which those from `first` on are predicted, each in one window.
+
+    Each is (first token, index behind the last token, first token that this window predicts). A window has at most
+    `length` tokens; each further one ends at most `stride` tokens later. A window that predicts nothing is left out.
+    """
+    found, end = [], min(length, count)
+    while True:
+        if end > first:
+            found.append((max(0, end - length), end, first))
+            first = end
+        if end == count:
+            return found
+        end = min(end + stride, count)
+
+
 def row_windows(length: int, start: int, context: int) -> Windows:
     """The windows over a row of `length` tokens, of which those from `start` on are predicted.
 
-    Each is (first token, index behind the last token, first token that this window predicts). A window has one token
-    more than the context, since its last token is predicted and not read. Each further window begins at most half a
-    window later.
+    A window has one token more than the context, since its last token is predicted and not read. Each further window
+    ends half a window later.
     """
     window = context + 1
-    if length <= window:
-        return [(0, length, start)]
-    found, first, end = [], start, window
-    while True:
-        if end > first:
-            found.append((end - window, end, first))
-            first = end
-        if end == length:
-            return found
-        end = min(end + max(1, window // 2), length)
+    return spans(length, window, max(1, window // 2), start)
 
 
 def in_windows(read: Callable[[Sequence[Group]], States], context: int | None) -> Callable[[Sequence[Group]], States]:
@@ -108,15 +114,9 @@ def windows(text: int, ids: tuple[int, ...], special: tuple[bool, ...], length: 
 
     The first measures all but its first token; each further one measures its last `stride` tokens.
     """
-    end = min(length, len(ids))
-    start, first = 0, 1
-    while True:
-        measured = tuple(start + i >= first and not special[start + i] for i in range(end - start))
+    for start, end, first in spans(len(ids), length, stride, 1) or [(0, len(ids), 1)]:  # a text of one token
+        measured = tuple(index >= first and not special[index] for index in range(start, end))
         yield Window(text, start, ids[start:end], measured, sum(special[first:end]))
-        if end == len(ids):
-            return
-        first, end = end, min(end + stride, len(ids))
-        start = end - length
 
 
 def batches(pieces: Sequence[Window], size: int) -> Iterator[list[int]]:
@@ -140,8 +140,14 @@ def padded(pieces: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.
     return ids, attended, response
 
 
+def stated_context(setting: Callable[[str], object]) -> int | None:
+    """The longest context in tokens that a configuration states, read by `setting`; None where it states none."""
+    values = (setting(name) for name in ("max_position_embeddings", "n_positions"))
+    return next((value for value in values if isinstance(value, int) and value > 1), None)
+
+
 def _context(model: Any) -> int:
-    """Longest input of a model in tokens."""
+    """Longest input of a model in tokens, at most `_LONGEST_WINDOW`."""
     config = model.config.get_text_config(decoder=True)
-    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return min(int(stated), _LONGEST_WINDOW) if isinstance(stated, int) and stated > 1 else _LONGEST_WINDOW
+    stated = stated_context(lambda name: getattr(config, name, None))
+    return min(stated or _LONGEST_WINDOW, _LONGEST_WINDOW)

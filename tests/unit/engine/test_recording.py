@@ -237,7 +237,7 @@ def test_what_a_recording_holds_is_read_and_counted(made: Any, tmp_path: Path) -
 def _text(recording: Any, probe: str, job: Job = JOBS[0]) -> Any:
     from pytest_trust.keys import portable_key
 
-    return recording.drift_text(portable_key(next(one for one in job.probes if one.id == probe), job, 0))
+    return recording.token_ids(portable_key(next(one for one in job.probes if one.id == probe), job, 0))
 
 
 def test_a_recording_is_small_and_gives_the_live_divergence(tmp_path: Path) -> None:

@@ -287,6 +287,7 @@ def test_options_are_read_without_loading_anything() -> None:
 def test_the_command_line_option_is_checked_before_anything_runs() -> None:
     from pytest_trust.plugin.config import read_judges
 
-    assert read_judges(["toxicity=hf:org/name"]) == ("toxicity=hf:org/name",)
+    (judge,) = read_judges(["toxicity=hf:org/name"])
+    assert (judge.name, judge.specification, judge.model) == ("toxicity", "hf:org/name", "org/name")
     with pytest.raises(pytest.UsageError, match="--trust-judge: judge 'toxic=hf:org/name': expected NAME=SPEC"):
         read_judges(["toxic=hf:org/name"])
