@@ -30,6 +30,14 @@ SAID = "<plan> first </plan> I cannot"
 JOB = Job("dim/ask", "generate", (Probe("p", "p", (Message("user", "ask"),)),), Generation(16), drift=frozenset({"p"}))
 
 
+JOB_CODE = (
+    "from pytest_trust.probes import Message, Probe\n"
+    "from pytest_trust.responses import Generation, Job\n"
+    "JOB = Job('dim/ask', 'generate', (Probe('p', 'p', (Message('user', 'ask'),)),), Generation(16), "
+    "drift=frozenset({'p'}))"
+)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return parse_reference(str(scripted_model(tmp_path_factory.mktemp("models") / "own", SAID, template=OWN)))
@@ -77,21 +85,13 @@ def test_a_run_from_the_store_loads_no_tokenizer(model: Reference, tmp_path: Pat
         "from pathlib import Path\n"
         "from pytest_trust.engine.engine import Engine\n"
         "from pytest_trust.models.reference import parse_reference\n"
-        "from tests.unit.engine.test_trace_formats import JOB\n"
+        f"{JOB_CODE}\n"
         "heavy = set(sys.modules) & {'torch', 'transformers'}\n"
         "with Engine(Path(sys.argv[1])) as engine:\n"
         "    print(engine.model(parse_reference(sys.argv[2])).responses(JOB)['p'][0].answer)\n"
         "print(sorted(set(sys.modules) & {'torch', 'transformers'} - heavy))\n"
     )
     root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", code.replace("from tests.unit.engine.test_trace_formats import JOB", JOB_CODE)]
-    done = subprocess.run([*command, str(tmp_path), model.text], cwd=root, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path), model.text]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [expected, "[]"]
-
-
-JOB_CODE = (
-    "from pytest_trust.probes import Message, Probe\n"
-    "from pytest_trust.responses import Generation, Job\n"
-    "JOB = Job('dim/ask', 'generate', (Probe('p', 'p', (Message('user', 'ask'),)),), Generation(16), "
-    "drift=frozenset({'p'}))"
-)
