@@ -60,8 +60,6 @@ class LocalExecutor:
         planned, references = list(jobs), tuple(dict.fromkeys((pair.baseline, pair.candidate)))
         models = [self.engine.model(reference) for reference in references]
         models[0].check_beside(models[-1])
-        for model in models:
-            model.require(planned)
         answering = [model for model in models if model.answers]
         left = sum(tokens_left(planned, model) for model in answering)
         start = time.monotonic()

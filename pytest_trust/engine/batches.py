@@ -102,6 +102,7 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
         prompts, generation = rendered.prompts(job.probes), rendered.generation(job)
         probes = {probe.id: probe for probe in job.probes}
         judge = get_stating(generation.until.partition(" ")[0]) if generation.until else None
+        tags = rendered.tags if judge else ()
         for (name, repeat), key in rendered.response_keys(job, prompts).items():
             if key not in found:
                 # `User:` ends a response only where the prompt has such lines.
@@ -114,12 +115,8 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
                     most=generation.max_new_tokens,
                 )
                 if judge:
-                    row = replace(
-                        row,
-                        answered=Answered(
-                            judge, probes[name], bool(opened_by(prompts[name].tail, rendered.tags)), rendered.tags
-                        ),
-                    )
+                    opened = bool(opened_by(prompts[name].tail, tags))
+                    row = replace(row, answered=Answered(judge, probes[name], opened, tags))
                 found[key] = Answer(key, row, prompts[name].tail, generation)
     longest: dict[Generation, int] = {}
     for one in found.values():

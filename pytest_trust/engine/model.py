@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -196,6 +196,3 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Release weights, files and connections."""
-
-
-Responses = Mapping[str, tuple[Response, ...]]

@@ -324,7 +324,7 @@ class Rendered:
         """The model's longest context in tokens, from its configuration; None where that does not say."""
         return stated_context(self._configuration.get)
 
-    @property
+    @cached_property
     def _configuration(self) -> dict[str, Any]:
         """Its config.json, with the text part of a multimodal one on top; empty for a GGUF file."""
         if self.files.gguf:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_trust.models.framing import decode
+from pytest_trust.models.framing import decode, least
 from pytest_trust.models.kv_buffers import close_up, merge_caches, replace_rows
 from pytest_trust.models.loops import RULE
 from pytest_trust.models.memory import BatchLimits
@@ -458,8 +458,4 @@ def finish(loaded: LoadedModel, tokens: list[int], plain: bool) -> Generated:
 
 def _cut_at(loaded: LoadedModel, tokens: list[int], stop: str) -> list[int]:
     """The fewest tokens whose text holds `stop`."""
-    low, high = 1, len(tokens)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if stop in decode(loaded, tokens[:middle]) else (middle + 1, high)
-    return tokens[:low]
+    return tokens[: least(len(tokens), lambda count: stop in decode(loaded, tokens[:count]))]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_trust.models.framing import decode
+from pytest_trust.models.framing import decode, least
 from pytest_trust.models.generation import Generated, Row, finish, stream
 from pytest_trust.models.tag_tokens import read_response
 from pytest_trust.reasoning import Tags, opened_by
@@ -125,10 +125,4 @@ def _trace_length(loaded: LoadedModel, tokens: Sequence[int], tail: str, tags: T
         split = read_response(loaded, tokens[:count], decode(loaded, tokens[:count]), tail, tags)
         return split.complete and bool(split.parts) and any(part.kind != "answer" for part in split.parts)
 
-    if not closed(len(tokens)):
-        return 0
-    low, high = 0, len(tokens)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if closed(middle) else (middle + 1, high)
-    return low
+    return least(len(tokens), closed) if closed(len(tokens)) else 0

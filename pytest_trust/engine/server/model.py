@@ -150,7 +150,8 @@ class Served(StoredAnswers):
         tokens = LoadedTokens(reader.tokenizer)
         result: list[dict[TokenIds, torch.Tensor | TopK]] = []
         for one in wanted:
-            keys = {self.tops_keys(one.job)[one.probe.id]: one.own}
+            (key,) = self.tops_keys(replace(one.job, probes=(one.probe,))).values()
+            keys = {key: one.own}
             if one.prompt:
                 keys[self.reading_key(one.prompt, one.given[0])] = one.given
             found = self._workspace.store.get("drifts", keys)
