@@ -48,5 +48,7 @@ def row_seed(seed: int, probe_id: str, repeat: int) -> int:
 
 def portable_key(probe: Probe, job: Job, repeat: int) -> str:
     """The key inside a recording: it names a response or an option score without naming a model."""
-    generation = sampling(job.generation, probe.id, repeat) if job.task == "generate" else []
+    # Options are scored behind what the model writes before its answer, if the probe is a chat.
+    way = job.generation if job.task == "generate" else job.lead_in.generation if probe.messages else None
+    generation = [] if way is None else sampling(way, probe.id, repeat)
     return digest("recorded", _VERSION, job.task, probe_input(probe), generation)

@@ -109,6 +109,25 @@ class Split:
     closing: str = ""
 
     @property
+    def begun(self) -> bool:
+        """Whether the answer has begun."""
+        return self.complete and bool(self.answer)
+
+    @property
+    def lead_in(self) -> int:
+        """The number of characters before the answer, where a trace or a tag stands before it; else 0.
+
+        The blanks behind the last tag belong to them. It is the length of the response if no answer follows the trace.
+        """
+        position, marked = 0, False
+        for part in self.parts:
+            if part.kind == "answer" and part.text.strip():
+                return position + len(part.text) - len(part.text.lstrip()) if marked else 0
+            marked = marked or part.kind != "answer"
+            position += len(part.text)
+        return position if marked else 0
+
+    @property
     def answer_at(self) -> int:
         """The number of characters before the answer that follows the last trace.
 

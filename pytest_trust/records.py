@@ -87,7 +87,10 @@ class SideRecord:
     looped: int
     """Number of truncated responses that repeated themselves without end and were stopped."""
     reasoned: float
-    """Share of the responses that have a reasoning trace, 0 to 1."""
+    """Share of the responses that have a reasoning trace, 0 to 1; where options are scored, share of the probes."""
+    after_trace: int | None
+    """Number of probes whose options were scored behind what the model wrote before its answer, such as its trace; null
+    without options."""
     option_mass: float | None
     """Mean probability of all options of a probe together, in the place where they were scored; null without options
     or for texts without a prompt. Where it is small, the model would write something else in that place."""

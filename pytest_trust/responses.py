@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from pytest_trust.probes import Probe
@@ -15,6 +15,12 @@ TokenIds = tuple[tuple[int, ...], ...]
 """The token ids of one response, or of each option of a probe."""
 Phase = Literal["load", "generate", "score", "drift"]
 
+ANSWER_BEGINS: Final = "the answer begins 1"
+"""As `Generation.until`: a response ends where its answer begins, behind its trace if it opened one."""
+
+# Tokens that a lead-in may have beside its trace: the blanks and tags that a model writes before its answer.
+_LEAD_IN_TOKENS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -22,8 +28,8 @@ class Generation:
 
     `reasoning_budget` is the most tokens that a trace may have; `max_new_tokens` then limits the answer alone. A longer
     trace is closed and the model answers (budget forcing). With `closes` false the response ends there instead, without
-    an answer. `until` is the identity of the judge that ends a response once its answer is stated (`judges.Stating`);
-    empty means none.
+    an answer. `until` is the identity of the judge that ends a response once its answer is stated (`judges.Stating`),
+    or `ANSWER_BEGINS`; empty means neither.
     """
 
     max_new_tokens: int
@@ -61,6 +67,9 @@ class Job:
     """The work of one suite: every probe is answered `samples` times, or its options are scored.
 
     `drift` holds the ids of the probes on whose responses (or options) the drift of the pair is measured.
+
+    The options of a chat probe are scored where the model's answer begins. A model may write a trace before that: the
+    `lead_in`. In a job whose options are scored, `generation` says how the lead-in is produced.
     """
 
     suite: str
@@ -76,6 +85,23 @@ class Job:
         """The store's table for the results of this job."""
         return "responses" if self.task == "generate" else "options"
 
+    @property
+    def lead_in(self) -> Job:
+        """The job whose responses stand before the options: each ends where the model's answer begins.
+
+        A probe that is a text of its own has none. The options of such a probe continue the text.
+        """
+        probes = tuple(probe for probe in self.probes if probe.messages) if self.task == "choose" else ()
+        way = self.generation
+        tokens = way.max_new_tokens if way.reasoning_budget is None else _LEAD_IN_TOKENS
+        generation = replace(way, max_new_tokens=tokens, until=ANSWER_BEGINS)
+        return replace(self, task="generate", probes=probes, generation=generation, samples=1, drift=frozenset())
+
+    @property
+    def options(self) -> bool:
+        """Whether the job needs the probes' options: to score them, or to leave room for them."""
+        return self.task == "choose" or self.generation.until == ANSWER_BEGINS
+
     def repeats(self) -> int:
         """How many distinct samples to compute of each probe: 1 for greedy answers, which are all equal."""
         return 1 if self.generation.greedy else self.samples
@@ -88,8 +114,8 @@ class Response:
     text: without the end tokens.
     token_ids: every produced token, the end token included; empty for a server, which returns no token ids.
     tokens: the number of tokens that a server reports.
-    finish_reason: `stop` (an end token), `length` (the token limit), `answered` (its answer was stated, and nothing
-    more was asked for) or `loop` (it repeated itself without end, and was stopped).
+    finish_reason: `stop` (an end token), `length` (the token limit), `answered` (its answer was stated or has begun,
+    and nothing more was asked for) or `loop` (it repeated itself without end, and was stopped).
     complete: false when a reasoning trace was opened and never closed.
     prompt_tokens: the length of the rendered prompt.
     closed: the reasoning budget closed the trace.
@@ -110,11 +136,17 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class OptionScores:
-    """Per option of a probe, in the probe's order: log P(option | prompt) in nats, and what to normalise it by."""
+    """Per option of a probe, in the probe's order: its log-likelihood in nats, and what to normalise it by.
+
+    log_likelihoods: log P(option | prompt, lead-in). The lead-in is the model's own trace, up to where its answer
+        begins. Empty where the trace did not end, since the model then has no answer.
+    lead_in: what the model wrote before its answer; None where it wrote nothing.
+    """
 
     log_likelihoods: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
+    lead_in: Response | None = None
 
 
 @dataclass(frozen=True, slots=True)

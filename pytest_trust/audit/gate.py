@@ -48,8 +48,8 @@ def gate_record(
     paired = units(gate, probes, baseline, candidate)
     relevant = [probe for probe in probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))]
     sides = (
-        _side_record(gate, relevant, baseline, paired.baseline, paired.clusters),
-        _side_record(gate, relevant, candidate, paired.candidate, paired.clusters),
+        _side_record(suite, gate, relevant, baseline, paired.baseline, paired.clusters),
+        _side_record(suite, gate, relevant, candidate, paired.candidate, paired.clusters),
     )
     family = policy.family_of(suite, gate)
     if gate.score == "corpus":
@@ -271,7 +271,7 @@ def over_ceiling(threshold: Threshold, scores: Sequence[float], clusters: Sequen
 
 
 def _side_record(
-    gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
+    suite: Suite, gate: Gate, probes: Sequence[Probe], side: Side, scores: Sequence[float], clusters: Sequence[str]
 ) -> SideRecord:
     from pytest_trust.stats.intervals import rate_interval
 
@@ -292,6 +292,7 @@ def _side_record(
         truncated=outcomes["truncated"],
         looped=sum(sample.looped for sample in samples),
         reasoned=sum(bool(sample.reasoning.strip()) for sample in samples) / len(samples) if samples else 0.0,
+        after_trace=sum(sample.after_trace for sample in samples) if suite.task == "choose" else None,
         option_mass=sum(masses) / len(masses) if masses else None,
         closed=sum(sample.closed for sample in samples),
         judge_errors=tuple(errors[:3]),

@@ -13,21 +13,27 @@ from typing import TYPE_CHECKING
 
 from pytest_trust.judges import get_stating
 from pytest_trust.keys import row_seed
+from pytest_trust.models.framing import decode
 from pytest_trust.models.generation import Row
 from pytest_trust.models.memory import BatchLimits
 from pytest_trust.models.runner import Group
+from pytest_trust.models.tag_tokens import read_response
 from pytest_trust.models.token_trees import common_prefix
-from pytest_trust.reasoning import Tags, opened_by, split_reasoning
-from pytest_trust.responses import Generation, Job
+from pytest_trust.reasoning import Tags
+from pytest_trust.responses import ANSWER_BEGINS, Generation, Job
 
 if TYPE_CHECKING:
     from pytest_trust.engine.rendered import Rendered
     from pytest_trust.judges.judgement import Stating
+    from pytest_trust.models.loaded import LoadedModel
     from pytest_trust.probes import Probe
 
 # Responses of one part of the plan: enough to keep batches full, few enough to leave parts to other processes.
 _ANSWERS = 1024
 _PARTS_EACH = 4  # parts for each worker
+
+# A lead-in is looked at after each of its first tokens, and then once in so many: a long trace is split each time.
+_LOOK_EVERY = 8
 
 # Tokens of a batch of options: some seconds of work on two cores, so that a killed run loses little.
 _CHOICE_TOKENS = 2048
@@ -80,44 +86,54 @@ class Answered:
 
     judge: Stating
     probe: Probe
-    opened: bool
+    tail: str
     tags: Tags
 
-    def __call__(self, text: str) -> bool:
-        split = split_reasoning(text, self.tags, self.opened, ended=False)
+    def __call__(self, loaded: LoadedModel, said: Sequence[int]) -> bool:
+        split = read_response(loaded, said, decode(loaded, said), self.tail, self.tags)
         return split.complete and self.judge.stated(split.answer, self.probe)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Tells whether a response has begun its answer, after the trace if it opened one."""
+
+    tail: str
+    tags: Tags
+
+    def __call__(self, loaded: LoadedModel, said: Sequence[int]) -> bool:
+        if len(said) > _LOOK_EVERY and len(said) % _LOOK_EVERY:
+            return False
+        return read_response(loaded, said, decode(loaded, said), self.tail, self.tags).begun
+
+
 def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
-    """Every response that the jobs ask of a model; equal ones appear once.
+    """Every response that the jobs ask of a model, and every lead-in before options; equal ones appear once.
 
     Responses with equal settings stand together. The longest come first, among settings and within them, so that a
     batch that does not fit into memory fails early.
     """
     found: dict[str, Answer] = {}
-    plain, forced = rendered.identity.chat_format == "plain", rendered.forced()
-    for job in jobs:
-        if job.task != "generate":
+    plain, forced, context = rendered.identity.chat_format == "plain", rendered.forced(), rendered.context()
+    for job in (job if job.task == "generate" else job.lead_in for job in jobs):
+        if not job.probes:
             continue
         prompts, generation = rendered.prompts(job.probes), rendered.generation(job)
         probes = {probe.id: probe for probe in job.probes}
-        judge = get_stating(generation.until.partition(" ")[0]) if generation.until else None
-        tags = rendered.tags if judge else ()
         for (name, repeat), key in rendered.response_keys(job, prompts).items():
             if key not in found:
+                prompt, probe = prompts[name], probes[name]
                 # `User:` ends a response only where the prompt has such lines.
-                seed = row_seed(generation.seed, name, repeat)
                 row = Row(
-                    prompts[name].ids,
-                    seed,
-                    plain=plain and bool(probes[name].messages),
-                    forced=forced,
+                    prompt.ids,
+                    row_seed(generation.seed, name, repeat),
+                    plain=plain and bool(probe.messages),
+                    forced=() if generation.until == ANSWER_BEGINS else forced,
                     most=generation.max_new_tokens,
+                    room=None if context is None else context - len(prompt.ids) - rendered.behind(job, probe),
+                    answered=_ending(generation.until, probe, prompt.tail, rendered.tags) if generation.until else None,
                 )
-                if judge:
-                    opened = bool(opened_by(prompts[name].tail, tags))
-                    row = replace(row, answered=Answered(judge, probes[name], opened, tags))
-                found[key] = Answer(key, row, prompts[name].tail, generation)
+                found[key] = Answer(key, row, prompt.tail, generation)
     longest: dict[Generation, int] = {}
     for one in found.values():
         longest[one.way] = max(longest.get(one.way, 0), one.columns)
@@ -126,13 +142,23 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
     )
 
 
+def _ending(until: str, probe: Probe, tail: str, tags: Tags) -> Answered | Begun:
+    """What ends a response early."""
+    if until == ANSWER_BEGINS:
+        return Begun(tail, tags)
+    return Answered(get_stating(until.partition(" ")[0]), probe, tail, tags)
+
+
 def plan_choices(rendered: Rendered, jobs: Iterable[Job]) -> list[Choice]:
-    """Every probe whose options the jobs want scored. Equal ones appear once; those that begin alike are neighbours."""
+    """Every probe whose options the jobs want scored and whose lead-in is stored and has ended.
+
+    Equal ones appear once; those that begin alike are neighbours.
+    """
     found: dict[str, Choice] = {}
     for job in jobs:
         if job.task != "choose":
             continue
-        rows = rendered.option_rows(job.probes)
+        rows = rendered.option_rows(job)
         keys = rendered.option_keys(rows)
         for probe in job.probes:
             if probe.id in keys:

@@ -10,7 +10,7 @@ from pytest_trust.engine.batch_limits import Fitting
 from pytest_trust.engine.local_work import answer, choose
 from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.rendered import Rendered
-from pytest_trust.engine.stored_values import responses_of, scores_of
+from pytest_trust.engine.stored_values import placed, recorded_options, responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.files import is_converted, read_ahead
@@ -75,22 +75,23 @@ class Local(Rendered):
         return ""
 
     def stored(self, job: Job) -> set[tuple[str, int]]:
-        keys = self.keys(job, render=False)
+        job = self.rendered_part(job)
+        keys = self.keys(job)
         found = self.store.has(job.table, keys.values())
-        return {name for name, key in keys.items() if key in found}
+        # A trace that did not end is the result of its probe.
+        open_traces = {(name, 0) for name, value in self.lead_ins(job).items() if not placed(value)}
+        return {name for name, key in keys.items() if key in found} | open_traces
 
     def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
         made = [work(self._workspace, self._fitting, self, jobs, wait, keys) for work in (answer, choose)]
         return all(made)
 
     def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
-        found = self._stored_responses(job)
+        found = self.stored_responses(job)
         return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
-        keys = self.option_keys(self.option_rows(job.probes))
-        stored = self.store.get_json("options", keys.values())
-        return scores_of({name: stored.get(key) for name, key in keys.items()})
+        return scores_of(self._stored_options(job), self.lead_ins(job), self.tags)
 
     def unscored(self, job: Job) -> str:
         return ""
@@ -100,11 +101,14 @@ class Local(Rendered):
         if job.task == "generate":
             return {
                 portable_key(probes[name], job, repeat): value
-                for (name, repeat), value in self._stored_responses(job).items()
+                for (name, repeat), value in self.stored_responses(job).items()
             }
-        keys = self.option_keys(self.option_rows(job.probes))
-        stored = self.store.get_json("options", keys.values())
-        return {portable_key(probes[name], job, 0): stored[key] for name, key in keys.items() if key in stored}
+        lead_ins = self.lead_ins(job)
+        return {
+            portable_key(probes[name], job, 0): recorded_options(value, lead_ins.get(name))
+            for name, value in self._stored_options(job).items()
+            if value is not None or (name in lead_ins and not placed(lead_ins[name]))
+        }
 
     def said(self, job: Job, reader: Model) -> dict[str, Said]:
         if job.task == "choose":
@@ -115,7 +119,7 @@ class Local(Rendered):
                     options=rows.ids,
                     starts=rows.starts,
                 )
-                for name, rows in self.option_rows(job.probes).items()
+                for name, rows in self.option_rows(job).items()
             }
         prompts, found = self.prompts(job.probes), {}
         for name, (response, *_) in self.responses(replace(job, samples=1)).items():
@@ -149,9 +153,8 @@ class Local(Rendered):
     def close(self) -> None:
         self.release()
 
-    def _stored_responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
-        """Stored responses by probe id and repeat, each with its prompt's `tail`, which may open a trace."""
-        prompts = self.prompts(job.probes)
-        keys = self.response_keys(job, prompts)
-        stored = self.store.get_json("responses", keys.values())
-        return {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}
+    def _stored_options(self, job: Job) -> dict[str, dict[str, Any] | None]:
+        """Stored option scores by probe id, None for those that are not stored."""
+        keys = self.option_keys(self.option_rows(job))
+        stored = self.store.get_json("options", keys.values())
+        return {probe.id: stored.get(keys.get(probe.id, "")) for probe in job.probes}

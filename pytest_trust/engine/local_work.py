@@ -18,8 +18,8 @@ from pytest_trust.engine.claimed_work import keys_of, share, with_keys
 from pytest_trust.engine.rendered import Rendered
 from pytest_trust.engine.store import context_of
 from pytest_trust.engine.workspace import Workspace
-from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores
+from pytest_trust.reasoning import Tags, opened_by, split_reasoning
+from pytest_trust.responses import ANSWER_BEGINS, Job, OptionScores
 
 if TYPE_CHECKING:
     from pytest_trust.models.reasoning_budget import Budgeted
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 def answer(
     workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
 ) -> bool:
-    """Make the responses that the store lacks, or those of `keys` only. True when all of them are stored at the end."""
+    """Make the responses and lead-ins that the store lacks, or those of `keys` only.
+
+    True when all of them are stored at the end.
+    """
     plan = plan_answers(model, jobs)
     plan = plan if keys is None else with_keys(plan, keys)
     missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
@@ -61,7 +64,10 @@ def answer(
 def choose(
     workspace: Workspace, fitting: Fitting, model: Rendered, jobs: Sequence[Job], wait: bool, keys: Set[str] | None
 ) -> bool:
-    """Score the options that the store lacks, or those of `keys` only. True when all of them are stored at the end."""
+    """Score the options that the store lacks, or those of `keys` only. Their lead-ins must be stored.
+
+    True when all scores are stored at the end.
+    """
     plan = plan_choices(model, jobs)
     plan = plan if keys is None else with_keys(plan, keys)
     missing = len(plan) - len(workspace.store.has("options", keys_of(plan)))
@@ -140,7 +146,30 @@ def _value(asked: Answer, one: Budgeted, runner: Runner, tags: Tags) -> dict[str
     spelled = spelled_out(runner.loaded, ids, text, asked.tail, tags)
     if spelled:
         value["spelled"] = spelled
+    if asked.generation.until == ANSWER_BEGINS:
+        value |= _lead_in(runner, one, asked.tail, tags, spelled)
     return value
+
+
+def _lead_in(
+    runner: Runner, one: Budgeted, tail: str, tags: Tags, spelled: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """The part of a response that stands before its answer, as it is stored: `text`, `ids`, `gap` and `open`.
+
+    `gap` holds the characters before the answer that share its first token. `open` says that the trace did not end.
+    """
+    from pytest_trust.models.framing import decode, token_behind
+
+    text, ids, loaded = one.response.text, one.response.token_ids, runner.loaded
+    ended = one.response.finish_reason == "stop"
+    split = split_reasoning(text, tags, bool(opened_by(tail, tags)), spelled=spelled, ended=ended)
+    if not split.complete:
+        return {"open": True}
+    kept = tuple(token for token in ids[: token_behind(loaded, ids, split.lead_in)] if token not in loaded.eos_ids)
+    kept = kept if split.lead_in else ()
+    before = decode(loaded, kept)
+    gap = text[len(before) : split.lead_in]
+    return {"text": before, "ids": kept, **({"gap": gap} if gap else {})}
 
 
 def _context(workspace: Workspace, runner: Runner, batch_size: int) -> dict[str, object]:

@@ -96,7 +96,10 @@ class Recorded:
         return responses_of(job, found, self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
-        return scores_of({probe.id: self.file.options(portable_key(probe, job, 0)) for probe in job.probes})
+        found = {probe.id: self.file.options(portable_key(probe, job, 0)) for probe in job.probes}
+        lead_ins = {name: value["lead_in"] for name, value in found.items() if value and "lead_in" in value}
+        scored = {name: value if value and value["log_likelihoods"] else None for name, value in found.items()}
+        return scores_of(scored, lead_ins, self.tags)
 
     def unscored(self, job: Job) -> str:
         return ""

@@ -302,7 +302,9 @@ def _is_response(value: dict[str, Any]) -> bool:
 
 def _is_scores(value: dict[str, Any]) -> bool:
     columns = (value["log_likelihoods"], value["tokens"], value["bytes"])
-    return all(_are(column, int, float) for column in columns) and len({len(column) for column in columns}) == 1
+    lead_in = value.get("lead_in")
+    led = lead_in is None or (isinstance(lead_in, dict) and _is_response(lead_in))
+    return led and all(_are(column, int, float) for column in columns) and len({len(column) for column in columns}) == 1
 
 
 def _is_drift(value: dict[str, Any]) -> bool:

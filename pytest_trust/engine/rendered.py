@@ -5,13 +5,14 @@ Its weights are loaded only when a result is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.engine.store import Store
+from pytest_trust.engine.stored_values import placed
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, probe_input, sampling
 from pytest_trust.models.context_windows import stated_context
@@ -19,10 +20,10 @@ from pytest_trust.models.files import ModelFiles, locate
 from pytest_trust.models.framing import Framing
 from pytest_trust.models.identity import ModelIdentity, identify_model
 from pytest_trust.models.reference import Reference, read_json
-from pytest_trust.models.rendering import OptionRows, Prompt, render_options, render_prompt
+from pytest_trust.models.rendering import TAIL, OptionRows, Prompt, options_behind, render_options, render_prompt
 from pytest_trust.models.steering_pairs import PREFIX
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags
-from pytest_trust.responses import Generation, Job
+from pytest_trust.responses import ANSWER_BEGINS, Generation, Job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -186,8 +187,25 @@ class Rendered:
         self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
         return prompts
 
-    def option_rows(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
-        """Rendered options by probe id."""
+    def option_rows(self, job: Job) -> dict[str, OptionRows]:
+        """Rendered options by probe id, each behind its prompt and the lead-in that is stored for it.
+
+        A probe whose lead-in is not stored, or has a trace that did not end, is left out.
+        """
+        lead_ins = self.lead_ins(job)
+        ready = {
+            probe.id: lead_ins.get(probe.id)
+            for probe in job.probes
+            if not probe.messages or (probe.id in lead_ins and placed(lead_ins[probe.id]))
+        }
+        led = {name: one for name, one in ready.items() if one and one["ids"]}
+        rows = self._rows_behind_prompts([probe for probe in job.probes if probe.id in ready and probe.id not in led])
+        rows |= self._rows_behind([probe for probe in job.probes if probe.id in led], led)
+        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
+        return {probe.id: rows[probe.id] for probe in job.probes if probe.id in rows}
+
+    def _rows_behind_prompts(self, probes: Sequence[Probe]) -> dict[str, OptionRows]:
+        """Options that follow their prompts at once."""
         stored = self._rendered(
             "options",
             probes,
@@ -195,9 +213,52 @@ class Rendered:
                 render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
             ),
         )
-        rows = as_options(stored)
-        self._fit({name: max(map(len, one.ids)) - 1 for name, one in rows.items()})
-        return rows
+        return as_options(stored)
+
+    def _rows_behind(self, probes: Sequence[Probe], lead_ins: Mapping[str, Mapping[str, Any]]) -> dict[str, OptionRows]:
+        """Options that follow lead-ins."""
+        if not probes:
+            return {}
+        prompts = self.prompts(probes)
+        ends = {name: (one["text"][-TAIL:], one.get("gap", "")) for name, one in lead_ins.items()}
+        keys = {
+            probe.id: digest("options behind", _KEYS, self.identity.tokenizer, probe.options, ends[probe.id])
+            for probe in probes
+        }
+        known = self.store.get_json("prompts", keys.values())
+        new = {
+            keys[probe.id]: _from_options(options_behind(self.tokenizer, *ends[probe.id], probe.options))
+            for probe in probes
+            if keys[probe.id] not in known
+        }
+        if new:
+            self.store.put_json("prompts", new)
+        ready = as_options({name: {**known, **new}[key] for name, key in keys.items()})
+        before = {name: (*prompts[name].ids, *lead_ins[name]["ids"]) for name in ready}
+        return {
+            name: OptionRows(
+                tuple(before[name] + ids for ids in rows.ids), tuple(len(before[name]) + start for start in rows.starts)
+            )
+            for name, rows in ready.items()
+        }
+
+    def lead_ins(self, job: Job) -> dict[str, dict[str, Any]]:
+        """What is stored of a job's lead-ins, by probe id."""
+        return {name: value for (name, _), value in self.stored_responses(job.lead_in).items()}
+
+    def stored_responses(self, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
+        """Stored responses by probe id and repeat, each with its prompt's `tail`, which may open a trace."""
+        prompts = self.prompts(job.probes)
+        keys = self.response_keys(job, prompts)
+        stored = self.store.get_json("responses", keys.values())
+        return {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}
+
+    def behind(self, job: Job, probe: Probe) -> int:
+        """Tokens of a probe's longest option, if it comes behind the job's responses; else 0."""
+        if job.generation.until != ANSWER_BEGINS:
+            return 0
+        (rows,) = self._rows_behind_prompts([probe]).values()
+        return max(len(ids) - start for ids, start in zip(rows.ids, rows.starts, strict=True))
 
     def _fit(self, lengths: dict[str, int]) -> None:
         """Refuse a probe that is longer than the model's context: a cut probe would be another question."""
@@ -265,14 +326,20 @@ class Rendered:
     def keys(self, job: Job, *, render: bool = True) -> dict[tuple[str, int], str]:
         """Keys of the store for a job's results of this model, by probe id and repeat.
 
-        Without `render`, probes whose rendered input is not stored are left out.
+        Without `render`, probes whose rendered input is not stored are left out. Probes whose options cannot be placed
+        yet are left out in any case.
         """
+        job = job if render else self.rendered_part(job)
         if job.task == "generate":
-            return self.response_keys(
-                job, self.prompts(job.probes) if render else as_prompts(self.rendered("prompt", job.probes))
-            )
-        rows = self.option_rows(job.probes) if render else as_options(self.rendered("options", job.probes))
-        return {(name, 0): key for name, key in self.option_keys(rows).items()}
+            return self.response_keys(job, self.prompts(job.probes))
+        return {(name, 0): key for name, key in self.option_keys(self.option_rows(job)).items()}
+
+    def rendered_part(self, job: Job) -> Job:
+        """The job with those of its probes whose rendered input is stored."""
+        asked = set(self.rendered("prompt", job.probes))
+        scored = set(self.rendered("options", job.probes)) if job.task == "choose" else asked
+        known = scored & asked | {probe.id for probe in job.probes if probe.id in scored and not probe.messages}
+        return replace(job, probes=tuple(probe for probe in job.probes if probe.id in known))
 
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
         """Keys of the responses by probe id and repeat."""
@@ -287,12 +354,18 @@ class Rendered:
                 identity.template,
                 ids[probe.id],
                 sampling(generation, probe.id, repeat),
-                *([list(probe.options)] if generation.until else []),  # they decide where an answer ends
+                *self._ends(generation, probe),
             )
             for probe in job.probes
             if probe.id in ids
             for repeat in range(job.repeats())
         }
+
+    def _ends(self, generation: Generation, probe: Probe) -> list[object]:
+        """What decides where a response ends, beside its settings."""
+        if generation.until == ANSWER_BEGINS:
+            return [self.tags]
+        return [list(probe.options)] if generation.until else []
 
     def option_keys(self, rows: dict[str, OptionRows]) -> dict[str, str]:
         """Keys of the option scores by probe id."""

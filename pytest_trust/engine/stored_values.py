@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pytest_trust.reasoning import Tags, opened_by, split_reasoning
 from pytest_trust.responses import Job, OptionScores, Response
+
+NO_SCORES: Final[Mapping[str, Any]] = {"log_likelihoods": [], "tokens": [], "bytes": []}
 
 
 def responses_of(
@@ -43,10 +45,33 @@ def response_of(value: Mapping[str, Any], tags: Tags) -> Response:
     )
 
 
-def scores_of(values: Mapping[str, Mapping[str, Any] | None]) -> dict[str, OptionScores]:
-    """Option scores by probe id from their stored forms. Missing ones are left out."""
-    return {
-        name: OptionScores(tuple(value["log_likelihoods"]), tuple(value["tokens"]), tuple(value["bytes"]))
-        for name, value in values.items()
-        if value is not None
-    }
+def placed(lead_in: Mapping[str, Any]) -> bool:
+    """Whether a stored lead-in ends where an answer can begin: it has no trace that is still open."""
+    return not lead_in.get("open", False)
+
+
+def scores_of(
+    values: Mapping[str, Mapping[str, Any] | None], lead_ins: Mapping[str, Mapping[str, Any]], tags: Tags
+) -> dict[str, OptionScores]:
+    """Option scores by probe id from their stored forms and those of their lead-ins.
+
+    A probe whose trace did not end has no scores, only its lead-in. Probes of which nothing is stored are left out.
+    """
+    found = {}
+    for name, value in values.items():
+        lead_in = lead_ins.get(name)
+        if value is None and (lead_in is None or placed(lead_in)):
+            continue
+        scores = value or NO_SCORES
+        found[name] = OptionScores(
+            tuple(scores["log_likelihoods"]),
+            tuple(scores["tokens"]),
+            tuple(scores["bytes"]),
+            lead_in=response_of(lead_in, tags) if lead_in and lead_in["text"] else None,
+        )
+    return found
+
+
+def recorded_options(value: Mapping[str, Any] | None, lead_in: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Option scores in the form of a recording, with the lead-in that stands before them."""
+    return {**(value or NO_SCORES), **({"lead_in": dict(lead_in)} if lead_in and lead_in["text"] else {})}

@@ -37,6 +37,8 @@ class JudgedSample:
     """The response repeated itself without end, and was stopped."""
     option_mass: float | None = None
     """The probability of all options of a chat probe together, where they were scored; None for other probes."""
+    after_trace: bool = False
+    """The options were scored behind the model's own trace, or behind the tags that it wrote before its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,18 @@ def judge_options(
 ) -> dict[str, tuple[JudgedSample, ...]]:
     """The likeliest option is the choice: `ok` when it is the probe's answer, else `bad`.
 
-    A tie goes against the answer, as the worse case.
+    A tie goes against the answer, as the worse case. A probe whose trace did not end is `truncated`.
     """
     judged: dict[str, tuple[JudgedSample, ...]] = {}
     for probe in probes:
         if probe.id not in scores:
             judged[probe.id] = ()
+            continue
+        lead_in = scores[probe.id].lead_in
+        thought = "" if lead_in is None else lead_in.reasoning
+        if not scores[probe.id].log_likelihoods:
+            looped = lead_in is not None and lead_in.finish_reason == "loop"
+            judged[probe.id] = (JudgedSample("truncated", NOT_MEASURED, "", thought, looped=looped),)
             continue
         values = normalised(scores[probe.id], normalise)
         if not all(map(math.isfinite, values)):
@@ -116,7 +124,18 @@ def judge_options(
         chosen = rival if wrong else probe.answer
         mass = option_mass(probe.options, scores[probe.id]) if probe.messages else None
         outcome = "bad" if wrong else "ok"
-        judged[probe.id] = (JudgedSample(outcome, float(wrong), text, chosen=chosen, option_mass=mass),)
+        judged[probe.id] = (
+            JudgedSample(
+                outcome,
+                float(wrong),
+                text,
+                thought,
+                closed=lead_in is not None and lead_in.closed,
+                chosen=chosen,
+                option_mass=mass,
+                after_trace=lead_in is not None,
+            ),
+        )
     return judged
 
 

@@ -22,7 +22,7 @@ class Framing:
     eos_ids: frozenset[int]
 
 
-def token_behind(loaded: Framing, tokens: Sequence[int], character: int) -> int:
+def token_behind(loaded: LoadedModel | Framing, tokens: Sequence[int], character: int) -> int:
     """Index of the token that holds a response's character number `character`; the number of tokens where none does."""
     return least(len(tokens), lambda count: len(decode(loaded, tokens[: count + 1])) > character)
 

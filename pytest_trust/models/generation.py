@@ -61,8 +61,10 @@ class Row:
     """How many of the seed's random numbers are used up."""
     most: int | None = None
     """Token limit of this response, where it is below `max_new_tokens`."""
-    answered: Callable[[str], bool] | None = field(default=None, compare=False)
-    """Whether a response has its answer, from its text so far; it then ends."""
+    room: int | None = None
+    """Tokens that the model's context leaves for this response; None where the context is unknown."""
+    answered: Callable[[LoadedModel, Sequence[int]], bool] | None = field(default=None, compare=False)
+    """Whether a response has its answer, from its tokens so far; it then ends."""
     goes_on: Callable[[Sequence[int]], bool] | None = field(default=None, compare=False)
     """Whether a response goes on though it loops, from its tokens so far: its budget will close its trace."""
 
@@ -152,11 +154,15 @@ class _Course:
         self._answered: set[int] = set()
         self._looped: set[int] = set()
         self._further = further
-        self._most = [min(generation.max_new_tokens, row.most or generation.max_new_tokens) for row in rows]
+        self._rooms = [max(1, sys.maxsize if row.room is None else row.room) for row in rows]
+        self._most = [
+            min(generation.max_new_tokens, row.most or generation.max_new_tokens, room)
+            for row, room in zip(rows, self._rooms, strict=True)
+        ]
 
     def room(self, number: int) -> int:
         """Upper bound of the tokens that a row can still say."""
-        most = self.longest if self._further else self._most[number]
+        most = min(self.longest, self._rooms[number]) if self._further else self._most[number]
         return max(1, most - len(self.said[number]))
 
     def say(self, number: int, token: int) -> tuple[int, bool]:
@@ -174,7 +180,7 @@ class _Course:
         if token in loaded.eos_ids:
             return token, True
         answered, plain = self.rows[number].answered, self.rows[number].plain
-        if answered and answered(decode(loaded, said)):
+        if answered and answered(loaded, said):
             self._answered.add(number)
             return token, True
         if self.rows[number].looped(said):
@@ -183,13 +189,13 @@ class _Course:
         if len(said) < self._most[number]:
             looks = plain and len(said) % _LOOK_EVERY == 0
             return token, looks and PLAIN_STOP in decode(loaded, said[-4 * _LOOK_EVERY :])
-        if self._further is None or (plain and PLAIN_STOP in decode(loaded, said)):
+        if self._further is None or len(said) >= self._rooms[number] or (plain and PLAIN_STOP in decode(loaded, said)):
             return token, True
         more = self._further(number, said)
         if more is None:
             return token, True
         self.made_to_say[number] = list(more[0])
-        self._most[number] = len(said) + len(more[0]) + more[1]
+        self._most[number] = min(len(said) + len(more[0]) + more[1], self._rooms[number])
         return token, False
 
     def finished(self, number: int, said: list[int]) -> Generated:
@@ -413,13 +419,15 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
         chosen = choose_tokens(scores, draws, generation)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
-    def looped(read: torch.Tensor, _: torch.Tensor, **__: object) -> torch.Tensor:
+    def over(read: torch.Tensor, _: torch.Tensor, **__: object) -> torch.Tensor:
         coming = read.shape[1] - width
-        over = [
-            RULE.due(len(row.forced) + coming) and row.looped([*row.forced, *read[index, width:].tolist()])
-            for index, row in enumerate(rows)
-        ]
-        return torch.tensor(over, device=read.device)
+        found = []
+        for index, row in enumerate(rows):
+            looks = row.answered is not None or RULE.due(len(row.forced) + coming)
+            said = [*row.forced, *read[index, width:].tolist()] if looks else []
+            answered = row.answered is not None and row.answered(runner.loaded, said)
+            found.append(answered or (looks and row.looped(said)))
+        return torch.tensor(found, device=read.device)
 
     configuration: Any = GenerationConfig
     settings = configuration(
@@ -435,7 +443,7 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
         attention_mask=mask,
         generation_config=settings,
         logits_processor=processors,
-        stopping_criteria=StoppingCriteriaList([looped]),
+        stopping_criteria=StoppingCriteriaList([over]),
     )
     return [_until_end(tokens, runner.loaded.eos_ids) for tokens in output[:, width:].tolist()]
 

@@ -58,7 +58,7 @@ def responses(
     first = replace(
         generation, max_new_tokens=min(generation.reasoning_budget, generation.max_new_tokens), reasoning_budget=None
     )
-    course = _Course(runner.loaded, tails, generation, tags)
+    course = _Course(runner.loaded, rows, tails, generation, tags)
     if generation.closes:
         rows = [replace(row, goes_on=partial(course.will_close, number)) for number, row in enumerate(rows)]
     for part in stream(runner, rows, first, limits, further=course.further, longest=generation.longest + _TAG_TOKENS):
@@ -68,12 +68,13 @@ def responses(
 class _Course:
     """How far each response is on its way from trace to answer."""
 
-    def __init__(self, loaded: LoadedModel, tails: Sequence[str], generation: Generation, tags: Tags) -> None:
-        assert generation.reasoning_budget is not None
+    def __init__(
+        self, loaded: LoadedModel, rows: Sequence[Row], tails: Sequence[str], generation: Generation, tags: Tags
+    ) -> None:
         self.loaded = loaded
         self.tails = tails
         self.limit = generation.max_new_tokens
-        self.budget = generation.reasoning_budget
+        self.budgets = [_budget(row, generation) for row in rows]
         self.closes = generation.closes
         self.tags = tags
         self.closed: set[int] = set()
@@ -85,8 +86,8 @@ class _Course:
             return None
         tail = self.tails[number]
         split = read_response(self.loaded, said, decode(self.loaded, said), tail, self.tags)
-        if not split.complete and len(said) < self.budget:
-            return (), self.budget - len(said)
+        if not split.complete and len(said) < self.budgets[number]:
+            return (), self.budgets[number] - len(said)
         self._answering.add(number)
         closing = "" if split.complete else split.closing or opened_by(tail, self.tags)
         if closing:
@@ -116,6 +117,14 @@ class _Course:
             if beyond > 0 and split.complete:
                 made = finish(self.loaded, list(made.token_ids[:-beyond]), plain)
         return Budgeted(made, number in self.closed)
+
+
+def _budget(row: Row, generation: Generation) -> int:
+    """The most tokens of a row's trace. The model's context must leave room for the answer."""
+    assert generation.reasoning_budget is not None
+    if row.room is None:
+        return generation.reasoning_budget
+    return max(1, min(generation.reasoning_budget, row.room - _TAG_TOKENS - generation.max_new_tokens))
 
 
 def _trace_length(loaded: LoadedModel, tokens: Sequence[int], tail: str, tags: Tags) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Where a response in the plain format ends. The model goes on to write the next turn itself.
 PLAIN_STOP = "\nUser:"
-_TAIL = 64
+TAIL = 64  # characters of the end of a text that are kept
 _PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -62,7 +62,7 @@ def render_prompt(
         raise InvalidInput(
             f"probe {probe.id}: the prompt is empty and the tokenizer has no token to begin with: give the probe a text"
         )
-    return Prompt(tuple(ids), text[-_TAIL:])
+    return Prompt(tuple(ids), text[-TAIL:])
 
 
 def render_options(
@@ -99,6 +99,31 @@ def render_options(
             raise InvalidInput(
                 f"probe {probe.id}: the option {option!r} has no token that can be scored: give it more text"
             )
+    return OptionRows(tuple(rows), tuple(starts))
+
+
+def options_behind(tokenizer: PreTrainedTokenizerBase, text: str, gap: str, options: Sequence[str]) -> OptionRows:
+    """The token ids of options behind a text that a model wrote, and the index of each option's first token.
+
+    Each option is tokenised behind the end of the text, which its ids do not include. `gap` holds the characters that
+    the model writes between the text and its answer as a part of the answer's first token. An option takes them too.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        text: the end of the text.
+        gap: characters that belong to the option's first token.
+        options: the options.
+    """
+    rows, starts = [], []
+    for option in options:
+        # A token must not reach over the end of the text, whose tokens are those that the model wrote.
+        for before in (text, text.rstrip(), ""):
+            ids, boundary = _encode_split(tokenizer, before, gap + option)
+            if ids[:boundary] == _encode(tokenizer, before):
+                break
+        _, start = _encode_split(tokenizer, before + gap, option)
+        rows.append(tuple(ids[boundary:]))
+        starts.append(max(0, start - boundary))
     return OptionRows(tuple(rows), tuple(starts))
 
 

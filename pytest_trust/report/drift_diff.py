@@ -216,7 +216,11 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
         looped = ", ".join(f"{name} {side.looped}" for name, side in _named_sides(record))
         rows.append(("loops", f"truncated responses that repeat themselves without end: {looped}"))
     if known(record.baseline.option_mass) and known(record.candidate.option_mass):
-        masses = ", ".join(f"{name} {percent(side.option_mass)}" for name, side in _named_sides(record))
+        masses = ", ".join(
+            f"{name} {percent(side.option_mass)}"
+            + (f" ({side.after_trace} of {count(side.n)} behind its trace)" if side.after_trace else "")
+            for name, side in _named_sides(record)
+        )
         rows.append(("options", f"probability of all of them together where they were scored: {masses}"))
     outcomes = [f"{name}: {found}" for name, side in _named_sides(record) if (found := _outcomes(side))]
     rows += zip(("outcomes", ""), outcomes, strict=False)

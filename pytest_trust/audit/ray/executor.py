@@ -141,6 +141,13 @@ class RayExecutor:
         return str(wanted)
 
     def _acquire_sides(self, jobs: Sequence[Job], models: Sequence[Reference], keys: Set[str] | None = None) -> None:
+        """Responses and lead-ins come first: the rows of options depend on what stands before the answers."""
+        scored = [job for job in jobs if job.task == "choose"]
+        self._acquire_round([job if job.task == "generate" else job.lead_in for job in jobs], models, keys)
+        if scored:
+            self._acquire_round(scored, models, keys)
+
+    def _acquire_round(self, jobs: Sequence[Job], models: Sequence[Reference], keys: Set[str] | None) -> None:
         fingerprints = {self.engine.identify(model).fingerprint for model in models}
         # All work is one round, so no actor waits between the models. Models with equal fingerprints share responses:
         # they take a round each, so that nothing is generated twice.

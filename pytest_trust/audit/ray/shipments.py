@@ -167,7 +167,9 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
         keys = model.keys(job)
         planned |= engine.store.has(job.table, keys.values())
         for probe in job.probes:
-            left = {keys[probe.id, repeat] for repeat in range(job.repeats())} - planned
+            # A probe whose trace did not end has no options to score.
+            own = {keys[name] for repeat in range(job.repeats()) if (name := (probe.id, repeat)) in keys}
+            left = own - planned
             if left:
                 planned |= left
                 tokens = planned_tokens(job, probe) * len(left) // job.repeats()
@@ -272,7 +274,7 @@ def _chunk(
 
 
 def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Reference]) -> Rows:
-    """The stored rows that an actor needs for these jobs: rendered inputs and responses."""
+    """The stored rows that an actor needs for these jobs: rendered inputs, responses and lead-ins."""
     prompts: dict[str, bytes] = {}
     responses: dict[str, bytes] = {}
     for reference in dict.fromkeys(references):
@@ -280,10 +282,10 @@ def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Referen
             continue
         model = engine.local(reference)
         for job in jobs:
-            what = "prompt" if job.task == "generate" else "options"
-            prompts |= engine.store.get("prompts", model.rendering_keys(what, job.probes).values())
-            if job.task == "generate":
-                responses |= engine.store.get("responses", model.keys(job, render=False).values())
+            for what in ("prompt", "options") if job.options else ("prompt",):
+                prompts |= engine.store.get("prompts", model.rendering_keys(what, job.probes).values())
+            written = job if job.task == "generate" else job.lead_in
+            responses |= engine.store.get("responses", model.keys(written, render=False).values())
     return {"prompts": prompts, "responses": responses}
 
 

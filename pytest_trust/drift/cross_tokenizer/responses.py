@@ -149,7 +149,12 @@ def _of_options(engine: Engine, job: Job, baseline: Reference, candidate: Refere
     """Text drifts of a job's options, from the option scores. Each model has scored them in its own tokens."""
     scored = {"baseline": engine.model(baseline).options(job), "candidate": engine.model(candidate).options(job)}
     both = sorted(
-        (probe for probe in job.probes if probe.id in job.drift and all(probe.id in side for side in scored.values())),
+        (
+            probe
+            for probe in job.probes
+            if probe.id in job.drift
+            and all(probe.id in side and side[probe.id].log_likelihoods for side in scored.values())
+        ),
         key=lambda probe: probe.id,
     )
     return [

@@ -103,7 +103,7 @@ class Served(StoredAnswers):
         return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
-        return scores_of(self.stored_options(job))
+        return scores_of(self.stored_options(job), {}, self.tags)
 
     def vocabulary(self) -> str:
         return ""

@@ -31,10 +31,12 @@ from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message
 from pytest_trust.responses import Job, Progress
+from tests.support import traced_choices
 from tests.support.pairs import acquire
 from tests.support.pairs import drift as drift_of
 from tests.support.ray_jobs import ASK, CHOICE, FEWER, GREEDY, JOBS, PICK, SHARED, TABLES, check_same, content
 from tests.support.tiny_models import CHATML, save_model, save_tokenizer
+from tests.support.traced_choices import traced_model
 
 
 class Here:
@@ -104,9 +106,22 @@ def test_the_store_is_that_of_a_local_run_and_nothing_is_computed_twice(
     assert all(kinds[side, "generate"] > 2 for side in (0, 1))
     assert kinds[None, "generate"] >= 2
     last = {(one.model, one.phase): one for one in told}
-    assert last["base", "generate"].done == last["base", "generate"].total == len(ASK) + 3 * 6
+    assert last["base", "generate"].done == last["base", "generate"].total == len(ASK) + 3 * 6 + len(PICK)
     assert last["adapter", "drift"].done == last["adapter", "drift"].total == len(GREEDY.drift) + len(CHOICE.drift)
     assert last["base", "generate"].tokens > 0
+
+
+def test_options_behind_traces_are_those_of_a_local_run(here: list[Here], tmp_path: Path) -> None:
+    models = [
+        traced_model(tmp_path / "a"),
+        parse_reference(str(save_model(tmp_path / "b", seed=4, scale=3.0))),
+    ]
+    job = replace(traced_choices.JOB, drift=frozenset(traced_choices.TRACED))
+    for store, make in (("cluster", engine), ("local", local_engine)):
+        with make(tmp_path / store, reasoning_tags=traced_choices.TAGS) as found:
+            acquire(found, [job], *models)
+    assert here
+    check_same(tmp_path / "cluster", content(tmp_path / "local"))
 
 
 def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
@@ -318,6 +333,7 @@ def test_chunks_are_longest_first_and_hold_one_task(
 ) -> None:
     with engine(tmp_path) as found:
         sent = (shipped(found.engine, pair[0]),)
+        found.engine.acquire([CHOICE.lead_in], pair)  # options can be cut into chunks when their lead-ins are there
         pieces = missing_of_side(found.engine, JOBS, pair[0])
         chunks = list(cut(found.engine, JOBS, pieces, pair, sent, 0, 2))
     assert sum(chunk.items for chunk in chunks) == len(ASK) + 3 * 6 + len(PICK)

@@ -105,8 +105,8 @@ def test_an_interrupted_run_keeps_finished_batches_and_goes_on_with_the_same_res
         assert everything(found, pair)[0] == complete[1][0]
     told = [progress for progress in again if progress.phase != "load" and progress.made]
     uninterrupted = (
-        2 * (4 + 4 + 5) + 1
-    )  # batches of two rows (a probe of two options is two) on both sides, one chunk of drift
+        2 * (4 + 2 + 4 + 5) + 1
+    )  # batches of two rows (a probe of two options is two, after its lead-in) on both sides, one chunk of drift
     assert before + len(told) == uninterrupted
 
 

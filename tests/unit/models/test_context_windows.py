@@ -57,27 +57,38 @@ def test_windows_are_joined_to_the_row_s_states(tmp_path: Path) -> None:
     )
 
 
-def test_a_response_beyond_the_context_is_measured_in_windows_and_a_prompt_beyond_it_is_refused(tmp_path: Path) -> None:
-    pair = [
-        parse_reference(str(save_model(tmp_path / str(seed), seed=seed, max_position_embeddings=40)))
-        for seed in range(2)
-    ]
+def test_a_response_ends_where_the_context_does_and_a_longer_prompt_is_refused(tmp_path: Path) -> None:
+    model = parse_reference(str(save_model(tmp_path / "0", max_position_embeddings=40)))
     short = Probe("short", "short", (Message("user", "Is it wrong?"),))
     long = Probe("long", "long", (Message("user", "Is it wrong? " * 40),))
-    with Engine(tmp_path / "store", device=None, dtype=None, batch_size=2) as engine:
-        job = Job("dim/ask", "generate", (short,), Generation(60), drift=frozenset({"short"}))
+    with Engine(tmp_path / "store", batch_size=2) as engine:
+        job = Job("dim/ask", "generate", (short,), Generation(60))
+        engine.acquire([job], [model])
+        (response,) = engine.model(model).responses(job)["short"]
+        assert len(engine.local(model).prompts([short])["short"].ids) + len(response.token_ids) == 40
+        assert response.finish_reason == "length"
+        with pytest.raises(
+            InvalidInput, match=r"^0: probe long has \d+ tokens, and the model was made for 40: shorten it"
+        ):
+            engine.acquire([Job("dim/ask", "generate", (long,), Generation(4))], [model])
+        with pytest.raises(InvalidInput, match="probe long has"):
+            options = Probe("long", "long", long.messages, options=("yes", "no"))
+            engine.acquire([Job("dim/pick", "choose", (options,), Generation(4))], [model])
+
+
+def test_a_response_that_the_other_model_s_context_cannot_hold_is_measured_in_windows(tmp_path: Path) -> None:
+    pair = [
+        parse_reference(str(save_model(tmp_path / str(seed), seed=seed, max_position_embeddings=context)))
+        for seed, context in enumerate((40, 80))
+    ]
+    probe = Probe("short", "short", (Message("user", "Is it wrong?"),))
+    with Engine(tmp_path / "store", batch_size=2) as engine:
+        job = Job("dim/ask", "generate", (probe,), Generation(60), drift=frozenset({"short"}))
         acquire(engine, [job], *pair)
         tokens = engine.model(pair[1]).responses(job)["short"][0].token_ids
-        prompt = engine.local(pair[1]).prompts([short])["short"].ids
+        prompt = engine.local(pair[1]).prompts([probe])["short"].ids
         drift = drift_of(engine, job, *pair).candidate_baseline["short"]
         assert len(prompt) + len(tokens) > 41
         assert len(drift) + drift.masked_tokens == len(tokens)  # nothing is cut off
         assert drift.windowed
         assert summarise([drift]).windowed == 1
-        with pytest.raises(
-            InvalidInput, match=r"^1: probe long has \d+ tokens, and the model was made for 40: shorten it"
-        ):
-            engine.acquire([Job("dim/ask", "generate", (long,), Generation(4))], [pair[1]])
-        with pytest.raises(InvalidInput, match="probe long has"):
-            options = Probe("long", "long", long.messages, options=("yes", "no"))
-            engine.acquire([Job("dim/pick", "choose", (options,), Generation(4))], [pair[1]])
