@@ -37,7 +37,7 @@ def verdicts(
         suite.name,
         "generate",
         select(suite.probes, sizes.generate, suite.gates.values()),
-        Generation(suite.max_new_tokens + sizes.reasoning_tokens, temperature),
+        Generation(suite.max_new_tokens, temperature, reasoning_budget=sizes.reasoning_tokens, closes=False),
         samples=samples * seeds,
     )
     engine.acquire([job], [reference])

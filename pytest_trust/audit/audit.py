@@ -41,16 +41,13 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
     temperature = suite.temperature if profile.temperature is None else profile.temperature
-    apart = trust.max_reasoning_tokens or (profile.reasoning_tokens if profile.separate else 0) or None
-    budget = trust.reasoning_budget or apart
+    budget = trust.reasoning_budget or trust.max_reasoning_tokens or profile.reasoning_tokens or None
     return Job(
         suite=suite.name,
         task=suite.task,
         probes=probes,
         generation=Generation(
-            max_new_tokens=trust.max_new_tokens
-            or profile.max_new_tokens
-            or suite.max_new_tokens + (profile.reasoning_tokens if budget is None else 0),
+            max_new_tokens=trust.max_new_tokens or profile.max_new_tokens or suite.max_new_tokens,
             temperature=temperature,
             top_p=profile.top_p if temperature > 0 else 1.0,
             top_k=profile.top_k if temperature > 0 else 0,

@@ -71,7 +71,7 @@ class TrustConfig:
     """Tokens after which a reasoning trace is closed; `max_new_tokens` then limits the answer alone."""
 
     max_reasoning_tokens: int | None = None
-    """Most tokens of a reasoning trace, apart from the answer's limit; a longer trace is truncated, not closed."""
+    """Most tokens of a reasoning trace, in place of the profile's; a longer trace is truncated, not closed."""
 
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) pairs of tags, beside the built-in ones."""

@@ -38,6 +38,9 @@ class Profile:
     means all. `gate`: the fewest probes of every gate, where the suite has them: a suite may divide its probes among
     its gates.
 
+    `reasoning_tokens`: the most tokens of a trace. `max_new_tokens` limits the answer behind it. With 0 the trace has
+    no limit of its own, and `max_new_tokens` limits trace and answer together.
+
     `suites` are run where no other is selected. `max_new_tokens`, `temperature`, `top_p` and `top_k` hold for every
     response in place of the suites' own; where the first two are None, the suites' own hold.
     """
@@ -53,11 +56,6 @@ class Profile:
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
-    separate: bool = False
-    """Whether trace and answer have limits of their own: `reasoning_tokens`, and the suite's `max_new_tokens`.
-
-    Otherwise the sum of the two limits them together.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,6 @@ _PROTOCOL: dict[str, Any] = {
     "temperature": _NUMBER,
     "top_p": _NUMBER,
     "top_k": int,
-    "separate": bool,
 }
 
 

@@ -44,12 +44,12 @@ def add_options(parser: pytest.Parser) -> None:
             "where the models run: local (default), "
             "or ray: on the cluster of Ray's configuration, else on one started here",
         ),
-        ("max-new-tokens", "N", "token limit of every response, in place of the suites' own"),
+        ("max-new-tokens", "N", "token limit of every answer, in place of the suites' own"),
         ("reasoning-budget", "N", "close a reasoning trace after N tokens, and let the model answer (budget forcing)"),
         (
             "max-reasoning-tokens",
             "N",
-            "token limit of a reasoning trace apart from the answer's; a longer one is truncated",
+            "token limit of a reasoning trace, in place of the profile's; a longer one is truncated",
         ),
         ("template", "NAME", "drift behind each model's own chat template (own, default) or the baseline's (shared)"),
         (

@@ -80,8 +80,10 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
     The request switches off the server's own sampling defaults, where the server allows it, so that both sides of a
     pair are asked in the same way. vLLM takes its defaults from the model's generation_config; llama.cpp has a min_p.
     """
+    # A server has one limit for trace and answer together. A text of its own has no trace.
+    limit = generation.longest if probe.messages else generation.max_new_tokens
     core: dict[str, object] = {
-        "max_tokens": generation.max_new_tokens,
+        "max_tokens": limit,
         "temperature": generation.temperature,
         "top_p": generation.top_p,
         "frequency_penalty": 0.0,
@@ -95,12 +97,10 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
         core["seed"] = row_seed(generation.seed, probe.id, repeat) % _SEEDS
         wishes |= {"top_k": generation.top_k or -1, "min_p": 0.0}
     if not probe.messages:
-        return Asking(
-            probe.id, TEXT, {"prompt": probe.text, **core}, wishes, generation.max_new_tokens, generation.top_k
-        )
+        return Asking(probe.id, TEXT, {"prompt": probe.text, **core}, wishes, limit, generation.top_k)
     core["messages"] = [{"role": message.role, "content": message.content} for message in probe.messages]
     core |= template_settings(thinking)
-    return Asking(probe.id, CHAT, core, wishes, generation.max_new_tokens, generation.top_k)
+    return Asking(probe.id, CHAT, core, wishes, limit, generation.top_k)
 
 
 def template_settings(thinking: str) -> dict[str, object]:

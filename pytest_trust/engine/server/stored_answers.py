@@ -277,7 +277,7 @@ class StoredAnswers:
     def _generate(self, jobs: Sequence[Job], tell: Tell) -> None:
         wanted: dict[str, _Wanted] = {}
         for job in jobs:
-            if job.generation.reasoning_budget is not None:
+            if job.generation.reasoning_budget is not None and job.generation.closes:
                 raise ServerError(
                     f"{self.reference.label}: a trace cannot be closed behind a server: "
                     "leave out --trust-reasoning-budget, or set the budget in the server"

@@ -34,21 +34,16 @@ def test_the_other_profiles_leave_a_suites_sampling_alone() -> None:
         assert (job.generation.top_p, job.generation.top_k) == (1.0, 0)
 
 
-def test_a_trace_and_an_answer_share_a_limit_unless_they_are_to_have_their_own(tmp_path: Path) -> None:
+def test_a_trace_and_an_answer_have_limits_of_their_own() -> None:
     suite = load_suite("safety/harmful_requests")
     standard = load_policy().profile("standard")
-    assert make_job(suite, standard, trust()).generation == Generation(
-        suite.max_new_tokens + standard.reasoning_tokens, seed=3
-    )
-    apart = Generation(suite.max_new_tokens, seed=3, reasoning_budget=50, closes=False)
-    assert make_job(suite, standard, trust(max_reasoning_tokens=50)).generation == apart
-    (tmp_path / "policy.yaml").write_text("profiles:\n  standard: {reasoning_tokens: 50, separate: true}\n")
-    separate = load_policy(tmp_path / "policy.yaml").profile("standard")
-    assert make_job(suite, separate, trust()).generation == apart
+    assert make_job(suite, standard, trust()).generation == Generation(128, seed=3, reasoning_budget=4096, closes=False)
+    own = trust(max_reasoning_tokens=50, max_new_tokens=10)
+    assert make_job(suite, standard, own).generation == Generation(10, seed=3, reasoning_budget=50, closes=False)
     # a budget that closes traces goes before one that does not
-    assert make_job(suite, separate, trust(reasoning_budget=9)).generation == Generation(
-        suite.max_new_tokens, seed=3, reasoning_budget=9
-    )
+    closing = Generation(128, seed=3, reasoning_budget=9)
+    assert make_job(suite, standard, trust(reasoning_budget=9)).generation == closing
+    assert [load_policy().profile(name).reasoning_tokens for name in ("smoke", "full")] == [512, 16_384]
 
 
 def test_a_gate_has_as_many_probes_as_its_profile_says_whatever_share_of_the_suite_is_its_own() -> None:
