@@ -50,15 +50,8 @@ class Answer:
 
     @property
     def way(self) -> Generation:
-        """The settings that responses of one batch must have in common.
-
-        Length limits may differ within a batch, unless the trace has a budget of its own.
-        """
-        return (
-            self.generation
-            if self.generation.reasoning_budget is not None
-            else replace(self.generation, max_new_tokens=1)
-        )
+        """The settings that responses of one batch must have in common; their ends and answers' limits may differ."""
+        return replace(self.generation, max_new_tokens=1, until="")
 
     @property
     def columns(self) -> int:

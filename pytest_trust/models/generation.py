@@ -35,6 +35,10 @@ _ADMIT_BELOW = 0.875
 # The same share where no rows wait. It is higher because closing up moves few rows.
 _CLOSE_BELOW = 0.94
 
+# Tokens that a row gets room for at first, where its limit is higher. A row that says more gets as many again as it has
+# said: few responses are long, and room for the longest ones would leave a batch few rows.
+_RESERVE = 128
+
 # Columns of the buffers beyond what the rows of a batch need. For so many steps a new row finds room in the place of a
 # finished one; after that all rows are moved.
 _SLACK = 24
@@ -165,6 +169,14 @@ class _Course:
         most = min(self.longest, self._rooms[number]) if self._further else self._most[number]
         return max(1, most - len(self.said[number]))
 
+    def reserve(self, number: int) -> int:
+        """Tokens that a row gets room for now."""
+        return min(self.room(number), max(_RESERVE, len(self.said[number])))
+
+    def read(self, number: int) -> tuple[int, ...]:
+        """Token ids that the model has read, or must read, before a row goes on."""
+        return self.rows[number].prompt + tuple(self.said[number])
+
     def say(self, number: int, token: int) -> tuple[int, bool]:
         """Add a token to a row: the one it is made to say, else the one it has chosen.
 
@@ -221,7 +233,7 @@ class _Course:
         taken: list[int] = []
 
         def columns(number: int) -> int:
-            return len(self.rows[number].prompt) + len(self.said[number]) + self.room(number)
+            return len(self.rows[number].prompt) + len(self.said[number]) + self.reserve(number)
 
         longest = max(map(columns, running), default=0)
         for number in waiting:
@@ -245,6 +257,7 @@ class _Batch:
         self._cache: Any = None
         self._lengths: Any = None  # [rows]: tokens of each row that are in the cache
         self._columns = 0
+        self._left = 0  # columns that the buffers have left
         self._logits: Any = None  # [rows, vocabulary]: a buffer that every step uses again
         self._next: Any = None  # [rows]: the last token of each row, which the model has not read yet
 
@@ -253,41 +266,63 @@ class _Batch:
         """Lines whose rows are not over."""
         return [line for line, number in enumerate(self.active) if number not in self.over]
 
+    @property
+    def full(self) -> bool:
+        """Whether rows go on and the buffers have no column left."""
+        return self._left < 1 and bool(self.left)
+
+    def put_back(self, limits: BatchLimits) -> list[int]:
+        """Take out the rows that do not fit any more when all get further room; returns their numbers."""
+        running = [self.active[line] for line in self.left]
+        kept = set(self.course.fitting(running, [], limits))
+        lines = [line for line in self.left if self.active[line] not in kept]
+        numbers = [self.active[line] for line in lines]
+        self._close_up(lines)
+        return numbers
+
     def admit(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
         """Replace finished rows by new ones with their first tokens; returns the finished rows' numbers and tokens."""
         import torch
 
-        rows, device, left = self.course.rows, self.runner.device, self.left
+        course, device, left = self.course, self.runner.device, self.left
         free = [line for line, number in enumerate(self.active) if number in self.over]
         done = [(self.active[line], self.course.said[self.active[line]]) for line in free]
         self.over.clear()
         if numbers:
-            prompts = list(dict.fromkeys(rows[number].read for number in numbers))
+            read = [course.read(number) for number in numbers]
+            prompts = list(dict.fromkeys(read))
             place = {prompt: index for index, prompt in enumerate(prompts)}
-            source = torch.tensor([place[rows[number].read] for number in numbers], device=device)
+            source = torch.tensor([place[prompt] for prompt in read], device=device)
             fresh = self.runner.prefill(prompts)
             first = self._choose(fresh.last[source], numbers)
-            if len(numbers) <= len(free) and self._put(free[: len(numbers)], numbers, fresh, source, first):
+            if (
+                not self.full
+                and len(numbers) <= len(free)
+                and self._put(free[: len(numbers)], numbers, fresh, source, first)
+            ):
                 self._close_up(free[len(numbers) :])
                 return done
-        elif left:
+        elif left and not self.full:
             self._close_up(free)
             return done
         self.active = [self.active[line] for line in left]
-        if not numbers:
+        if not self.active and not numbers:
             return done
         kept = torch.tensor(left, dtype=torch.long, device=device)
         if not self.active:
             self._cache, others, lines, added = fresh.cache, None, source, source[:0]
             self._lengths, self._next = fresh.lengths[source], first
+        elif not numbers:
+            others, lines, added = None, kept, kept[:0]
+            self._lengths, self._next = self._lengths[kept], self._next[kept]
         else:
             others, lines, added = fresh.cache, kept, source
             self._lengths = torch.cat([self._lengths[kept], fresh.lengths[source]])
             self._next = torch.cat([self._next[kept], first])
         self.active += numbers
         self._columns = int(self._lengths.max())
-        room = max(self.course.room(number) for number in self.active)
-        merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + room + _SLACK)
+        self._left = max(self.course.reserve(number) for number in self.active) + _SLACK
+        merge_caches(self._cache, lines, others, added, columns=self._columns, capacity=self._columns + self._left)
         return done
 
     def _put(
@@ -298,7 +333,7 @@ class _Batch:
 
         places = torch.tensor(lines, device=self.runner.device)
         lengths = self._lengths.index_copy(0, places, fresh.lengths[source])
-        columns, room = int(lengths.max()), max(self.course.room(number) for number in numbers)
+        columns, room = int(lengths.max()), max(self.course.reserve(number) for number in numbers)
         if not replace_rows(self._cache, places, fresh.cache, source, columns=columns, room=room):
             return False
         self._lengths, self._columns = lengths, columns
@@ -333,6 +368,7 @@ class _Batch:
         import torch
 
         self._columns += 1
+        self._left -= 1
         place = torch.arange(self._columns, device=self.runner.device)
         seen = place >= self._columns - 1 - self._lengths[:, None]
         state = self.runner.step(self._next, seen, self._lengths, self._cache)
@@ -367,6 +403,8 @@ Spoken = Iterator[list[tuple[int, list[int]]]]
 def _stream_shared(course: _Course, limits: BatchLimits) -> Spoken:
     waiting, batch = list(range(len(course.rows))), _Batch(course)
     while waiting or batch.active:
+        if batch.full:
+            waiting = [*batch.put_back(limits), *waiting]
         taken = course.fitting(waiting, [batch.active[line] for line in batch.left], limits)
         free = len(batch.over)
         if 0 < free < len(taken) <= free + (1 - _ADMIT_BELOW) * len(batch.active):
@@ -374,7 +412,7 @@ def _stream_shared(course: _Course, limits: BatchLimits) -> Spoken:
         waiting = waiting[len(taken) :]
         yield batch.admit(taken)
         share = _ADMIT_BELOW if waiting else _CLOSE_BELOW
-        while len(batch.left) > share * len(batch.active):
+        while len(batch.left) > share * len(batch.active) and not batch.full:
             batch.advance()
 
 

@@ -73,7 +73,7 @@ class _Course:
     ) -> None:
         self.loaded = loaded
         self.tails = tails
-        self.limit = generation.max_new_tokens
+        self.limits = [min(row.most or generation.max_new_tokens, generation.max_new_tokens) for row in rows]
         self.budgets = [_budget(row, generation) for row in rows]
         self.closes = generation.closes
         self.tags = tags
@@ -95,8 +95,8 @@ class _Course:
                 return None
             self.closed.add(number)
             tag = self.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
-            return tuple(map(int, tag)), self.limit
-        left = self.limit - (len(said) - _trace_length(self.loaded, said, tail, self.tags))
+            return tuple(map(int, tag)), self.limits[number]
+        left = self.limits[number] - (len(said) - _trace_length(self.loaded, said, tail, self.tags))
         return ((), left) if left > 0 else None
 
     def will_close(self, number: int, said: Sequence[int]) -> bool:
@@ -111,7 +111,7 @@ class _Course:
             beyond = (
                 len(made.token_ids)
                 - _trace_length(self.loaded, made.token_ids, self.tails[number], self.tags)
-                - self.limit
+                - self.limits[number]
             )
             split = read_response(self.loaded, made.token_ids, made.text, self.tails[number], self.tags)
             if beyond > 0 and split.complete:

@@ -112,6 +112,30 @@ def test_waiting_rows_take_the_places_of_finished_ones(
     assert all(count == 1 or count * columns <= limits[1] for count, columns in running)
 
 
+@pytest.mark.parametrize("limits", [(64, 10**6), (64, 150), (3, 120)])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.3, "seed": 3}], ids=["greedy", "sampled"])
+def test_rows_get_further_room_as_they_need_it_or_wait_for_it(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    from pytest_trust.models import generation
+    from pytest_trust.models.generation import Row, generate
+    from pytest_trust.models.memory import BatchLimits
+
+    rows = [Row(prompt, seed=index) for index, prompt in enumerate(SHARED)]
+    asked = Generation(70, **settings)
+    expected = [one.token_ids for row in rows for one in generate(llama, [row], asked)]
+    assert max(map(len, expected)) == 70
+    put_back: list[int] = []
+    whole = generation._Batch.put_back
+    monkeypatch.setattr(generation, "_RESERVE", 4)
+    monkeypatch.setattr(generation, "_SLACK", 2)
+    monkeypatch.setattr(
+        generation._Batch, "put_back", lambda batch, most: (put_back.extend(found := whole(batch, most)), found)[1]
+    )
+    assert [one.token_ids for one in generate(llama, rows, asked, BatchLimits(*limits))] == expected
+    assert bool(put_back) == (limits[1] < 10**6)
+
+
 def test_padding_that_is_the_end_token_is_not_taken_for_an_end(llama: Any) -> None:
     """pad = eos = 2: a prompt may hold id 2, and short rows are padded with it."""
     from pytest_trust.models.generation import Row, generate
