@@ -8,13 +8,19 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from pytest_trust.errors import InvalidInput
 
 OUTCOMES = ("ok", "bad", "refused", "unparsable", "truncated", "error")
 PUBLIC = "public/"
+
+CHOICES: Final = ("likelihood", "ask")
+"""How a choice is measured: by the likelihood of each option, or by what the model answers when it is asked."""
+
+# Tokens of an answer that names an option.
+_ASKED_TOKENS = 64
 
 Scalar = str | int | float | bool
 Filter = Mapping[str, Scalar]
@@ -94,13 +100,16 @@ class Suite:
     policy's own number.
     `notes`: what a report must say about the rows.
     `stop`: with `answered`, a response ends where its judge finds the answer stated.
+    `task`: `generate` answers the probes, `choose` scores their options, and `ask` puts the options into the prompts
+    and reads what the model answers.
+    `choices`: one of `CHOICES`, how a `choose` suite is run where neither the policy nor an option says otherwise.
     """
 
     name: str
     dimension: str
     title: str
     about: str
-    task: Literal["generate", "choose"]
+    task: Literal["generate", "choose", "ask"]
     judge: str
     gates: Mapping[str, Gate]
     probes: tuple[Probe, ...]
@@ -112,6 +121,29 @@ class Suite:
     family: int | None = None
     notes: tuple[str, ...] = ()
     stop: Literal["", "answered"] = ""
+    choices: Literal["likelihood", "ask"] = "likelihood"
+
+    @property
+    def key(self) -> str:
+        """Tells the suite from the same one that is asked."""
+        return f"{self.name} asked" if self.task == "ask" else self.name
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether the suite can be run in either of the ways of `CHOICES`: all of its probes are chats with options."""
+        return self.task == "choose" and all(probe.messages and probe.options for probe in self.probes)
+
+    def asked(self) -> Suite:
+        """The suite with its options in the prompts. The models answer in their own words, read by the judge `choice`.
+
+        Raises InvalidInput for a suite whose probes have no options, or are texts of their own.
+        """
+        if not all(probe.messages and probe.options for probe in self.probes):
+            raise InvalidInput(f"{self.name}: its options cannot be asked for: every probe needs a prompt and options")
+        probes = tuple(_with_options(probe) for probe in self.probes)
+        return replace(
+            self, task="ask", judge="choice", probes=probes, max_new_tokens=_ASKED_TOKENS, stop="answered", samples=1
+        )
 
     def gate(self, name: str | None = None) -> Gate:
         """The gate called `name`; without a name the suite's only gate. Raises InvalidInput for no such gate."""
@@ -120,6 +152,17 @@ class Suite:
         if name is None or name not in self.gates:
             raise InvalidInput(f"{self.name} has the gates {', '.join(self.gates)}, not {name!r}: name one of them")
         return self.gates[name]
+
+
+def _with_options(probe: Probe) -> Probe:
+    """The probe with its options in the last user message, unless that names them all already."""
+    prompt = probe.prompt.casefold()
+    if all(option.casefold() in prompt for option in probe.options):
+        return probe
+    last = max(index for index, message in enumerate(probe.messages) if message.role == "user")
+    asked = f"{probe.messages[last].content}\n\nAnswer with one of these: {' / '.join(probe.options)}."
+    messages = (*probe.messages[:last], Message("user", asked), *probe.messages[last + 1 :])
+    return replace(probe, messages=messages)
 
 
 def select(

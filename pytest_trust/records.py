@@ -18,6 +18,7 @@ from pytest_trust.errors import InvalidInput
 SCHEMA = 2
 """The version of the JSON report's schema."""
 
+Choices = Literal["likelihood", "ask"]
 Verdict = Literal["held", "regressed", "inconclusive", "not measured"]
 
 VERDICTS: tuple[Verdict, ...] = ("regressed", "held", "inconclusive", "not measured")
@@ -65,6 +66,16 @@ class PairRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """A token that a model may write where its answer begins."""
+
+    text: str
+    """The token's text."""
+    probability: float
+    """Its mean probability over the probes, 0 to 1; it counts as 0 where it is not among a probe's likeliest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SideRecord:
     """One side of a gate."""
 
@@ -94,6 +105,8 @@ class SideRecord:
     option_mass: float | None
     """Mean probability of all options of a probe together, in the place where they were scored; null without options
     or for texts without a prompt. Where it is small, the model would write something else in that place."""
+    first_tokens: tuple[FirstToken, ...]
+    """The likeliest tokens in the place where the options were scored that begin none of the options."""
     closed: int
     """Number of reasoning traces that the reasoning budget closed."""
     judge_errors: tuple[str, ...]
@@ -232,6 +245,32 @@ class Trace:
     """The candidate's reasoning."""
     gated: bool
     """Whether this verdict counts for the gate: the policy gives it a `trace_margin`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherWay:
+    """A gate on choices, measured in the other way. It decides nothing."""
+
+    choices: Choices
+    """The other way: the likelihood of each option, or what the model answers when it is asked."""
+    verdict: Verdict
+    """The verdict in the other way."""
+    reason: str
+    """Why the verdict is what it is, where the numbers do not say it."""
+    delta: float | None
+    """candidate - baseline, larger is worse."""
+    lower: float | None
+    """Lower one-sided limit of `delta`."""
+    upper: float | None
+    """Upper one-sided limit of `delta`."""
+    baseline: SideRecord
+    """The baseline, measured in the other way."""
+    candidate: SideRecord
+    """The candidate, measured in the other way."""
+    compared: tuple[int, int]
+    """Probes with a choice in both ways, of the baseline and of the candidate."""
+    agreeing: tuple[int, int]
+    """Those of them with the same choice in both ways."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,6 +548,11 @@ class GateRecord:
     """How well drift predicted the flips; null with fewer than 5 flipped or 5 unflipped probes."""
     drift_by_outcome: Mapping[str, DriftOfOutcome] = field(default_factory=dict)
     """Drift by the outcome of the candidate's response."""
+    choices: Choices | None = None
+    """How the choices were measured: the likelihood of each option, or what the model answers when it is asked; null
+    where there are none."""
+    other_way: OtherWay | None = None
+    """The same gate, with choices measured in the other way; null where it was not measured."""
     trace: Trace | None = None
     """The same gate on the reasoning; null where no model reasoned or the judge cannot read a trace."""
     breakdown: Mapping[str, tuple[Breakdown, ...]]

@@ -141,12 +141,14 @@ class OptionScores:
     log_likelihoods: log P(option | prompt, lead-in). The lead-in is the model's own trace, up to where its answer
         begins. Empty where the trace did not end, since the model then has no answer.
     lead_in: what the model wrote before its answer; None where it wrote nothing.
+    first_tokens: the likeliest tokens in the place of the options that begin none of them, with their probabilities.
     """
 
     log_likelihoods: tuple[float, ...]
     tokens: tuple[int, ...]
     bytes: tuple[int, ...]
     lead_in: Response | None = None
+    first_tokens: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
 
     The profile and `--trust-limit` choose the probes; the suite, the profile and the options say how they are answered.
     """
-    size = profile.generate if suite.task == "generate" else profile.choose
+    size = profile.choose if suite.task in ("choose", "ask") else profile.generate
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
@@ -44,7 +44,7 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     budget = trust.reasoning_budget or trust.max_reasoning_tokens or profile.reasoning_tokens or None
     return Job(
         suite=suite.name,
-        task=suite.task,
+        task="choose" if suite.task == "choose" else "generate",
         probes=probes,
         generation=Generation(
             max_new_tokens=trust.max_new_tokens or profile.max_new_tokens or suite.max_new_tokens,
@@ -87,6 +87,7 @@ class Audit:
         self._executor: Executor | None = None
         self._suites: dict[str, Suite] = {}
         self._jobs: dict[int, tuple[Suite, Job]] = {}
+        self._asked_suites: dict[int, tuple[Suite, Suite]] = {}  # as `_jobs`
         self._acquired: set[tuple[Reference, Reference, str]] = set()
         self._visits: dict[tuple[Reference, Reference, str], Visit] = {}
         self._sides: dict[tuple[Reference, str, str], Side] = {}
@@ -137,13 +138,36 @@ class Audit:
 
         Under `--trust-sequential`, with a pair: only the probes that were visited for this pair.
         """
-        visit = self._visits.get((pair.baseline, pair.candidate, suite.name)) if pair else None
+        visit = self._visits.get((pair.baseline, pair.candidate, suite.key)) if pair else None
         if visit:
             return visit.job
         if id(suite) not in self._jobs:
             # The value keeps the suite alive, so that no other suite gets this id.
             self._jobs[id(suite)] = (suite, make_job(suite, self.profile, self.trust))
         return self._jobs[id(suite)][1]
+
+    def way(self, suite: Suite, gate: Gate | None = None) -> Suite:
+        """The suite in the way that a gate's choices are measured; without a gate, the suite's own way.
+
+        `--trust-choices` goes before the policy's `choices` of the gate, and that before the suite's.
+        """
+        if not suite.both_ways:
+            return suite
+        threshold = self.policy.threshold_of(suite, gate) if gate else None
+        choices = self.trust.choices or (threshold.choices if threshold else "") or suite.choices
+        return self._asked(suite) if choices == "ask" else suite
+
+    def ways(self, suite: Suite) -> tuple[Suite, ...]:
+        """The suite in every way that its gates, and the profile, need."""
+        found = [self.way(suite, gate) for gate in suite.gates.values()]
+        if self.profile.both_choices and suite.both_ways:
+            found += [suite, self._asked(suite)]
+        return tuple({one.key: one for one in found}.values())
+
+    def _asked(self, suite: Suite) -> Suite:
+        if id(suite) not in self._asked_suites:
+            self._asked_suites[id(suite)] = (suite, suite.asked())
+        return self._asked_suites[id(suite)][1]
 
     def _visit(self, pair: Pair, suites: Sequence[Suite]) -> None:
         """Generate responses in rounds until the verdict of every gate with a threshold is known.
@@ -153,7 +177,7 @@ class Audit:
         from pytest_trust.audit.sequential import visit_prefixes
 
         waiting = {
-            suite.name: (suite, visit_prefixes(self.job(suite)))
+            suite.key: (suite, visit_prefixes(self.job(suite)))
             for suite in suites
             if suite.judge != "none"
             and all(self.policy.threshold_of(suite, gate) and gate.score != "corpus" for gate in suite.gates.values())
@@ -168,7 +192,7 @@ class Audit:
                 for name, (suite, visits) in waiting.items()
                 if visits and not all(self._known(pair, suite, gate, last[name]) for gate in suite.gates.values())
             }
-        gates = {suite.name: suite.gates.values() for suite in suites}
+        gates = {suite.key: suite.gates.values() for suite in suites}
         for name, visit in last.items():
             drift = frozenset(probe.id for probe in select(visit.job.probes, self.profile.drift, gates[name]))
             self._visits[pair.baseline, pair.candidate, name] = replace(visit, job=replace(visit.job, drift=drift))
@@ -193,7 +217,8 @@ class Audit:
 
     def acquire(self, pair: Pair, suites: Sequence[Suite]) -> None:
         """Generate everything that these suites need of the pair, in one go. Stored results are not made again."""
-        new = [suite for suite in suites if (pair.baseline, pair.candidate, suite.name) not in self._acquired]
+        wanted = {one.key: one for suite in suites for one in self.ways(suite)}
+        new = [suite for suite in wanted.values() if (pair.baseline, pair.candidate, suite.key) not in self._acquired]
         if new:
             self.engine.release_others(pair.baseline, pair.candidate)
         if self.trust.sequential:
@@ -201,15 +226,15 @@ class Audit:
         if new:
             self.executor.acquire([self.job(suite, pair) for suite in new], pair)
         for suite in new:
-            self._suites[suite.name] = suite
-            self._acquired.add((pair.baseline, pair.candidate, suite.name))
+            self._suites[suite.key] = suite
+            self._acquired.add((pair.baseline, pair.candidate, suite.key))
 
     def side(self, reference: Reference, suite: Suite, job: Job, judge: Any, judge_name: str) -> Side:
         """A model's judged samples of a suite.
 
         Samples are judged once by the suite's own judge. A user's function is asked every time.
         """
-        key = (reference, suite.name, judge_name)
+        key = (reference, suite.key, judge_name)
         found = self._sides.get(key)
         if found is None or not all(probe.id in found.samples for probe in job.probes):
             found = self.judged(reference, suite, job, judge, judge_name)
@@ -288,6 +313,7 @@ class Audit:
         from pytest_trust.audit.gate import gate_record
         from pytest_trust.judges import as_judge
 
+        given, suite = suite, self.way(suite, gate)
         known = self.policy.threshold_of(suite, gate)
         if margin is None and known is None:
             raise InvalidInput(
@@ -308,11 +334,11 @@ class Audit:
                 f"{suite.name} has no judge: give compare(..., judge=NAME or a function (response, probe))"
             )
         else:
-            judge_name = judge or suite.judge
+            judge_name = suite.judge if suite.task == "ask" else judge or suite.judge
             judging = self.judge(judge_name, pair)
             identity = judging.identity
-        self.acquire(pair, [suite])
-        visit = self._visits.get((pair.baseline, pair.candidate, suite.name))
+        self.acquire(pair, [given])
+        visit = self._visits.get((pair.baseline, pair.candidate, suite.key))
         if visit is not None and (judge_name != suite.judge or threshold != known):
             # The visit stopped for another judge or margin: this gate needs the whole sample.
             visit = None
@@ -332,6 +358,8 @@ class Audit:
         )
         if visit:
             record = self._with_tokens(record, pair, visit)
+        if self.profile.both_choices and given.both_ways:
+            record = self._with_other_way(record, pair, given, suite, gate, threshold, sides)
         if judge_name in READS_ANYWHERE and judge_name == suite.judge:
             record = self._with_trace(record, pair, suite, gate, job, threshold)
         by_flip = self.drifts.by_flip(pair, suite, job, record)
@@ -350,6 +378,29 @@ class Audit:
             dimension_drift=self.drifts.record(pair, dimension),
             drift_by_flip=by_flip,
         )
+
+    def _with_other_way(
+        self,
+        record: GateRecord,
+        pair: Pair,
+        given: Suite,
+        used: Suite,
+        gate: Gate,
+        threshold: Threshold,
+        sides: list[Side],
+    ) -> GateRecord:
+        """Add the same gate, with choices measured in the other way than in `used`."""
+        from pytest_trust.audit.gate import gate_record, with_other_way
+
+        other = given if used.task == "ask" else self._asked(given)
+        job, judging = self.job(other), self.judge(other.judge, pair)
+        others = [
+            self.side(reference, other, job, judging, other.judge) for reference in (pair.baseline, pair.candidate)
+        ]
+        found = gate_record(
+            other, gate, job.probes, *others, policy=self.policy, threshold=threshold, judge=judging.identity
+        )
+        return with_other_way(record, found, sides, others)
 
     def _with_trace(
         self, record: GateRecord, pair: Pair, suite: Suite, gate: Gate, job: Job, threshold: Threshold

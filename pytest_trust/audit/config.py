@@ -68,13 +68,16 @@ class TrustConfig:
     accept_data_change: bool = False
 
     reasoning_budget: int | None = None
-    """Tokens after which a reasoning trace is closed; `max_new_tokens` then limits the answer alone."""
+    """Tokens after which a reasoning trace is closed, so that the model answers."""
 
     max_reasoning_tokens: int | None = None
     """Most tokens of a reasoning trace, in place of the profile's; a longer trace is truncated, not closed."""
 
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) pairs of tags, beside the built-in ones."""
+
+    choices: str = ""
+    """How choices are measured, one of `probes.CHOICES`; empty where the policy and the suites say."""
 
     engine: str = "local"
     """Where the models run: in this process (`local`), or in actors on a Ray cluster (`ray`)."""

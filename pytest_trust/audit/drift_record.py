@@ -66,7 +66,7 @@ class Drifts:
         """Token drifts of the suites in one direction, in a fixed order; beside them the reason if there are none."""
         drifts: list[TokenDrift] = []
         reasons = []
-        for suite in sorted(suites, key=lambda suite: suite.name):
+        for suite in sorted(suites, key=lambda suite: suite.key):
             found = self._of_pair(pair, suite)
             by_probe: Mapping[str, TokenDrift] = getattr(found, direction)
             drifts += [by_probe[probe] for probe in sorted(by_probe)]
@@ -78,7 +78,7 @@ class Drifts:
 
         A direction without drift has its reason. None where there was nothing to measure.
         """
-        key = (pair.baseline, pair.candidate, tuple(sorted(suite.name for suite in suites)))
+        key = (pair.baseline, pair.candidate, tuple(sorted(suite.key for suite in suites)))
         if key not in self._records:
             self._records[key] = self._record(pair, suites)
         return self._records[key]
@@ -126,7 +126,7 @@ class Drifts:
         """What replaces KL where the tokenizers differ, by the texts it is measured on."""
         from pytest_trust.drift.cross_tokenizer.responses import WRITERS, summarise_texts
 
-        ordered = sorted(suites, key=lambda suite: suite.name)
+        ordered = sorted(suites, key=lambda suite: suite.key)
         measured = [self._of_pair(pair, suite).texts for suite in ordered]
         found = {}
         for writer in WRITERS:

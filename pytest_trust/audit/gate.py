@@ -15,7 +15,17 @@ from pytest_trust.audit.policy import Policy, Threshold
 from pytest_trust.audit.units import Units, units
 from pytest_trust.judges.samples import JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.probes import Gate, Probe, Suite
-from pytest_trust.records import Flip, FlipSide, GateRecord, JudgeError, SideRecord, Trace, Verdict
+from pytest_trust.records import (
+    FirstToken,
+    Flip,
+    FlipSide,
+    GateRecord,
+    JudgeError,
+    OtherWay,
+    SideRecord,
+    Trace,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from pytest_trust.audit.judge_error import Accuracy
@@ -103,6 +113,7 @@ def gate_record(
         unit=unit_of(gate),
         judge=judge,
         control=suite.control,
+        choices={"choose": "likelihood", "ask": "ask"}.get(suite.task),  # type: ignore[arg-type]
         verdict=verdict,
         reason=reason,
         delta=comparison.delta,
@@ -157,6 +168,41 @@ def with_trace(record: GateRecord, thought: GateRecord, *, gated: bool) -> GateR
         flips=flips,
         flips_total=len(flips),
     )
+
+
+def with_other_way(record: GateRecord, other: GateRecord, sides: Sequence[Side], others: Sequence[Side]) -> GateRecord:
+    """The record with the same gate added as it is when choices are measured in the other way (`other`).
+
+    `sides` and `others` are the baseline and the candidate in the two ways.
+    """
+    counts = [_agreement(one, two) for one, two in zip(sides, others, strict=True)]
+    assert other.choices is not None
+    return replace(
+        record,
+        other_way=OtherWay(
+            choices=other.choices,
+            verdict=other.verdict,
+            reason=other.reason,
+            delta=other.delta,
+            lower=other.lower,
+            upper=other.upper,
+            baseline=other.baseline,
+            candidate=other.candidate,
+            compared=(counts[0][1], counts[1][1]),
+            agreeing=(counts[0][0], counts[1][0]),
+        ),
+    )
+
+
+def _agreement(side: Side, other: Side) -> tuple[int, int]:
+    """Probes with the same choice in both ways, and probes with a choice in both ways."""
+    pairs = [
+        (samples[0].chosen, other.samples[name][0].chosen)
+        for name, samples in side.samples.items()
+        if samples and other.samples.get(name)
+    ]
+    made = [(one, two) for one, two in pairs if one and two]
+    return sum(one == two for one, two in made), len(made)
 
 
 def _trace(thought: GateRecord, gated: bool) -> Trace:
@@ -294,9 +340,23 @@ def _side_record(
         reasoned=sum(bool(sample.reasoning.strip()) for sample in samples) / len(samples) if samples else 0.0,
         after_trace=sum(sample.after_trace for sample in samples) if suite.task == "choose" else None,
         option_mass=sum(masses) / len(masses) if masses else None,
+        first_tokens=_first_tokens(samples) if masses else (),
         closed=sum(sample.closed for sample in samples),
         judge_errors=tuple(errors[:3]),
     )
+
+
+_FIRST_TOKENS = 5  # of a record
+
+
+def _first_tokens(samples: Sequence[JudgedSample]) -> tuple[FirstToken, ...]:
+    """The likeliest tokens that begin none of the options, by their mean probability over the samples."""
+    sums: Counter[str] = Counter()
+    for sample in samples:
+        for text, probability in sample.first_tokens:
+            sums[text] += probability  # type: ignore[assignment]
+    likeliest = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:_FIRST_TOKENS]
+    return tuple(FirstToken(text=text, probability=total / len(samples)) for text, total in likeliest)
 
 
 def _coverage_reason(
@@ -321,6 +381,14 @@ def _coverage_reason(
             return (
                 f"only {one.coverage:.0%} of the {name}'s responses count "
                 f"(the policy asks for {policy.min_coverage:.0%}){_advice(one)}"
+            )
+    for name, one in zip(("baseline", "candidate"), sides, strict=True):
+        if one.option_mass is not None and one.option_mass < policy.min_option_mass:
+            instead = ", ".join(f"{token.text!r} {token.probability:.0%}" for token in one.first_tokens[:3])
+            return (
+                f"the {name} gives all options together {one.option_mass:.2%} on average (the policy asks for "
+                f"{policy.min_option_mass:.0%}), so its choice says little"
+                + (f"; it would begin with {instead}" if instead else "")
             )
     before, after = sides
     gap = abs(before.coverage - after.coverage)

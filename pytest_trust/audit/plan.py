@@ -35,10 +35,11 @@ def plan_of(audit: Audit, suites: Sequence[Suite]) -> PlanRecord:
     """
     from pytest_trust.audit.gate import unit_of
 
-    jobs = [audit.job(suite) for suite in suites]
+    jobs = [audit.job(way) for suite in suites for way in audit.ways(suite)]
     rows = []
-    for suite, job in zip(suites, jobs, strict=True):
+    for suite in suites:
         for gate in suite.gates.values():
+            job = audit.job(audit.way(suite, gate))
             relevant: list[Probe] = [
                 probe for probe in job.probes if probe.matches(gate.where) or (gate.minus and probe.matches(gate.minus))
             ]

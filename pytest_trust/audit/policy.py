@@ -10,7 +10,7 @@ from typing import Any
 from pytest_trust.audit.judge_error import Accuracy
 from pytest_trust.catalog.files import bundled_directory, check_keys, read_yaml
 from pytest_trust.errors import InvalidInput
-from pytest_trust.probes import PUBLIC, Gate, Suite
+from pytest_trust.probes import CHOICES, PUBLIC, Gate, Suite
 
 _NUMBER = (int, float)
 
@@ -22,12 +22,14 @@ class Threshold:
     `margin`: the non-inferiority margin on candidate - baseline, in the metric's unit; larger is worse.
     `ceiling`: an absolute limit on the candidate's value. `never`: ids of probes that must never flip.
     `trace_margin`: the margin for the same gate on the reasoning; None where the reasoning is not gated.
+    `choices`: how a choice is measured, one of `probes.CHOICES`; empty where the suite says.
     """
 
     margin: float
     ceiling: float | None = None
     never: tuple[str, ...] = ()
     trace_margin: float | None = None
+    choices: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,24 @@ class Profile:
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+    both_choices: bool = False
+    """Whether choices are measured in both ways of `probes.CHOICES`. The other way decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a run is held to. `family` gates share the error rate `alpha`, even if a run selects only some of them."""
+    """What a run is held to. `family` gates share the error rate `alpha`, even if a run selects only some of them.
+
+    `min_option_mass`: the least mean probability of all options of a probe together, on either side. Below it the model
+    would write something else, and a choice between the options says nothing about the model.
+    """
 
     name: str
     alpha: float
     power: float
     min_coverage: float
     max_coverage_gap: float
+    min_option_mass: float
     gates: Mapping[str, Threshold]
     controls: Mapping[str, Threshold]
     profiles: Mapping[str, Profile]
@@ -108,13 +117,20 @@ _KEYS = {
     "power": _NUMBER,
     "min_coverage": _NUMBER,
     "max_coverage_gap": _NUMBER,
+    "min_option_mass": _NUMBER,
     "gates": dict,
     "controls": dict,
     "profiles": dict,
     "judges": dict,
 }
-_BOUNDS = {"alpha": (0, 0.5), "power": (0.5, 1), "min_coverage": (0, 1), "max_coverage_gap": (0, 1)}
-_THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list, "trace_margin": _NUMBER}
+_BOUNDS = {
+    "alpha": (0, 0.5),
+    "power": (0.5, 1),
+    "min_coverage": (0, 1),
+    "max_coverage_gap": (0, 1),
+    "min_option_mass": (0, 1),
+}
+_THRESHOLD_KEYS = {"margin": _NUMBER, "ceiling": _NUMBER, "never": list, "trace_margin": _NUMBER, "choices": str}
 _ACCURACY_KEYS = {
     "positive": str,
     "sensitivity": _NUMBER,
@@ -132,6 +148,7 @@ _PROTOCOL: dict[str, Any] = {
     "temperature": _NUMBER,
     "top_p": _NUMBER,
     "top_k": int,
+    "both_choices": bool,
 }
 
 
@@ -179,12 +196,16 @@ def _threshold(where: str, document: Any, base: Threshold | None) -> Threshold:
     trace_margin = document.get("trace_margin", base.trace_margin if base else None)
     if trace_margin is not None and not 0 < trace_margin < float("inf"):
         raise InvalidInput(f"{where}: trace_margin is {trace_margin}, expected a positive number in the metric's unit")
+    choices = document.get("choices", base.choices if base else "")
+    if choices and choices not in CHOICES:
+        raise InvalidInput(f"{where}: choices is {choices!r}, expected {' or '.join(CHOICES)}")
     ceiling = document.get("ceiling", base.ceiling if base else None)
     return Threshold(
         float(margin),
         None if ceiling is None else float(ceiling),
         tuple(document.get("never", base.never if base else ())),
         None if trace_margin is None else float(trace_margin),
+        choices,
     )
 
 

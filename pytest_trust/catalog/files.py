@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import STATING_NAMES
-from pytest_trust.probes import OUTCOMES, PUBLIC, Gate, Message, Probe, Suite
+from pytest_trust.probes import CHOICES, OUTCOMES, PUBLIC, Gate, Message, Probe, Suite
 
 SUITES_DIRECTORY = "data"
 
@@ -90,10 +90,13 @@ def read_suite(path: Path) -> Suite:
         "normalise": str,
         "control": bool,
         "stop": str,
+        "choices": str,
     }
     check_keys(path, document, expected, required=("dimension", "title", "task", "judge", "gates"))
-    if document["task"] not in ("generate", "choose"):
-        raise InvalidInput(f"{path}: task is {document['task']!r}, expected generate or choose")
+    if document["task"] not in ("generate", "choose", "ask"):
+        raise InvalidInput(f"{path}: task is {document['task']!r}, expected generate, choose or ask")
+    if document.get("choices", "likelihood") not in CHOICES:
+        raise InvalidInput(f"{path}: choices is {document['choices']!r}, expected {' or '.join(CHOICES)}")
     if document.get("normalise", "none") not in ("none", "tokens", "bytes"):
         raise InvalidInput(f"{path}: normalise is {document['normalise']!r}, expected none, tokens or bytes")
     if "stop" in document and (
@@ -106,20 +109,24 @@ def read_suite(path: Path) -> Suite:
     gates = {name: read_gate(path, name, gate) for name, gate in document["gates"].items()}
     rest = {
         key: document[key]
-        for key in ("max_new_tokens", "samples", "temperature", "normalise", "control", "stop")
+        for key in ("max_new_tokens", "samples", "temperature", "normalise", "control", "stop", "choices")
         if key in document
     }
-    return Suite(
+    suite = Suite(
         name=f"{document['dimension']}/{path.stem}",
         dimension=document["dimension"],
         title=document["title"],
         about=document.get("about", ""),
-        task=document["task"],
+        task="choose" if document["task"] == "ask" else document["task"],
         judge=document["judge"],
         gates=gates,
         probes=read_probes(path.with_suffix(".jsonl")),
         **rest,
     )
+    if document["task"] == "ask" or suite.choices == "ask":
+        asked = suite.asked()  # raises where the options cannot be asked for
+        return asked if document["task"] == "ask" else suite
+    return suite
 
 
 def read_gate(path: Path, name: str, document: Any) -> Gate:

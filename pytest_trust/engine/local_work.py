@@ -83,7 +83,12 @@ def choose(
     def make(part: Sequence[Choice]) -> Iterator[tuple[int, int]]:
         made = fitting.halving(part, score, model.identity)
         values = {
-            choice.key: {"log_likelihoods": one.log_likelihoods, "tokens": one.tokens, "bytes": one.bytes}
+            choice.key: {
+                "log_likelihoods": one.log_likelihoods,
+                "tokens": one.tokens,
+                "bytes": one.bytes,
+                "first": one.first_tokens,
+            }
             for choice, one in zip(part, made, strict=True)
         }
         workspace.store.put_json("options", values, _context(workspace, runner, len(part)))

@@ -302,6 +302,12 @@ def _is_response(value: dict[str, Any]) -> bool:
 
 def _is_scores(value: dict[str, Any]) -> bool:
     columns = (value["log_likelihoods"], value["tokens"], value["bytes"])
+    first = value.get("first", [])
+    if not isinstance(first, list) or not all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], float)
+        for one in first
+    ):
+        return False
     lead_in = value.get("lead_in")
     led = lead_in is None or (isinstance(lead_in, dict) and _is_response(lead_in))
     return led and all(_are(column, int, float) for column in columns) and len({len(column) for column in columns}) == 1

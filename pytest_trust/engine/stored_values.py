@@ -68,6 +68,7 @@ def scores_of(
             tuple(scores["tokens"]),
             tuple(scores["bytes"]),
             lead_in=response_of(lead_in, tags) if lead_in and lead_in["text"] else None,
+            first_tokens=tuple((text, p) for text, p in scores.get("first", ())),
         )
     return found
 

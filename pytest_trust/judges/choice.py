@@ -133,7 +133,7 @@ class ChoiceJudge:
         named = named_option(response, options, str(probe_field(probe, "prompt", "")))
         if named is None:
             return UNPARSABLE
-        return Judgement("ok", 0.0) if named == answer else Judgement("bad", 1.0)
+        return Judgement("ok" if named == answer else "bad", float(named != answer), chosen=named)
 
     def stated(self, response: str, probe: object = None) -> bool:
         """Whether the response begins with a label of the prompt's list, or has a verdict in a sentence that has ended.

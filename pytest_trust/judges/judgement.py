@@ -14,7 +14,7 @@ NOT_MEASURED: Final = float("nan")
 class Judgement:
     """The verdict of one judge about one response.
 
-    outcome: one of `probes.OUTCOMES`.
+    outcome: one of `probes.OUTCOMES`. chosen: the option that the response names, where the judge reads a choice.
     score: in [0, 1], larger is worse (for the refusal judge: larger is more refusal); NaN when the judge could not
     decide. message: why, in words; empty unless the outcome is ``error``.
     """
@@ -22,6 +22,7 @@ class Judgement:
     outcome: str
     score: float
     message: str = ""
+    chosen: str = ""
 
 
 STATED_END: Final = re.compile(r"[.!?;]\s|\n")

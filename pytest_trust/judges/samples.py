@@ -39,6 +39,8 @@ class JudgedSample:
     """The probability of all options of a chat probe together, where they were scored; None for other probes."""
     after_trace: bool = False
     """The options were scored behind the model's own trace, or behind the tags that it wrote before its answer."""
+    first_tokens: tuple[tuple[str, float], ...] = ()
+    """See `OptionScores.first_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,13 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
     except Exception as error:  # a judge's failure concerns this response only, and the run goes on
         judgement = Judgement("error", NOT_MEASURED, f"{type(error).__name__}: {error}")
     return JudgedSample(
-        judgement.outcome, judgement.score, response.answer, response.reasoning, judgement.message, response.closed
+        judgement.outcome,
+        judgement.score,
+        response.answer,
+        response.reasoning,
+        judgement.message,
+        response.closed,
+        judgement.chosen,
     )
 
 
@@ -134,6 +142,7 @@ def judge_options(
                 chosen=chosen,
                 option_mass=mass,
                 after_trace=lead_in is not None,
+                first_tokens=scores[probe.id].first_tokens,
             ),
         )
     return judged

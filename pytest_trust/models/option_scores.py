@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from pytest_trust.errors import InvalidInput
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_trust.models.heads import Head
+
+# Tokens that are kept of those that a model would write in place of an option.
+_FIRST_TOKENS = 5
 
 # Tokens whose logits exist at once; the product is no faster per token above this.
 _CHUNK_TOKENS = 128
@@ -36,22 +39,45 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
         )
     rows = [row[start:] for group in groups for row, start in pairs(group)]
     totals: dict[int, float] = {}
+    firsts: dict[int, torch.Tensor] = {}  # by row: the state that predicts its first token
     for part in runner.predictions(groups):
         # The head is applied once to the whole forward. By option it would stream its weights for one or two tokens.
         places = [place for found in part.places.values() for place in found]
         values = iter(
             token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places)
         )
+        firsts |= {index: part.states[places[0]] for index, places in part.places.items()}
         totals |= {index: sum(next(values) for _ in rows[index]) for index in part.places}
     sums = iter([(totals[index], len(row)) for index, row in enumerate(rows)])
-    results = []
-    for texts in options:
+    results, first_row = [], 0
+    for texts, group in zip(options, groups, strict=True):
+        begin = {row[start] for row, start in pairs(group)}
+        likeliest = _first_tokens(runner, firsts[first_row], begin)
+        first_row += len(texts)
         of_probe = [next(sums) for _ in texts]
         lengths = tuple(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         results.append(
-            OptionScores(tuple(total for total, _ in of_probe), tuple(count for _, count in of_probe), lengths)
+            OptionScores(
+                tuple(total for total, _ in of_probe),
+                tuple(count for _, count in of_probe),
+                lengths,
+                first_tokens=likeliest,
+            )
         )
     return results
+
+
+def _first_tokens(runner: Runner, state: torch.Tensor, begin: Set[int]) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens after a state [hidden size] that are not in `begin`, with their probabilities."""
+    import torch
+
+    assert runner.head is not None
+    with torch.inference_mode():
+        p = runner.head.logits(state[None]).float().softmax(-1)[0]
+    likeliest = p.topk(min(len(p), _FIRST_TOKENS + len(begin)))
+    found = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    kept = [(token, value) for token, value in found if token not in begin][:_FIRST_TOKENS]
+    return tuple((runner.loaded.tokenizer.decode([token]), round(value, 6)) for token, value in kept)
 
 
 def token_log_likelihoods(

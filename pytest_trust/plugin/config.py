@@ -12,6 +12,7 @@ from pytest_trust.audit.config import ReplacingJudge, TrustConfig
 from pytest_trust.engine.store import default_store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
+from pytest_trust.probes import CHOICES
 
 ENGINES = ("local", "ray")
 
@@ -74,6 +75,7 @@ def build_config(config: pytest.Config) -> TrustConfig:
         judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
         mutants=read_mutants(config.getoption("trust_mutants")),
         template=one_of("--trust-template", text("template"), ("own", "shared")),
+        choices=one_of("--trust-choices", text("choices"), CHOICES) if text("choices") else "",
         offload=one_of("--trust-offload", text("offload"), ("none", "layers")),
         data=path("data"),
         accept_data_change=flag("accept_data_change"),

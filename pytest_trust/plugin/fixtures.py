@@ -180,7 +180,7 @@ class Trust:
             return self._audit.drifts.of_texts(
                 self.pair, [probe.prompt for probe in probes], clusters, direction, "prompts"
             )
-        return self._audit.drifts.of_suite(self.pair, loaded, direction)
+        return self._audit.drifts.of_suite(self.pair, self._audit.way(loaded), direction)
 
     def _load(self, suite: str | Path, judge: str | None, dimension: str) -> Suite:
         path = Path(suite)

@@ -51,6 +51,11 @@ def add_options(parser: pytest.Parser) -> None:
             "N",
             "token limit of a reasoning trace, in place of the profile's; a longer one is truncated",
         ),
+        (
+            "choices",
+            "NAME",
+            "likelihood: of each option where the model answers, or ask: what it answers (default: as the suite says)",
+        ),
         ("template", "NAME", "drift behind each model's own chat template (own, default) or the baseline's (shared)"),
         (
             "offload",

@@ -126,7 +126,7 @@ class TrustRun:
         assert reference is not None and self.trust.record is not None
         try:
             audit = audit_of(self.config)
-            jobs = [audit.job(suite) for suite in suites_of(session.items)]
+            jobs = [audit.job(way) for suite in suites_of(session.items) for way in audit.ways(suite)]
             write_recording(self.trust.record, audit.executor, reference, jobs, topk=self.trust.record_topk)
         except TrustError as error:
             raise pytest.UsageError(str(error)) from None

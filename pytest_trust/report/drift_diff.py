@@ -206,6 +206,9 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(("never", f"these must never flip and did: {', '.join(map(visible, record.never))}"))
     if record.worse is not None and record.better is not None:
         rows.append(("flips", f"{record.worse} worse, {record.better} better of {count(record.n)}"))
+    other = _other_way(record, numbers)
+    if other:
+        rows.append(("choices", other))
     trace = _trace(record, numbers)
     if trace:
         rows.append(("in thought", trace))
@@ -233,6 +236,29 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
     if power:
         rows.append(("power", power))
     return rows
+
+
+_WAYS = {"likelihood": "the likelihood of each option", "ask": "what the model answers when it is asked"}
+
+
+def _other_way(record: GateRecord, numbers: Numbers) -> str:
+    """How the choices were measured, and what the other way shows; empty where there are none."""
+    other = record.other_way
+    if record.choices is None or (other is None and record.choices == "likelihood"):
+        return ""
+    text = f"by {_WAYS[record.choices]}"
+    if other is None:
+        return text
+    before, after = numbers.value(other.baseline.value), numbers.value(other.candidate.value)
+    limits = numbers.limits(other.lower, other.upper, record.margin)
+    agreed = ", ".join(
+        f"{name} on {agreeing} of {compared}"
+        for name, agreeing, compared in zip(("baseline", "candidate"), other.agreeing, other.compared, strict=True)
+    )
+    return (
+        f"{text}; by {_WAYS[other.choices]} {before} -> {after}, Δ {numbers.change(other.delta)} {limits}: "
+        f"{other.verdict}; the two ways agree: {agreed} probes"
+    )
 
 
 def _trace(record: GateRecord, numbers: Numbers) -> str:

@@ -52,6 +52,8 @@ SUITE_KEYS = {
     "judge": str,
     "gates": dict,
     "max_new_tokens": int,
+    "stop": str,
+    "choices": str,
     "samples": int,
     "temperature": (int, float),
     "normalise": str,
