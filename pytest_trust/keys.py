@@ -35,6 +35,12 @@ def sampling(generation: Generation, probe_id: str, repeat: int) -> list[object]
     )
     if generation.until:
         budget += ["until", generation.until]
+    if generation.min_p and not generation.greedy:
+        budget += ["min_p", generation.min_p]
+    if generation.repetition_penalty != 1:
+        budget += ["repetition_penalty", generation.repetition_penalty]
+    if generation.own:  # a recording or a server: what the model's own settings are is not known here
+        return [generation.max_new_tokens, "own", row_seed(generation.seed, probe_id, repeat), *budget]
     if generation.greedy:
         return [generation.max_new_tokens, "greedy", *budget]
     settings = [generation.max_new_tokens, generation.temperature, generation.top_p, generation.top_k]

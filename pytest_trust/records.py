@@ -51,6 +51,8 @@ class ModelRecord:
     """Number of parameters; 0 where it is not known."""
     lineage: str = ""
     """How the candidate was made from the baseline, in words; empty for a baseline."""
+    decoding: str = ""
+    """How the next token was chosen, in words, where a suite does not sample; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

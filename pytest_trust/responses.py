@@ -30,6 +30,11 @@ class Generation:
     trace is closed and the model answers (budget forcing). With `closes` false the response ends there instead, without
     an answer. `until` is the identity of the judge that ends a response once its answer is stated (`judges.Stating`),
     or `ANSWER_BEGINS`; empty means neither.
+
+    `min_p` keeps the tokens that are at least so likely as this share of the likeliest one (Nguyen et al. 2024, arXiv
+    2407.01082). `repetition_penalty` divides the positive logits of tokens that stand in the prompt or the response,
+    and multiplies their negative ones (Keskar et al. 2019, arXiv 1909.05858); 1 leaves them. `own` means the settings
+    of the model's own generation_config.json in place of the sampling settings here.
     """
 
     max_new_tokens: int
@@ -40,6 +45,9 @@ class Generation:
     reasoning_budget: int | None = None
     closes: bool = True
     until: str = ""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -50,6 +58,10 @@ class Generation:
             raise ValueError(
                 f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: "
                 "expected >= 0, in (0, 1], >= 0"
+            )
+        if not 0 <= self.min_p <= 1 or not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(
+                f"min_p {self.min_p}, repetition_penalty {self.repetition_penalty}: expected in [0, 1], above 0"
             )
 
     @property

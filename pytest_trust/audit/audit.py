@@ -13,6 +13,7 @@ from pytest_trust.audit.drift_record import Drifts
 from pytest_trust.audit.policy import Policy, Profile, Threshold, load_policy
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import get_judge
+from pytest_trust.models.decoding import GREEDY, Decoding, in_words
 from pytest_trust.probes import Gate, Suite, select
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.records import ComparisonRecord, GateRecord, ModelRecord, PairRecord
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 READS_ANYWHERE = ("leak", "toxicity", "agreement")
 
 
-def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
+def make_job(suite: Suite, profile: Profile, trust: TrustConfig, decoding: Decoding = GREEDY) -> Job:
     """What this run asks of both models for a suite.
 
     The profile and `--trust-limit` choose the probes; the suite, the profile and the options say how they are answered.
+    `decoding` goes before the sampling settings of suite and profile.
     """
     size = profile.choose if suite.task in ("choose", "ask") else profile.generate
     if trust.limit is not None:
@@ -42,11 +44,8 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
     probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
     temperature = suite.temperature if profile.temperature is None else profile.temperature
     budget = trust.reasoning_budget or trust.max_reasoning_tokens or profile.reasoning_tokens or None
-    return Job(
-        suite=suite.name,
-        task="choose" if suite.task == "choose" else "generate",
-        probes=probes,
-        generation=Generation(
+    generation = decoding.of(
+        Generation(
             max_new_tokens=trust.max_new_tokens or profile.max_new_tokens or suite.max_new_tokens,
             temperature=temperature,
             top_p=profile.top_p if temperature > 0 else 1.0,
@@ -55,8 +54,14 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig) -> Job:
             reasoning_budget=budget,
             closes=trust.reasoning_budget is not None or budget is None,
             until=get_judge(suite.judge).identity if suite.stop else "",
-        ),
-        samples=min(suite.samples, profile.samples) if temperature > 0 else 1,
+        )
+    )
+    return Job(
+        suite=suite.name,
+        task="choose" if suite.task == "choose" else "generate",
+        probes=probes,
+        generation=generation,
+        samples=1 if generation.greedy and not generation.own else min(suite.samples, profile.samples),
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
         normalise=suite.normalise,
     )
@@ -80,6 +85,7 @@ class Audit:
         self.trust = trust
         self.policy = policy or load_policy(trust.policy)
         self.profile = self.policy.profile(trust.profile)
+        self.decoding = trust.decoding or self.policy.decoding
         self._replacing = {one.name: one for one in trust.judges}
         self._progress = progress
         self._workers = workers
@@ -123,6 +129,18 @@ class Audit:
         return self._executor
 
     @property
+    def _usual(self) -> Generation:
+        """The sampling settings of suites that have none of their own."""
+        profile, sampled = self.profile, bool(self.profile.temperature)
+        usual = Generation(
+            1,
+            temperature=profile.temperature or 0.0,
+            top_p=profile.top_p if sampled else 1.0,
+            top_k=profile.top_k if sampled else 0,
+        )
+        return self.decoding.of(usual)
+
+    @property
     def engine(self) -> Engine:
         """The engine: it finds models by their reference, and holds the store of their results."""
         return self.executor.engine
@@ -143,7 +161,7 @@ class Audit:
             return visit.job
         if id(suite) not in self._jobs:
             # The value keeps the suite alive, so that no other suite gets this id.
-            self._jobs[id(suite)] = (suite, make_job(suite, self.profile, self.trust))
+            self._jobs[id(suite)] = (suite, make_job(suite, self.profile, self.trust, self.decoding))
         return self._jobs[id(suite)][1]
 
     def way(self, suite: Suite, gate: Gate | None = None) -> Suite:
@@ -472,6 +490,7 @@ class Audit:
                 device=identity.device,
                 parameters=identity.parameters,
                 lineage=lineage,
+                decoding=in_words(self.engine.model(reference).way(self._usual)),
             )
             for identity, reference, lineage in zip(
                 identities, (pair.baseline, pair.candidate), ("", words), strict=True

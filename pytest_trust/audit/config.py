@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_trust.models.decoding import Decoding
 from pytest_trust.models.reference import Reference
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class TrustConfig:
 
     reasoning_tags: tuple[tuple[str, str], ...] = ()
     """(opening, closing) pairs of tags, beside the built-in ones."""
+
+    decoding: Decoding | None = None
+    """How the next token is chosen (`models.decoding`); None where the policy says."""
 
     choices: str = ""
     """How choices are measured, one of `probes.CHOICES`; empty where the policy and the suites say."""

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_trust.audit.judge_error import Accuracy
 from pytest_trust.catalog.files import bundled_directory, check_keys, read_yaml
 from pytest_trust.errors import InvalidInput
+from pytest_trust.models.decoding import GREEDY, Decoding, checked, named_decoding
 from pytest_trust.probes import CHOICES, PUBLIC, Gate, Suite
 
 _NUMBER = (int, float)
@@ -66,6 +67,7 @@ class Profile:
 class Policy:
     """What a run is held to. `family` gates share the error rate `alpha`, even if a run selects only some of them.
 
+    `decoding`: how the next token is chosen where no option says otherwise.
     `min_option_mass`: the least mean probability of all options of a probe together, on either side. Below it the model
     would write something else, and a choice between the options says nothing about the model.
     """
@@ -80,6 +82,7 @@ class Policy:
     controls: Mapping[str, Threshold]
     profiles: Mapping[str, Profile]
     judges: Mapping[str, tuple[Accuracy, Accuracy]]
+    decoding: Decoding = GREEDY
 
     @property
     def family(self) -> int:
@@ -122,6 +125,7 @@ _KEYS = {
     "controls": dict,
     "profiles": dict,
     "judges": dict,
+    "decoding": (str, dict),
 }
 _BOUNDS = {
     "alpha": (0, 0.5),
@@ -162,6 +166,22 @@ def load_policy(path: Path | None = None) -> Policy:
     return policy if path is None else _merge(policy, path, path.name)
 
 
+def read_decoding(text: str, where: str) -> Decoding:
+    """`greedy`, `own`, settings such as `temperature=0.6,top_p=0.95`, or the path of a YAML or JSON file with them.
+
+    Raises InvalidInput, which begins with `where`, for anything else.
+    """
+    named = named_decoding(text, where)
+    if named is not None:
+        return named
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InvalidInput(
+            f"{where}={text}: expected greedy, own, settings such as temperature=0.6,top_p=0.95, or a file with them"
+        )
+    return checked(read_yaml(path), f"{where}={text}")
+
+
 def _merge(base: Policy | None, path: Path, name: str) -> Policy:
     document = read_yaml(path)
     check_keys(path, document, _KEYS, required=_KEYS if base is None else ())
@@ -182,6 +202,10 @@ def _merge(base: Policy | None, path: Path, name: str) -> Policy:
         _check_names(path, base, document.get("gates", {}))
     changes: dict[str, Any] = {key: float(document[key]) for key in _BOUNDS if key in document}
     changes |= sections
+    if "decoding" in document:
+        given = document["decoding"]
+        where = f"{path}: decoding"
+        changes["decoding"] = checked(given, where) if isinstance(given, dict) else read_decoding(given, where)
     return Policy(name=name, **changes) if base is None else replace(base, name=name, **changes)
 
 

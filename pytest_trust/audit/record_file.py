@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.engine.recording import FORMAT, MANIFEST, TENSORS, InvalidRecording, hash_of_head, schema_of
 from pytest_trust.errors import InvalidInput, TrustError
+from pytest_trust.models.decoding import SETTINGS, in_words
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import DEFAULT_TAGS
 from pytest_trust.responses import Job
@@ -59,6 +60,10 @@ def write_recording(
     }
     if model.tags != DEFAULT_TAGS:
         manifest["tags"] = model.tags
+    ways = [(model.way(job.generation), job.generation) for job in planned]
+    own = [way for way, asked in ways if in_words(way) != in_words(asked)]
+    if own and model.runs:
+        manifest["decoding"] = {name: getattr(own[0], name) for name in SETTINGS}
     for job in planned:
         manifest[job.table] |= model.recorded(job)
     tensors: dict[str, torch.Tensor] = {}

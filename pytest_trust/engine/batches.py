@@ -111,7 +111,7 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
     for job in (job if job.task == "generate" else job.lead_in for job in jobs):
         if not job.probes:
             continue
-        prompts, generation = rendered.prompts(job.probes), rendered.generation(job)
+        prompts, generation = rendered.prompts(job.probes), rendered.way(job.generation)
         probes = {probe.id: probe for probe in job.probes}
         for (name, repeat), key in rendered.response_keys(job, prompts).items():
             if key not in found:

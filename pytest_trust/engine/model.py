@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores, Response, TokenIds
+from pytest_trust.responses import Generation, Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +109,10 @@ class Model(Protocol):
     @property
     def source(self) -> str:
         """Stands for the model in the keys of its drift."""
+        ...
+
+    def way(self, generation: Generation) -> Generation:
+        """Sampling settings as this model uses them. Raises InvalidInput where it cannot."""
         ...
 
     def require(self, jobs: Sequence[Job]) -> None:

@@ -11,10 +11,11 @@ from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.recording import Recording, hash_of_head, read_recording
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.keys import portable_key
+from pytest_trust.models.decoding import with_settings
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import Tags
-from pytest_trust.responses import Job, OptionScores, Response, TokenIds
+from pytest_trust.responses import Generation, Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,10 @@ class Recorded:
     @property
     def source(self) -> str:
         return f"recorded {self.file.content}"
+
+    def way(self, generation: Generation) -> Generation:
+        """The settings that the recorded model used: its own where it was recorded so."""
+        return with_settings(generation, self.file.decoding) if self.file.decoding else generation
 
     def require(self, jobs: Sequence[Job]) -> None:
         self.file.require(jobs)

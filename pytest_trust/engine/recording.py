@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
+from pytest_trust.models.decoding import checked
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.reasoning import Tags
 from pytest_trust.responses import Job, TokenIds
@@ -72,6 +73,8 @@ class Recording:
     _head: Mapping[str, Any]
     tags: Tags = ()
     """The tags of the model's own reasoning format; empty where all that are known were tried."""
+    decoding: Mapping[str, float] = field(default_factory=dict)
+    """The sampling settings of the model's own that it was recorded with; empty where it was asked as the run said."""
     topk: int = 0
     """Tokens kept of each distribution; 0 in a recording of states."""
     _tensors: dict[str, torch.Tensor] | None = None
@@ -241,8 +244,9 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         manifest["options"],
         manifest["drift"],
         manifest["head"],
-        tuple(map(tuple, manifest.get("tags", ()))),
-        manifest.get("topk", 0),
+        tags=tuple(map(tuple, manifest.get("tags", ()))),
+        decoding=manifest.get("decoding", {}),
+        topk=manifest.get("topk", 0),
     )
 
 
@@ -280,6 +284,8 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
             isinstance(value, dict) and check(value) for value in manifest[part].values()
         ):
             raise ValueError(f"{part} are not as expected")
+    if manifest.get("decoding"):
+        checked(manifest["decoding"], "decoding")
     if not _is_count(manifest.get("topk", 0)):
         raise ValueError("topk is not as expected")
     head = manifest["head"]

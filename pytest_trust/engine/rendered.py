@@ -16,6 +16,7 @@ from pytest_trust.engine.stored_values import placed
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, probe_input, sampling
 from pytest_trust.models.context_windows import stated_context
+from pytest_trust.models.decoding import own_settings, with_settings
 from pytest_trust.models.files import ModelFiles, locate
 from pytest_trust.models.framing import Framing
 from pytest_trust.models.identity import ModelIdentity, identify_model
@@ -278,17 +279,32 @@ class Rendered:
         heard = tuple(message for message in probe.messages if message.role != "system")
         return replace(probe, messages=heard) if heard else probe
 
-    def generation(self, job: Job) -> Generation:
-        """The job's sampling settings as this model uses them.
+    def way(self, generation: Generation) -> Generation:
+        """Sampling settings as this model uses them.
 
+        `?decoding=` goes before the run's decoding, and `own` becomes the settings of its generation_config.json.
         `?thinking=N` sets the trace's budget. The mutant `temperature` adds its dose to the temperature.
+
+        Raises:
+            InvalidInput: `own`, and the model has no settings of its own.
         """
-        generation, mutant = job.generation, self.reference.mutant
+        mutant, decoding = self.reference.mutant, self.reference.options.get("decoding", "")
+        if decoding == "own" or (generation.own and not decoding):
+            generation = with_settings(generation, self._own_settings)
+        elif decoding == "greedy":
+            generation = with_settings(generation, {"temperature": 0})
         if self.reference.thinking_budget is not None:
             generation = replace(generation, reasoning_budget=self.reference.thinking_budget, closes=True)
         if mutant is None or mutant.mutant.kind != "sampling":
             return generation
         return replace(generation, temperature=generation.temperature + mutant.dose)
+
+    @cached_property
+    def _own_settings(self) -> dict[str, float]:
+        """The sampling settings of its generation_config.json."""
+        path = self.files.directory / "generation_config.json"
+        document = read_json(path, self.reference.text) if path.exists() and not self.files.gguf else {}
+        return own_settings(document, self.reference.label)
 
     def forced(self) -> tuple[int, ...]:
         """Token ids that the mutant `compliance_prefix` begins every answer with; empty for other models."""
@@ -343,7 +359,7 @@ class Rendered:
 
     def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
         """Keys of the responses by probe id and repeat."""
-        identity, generation = self.identity, self.generation(job)
+        identity, generation = self.identity, self.way(job.generation)
         ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
         return {
             (probe.id, repeat): digest(

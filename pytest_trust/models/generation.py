@@ -2,8 +2,8 @@
 
 Each prompt is prefilled once, waiting rows take the places of finished ones, and a sample does not depend on its batch.
 
-A model's own sampling defaults (repetition penalties and the like in generation_config) are not applied: both sides of
-a pair are asked in the same way.
+Nothing of a model's own generation_config.json acts on its own (`models.loading` removes it): both sides of a pair are
+asked in the same way, or with what `models.decoding` read from that file.
 """
 
 from __future__ import annotations
@@ -387,7 +387,8 @@ class _Batch:
         if self._logits is None or len(self._logits) < len(state):
             self._logits = head.weight.new_empty(len(state), head.vocabulary)
         logits = head.logits(state, self._logits[: len(state)])
-        chosen = choose_tokens(logits, [self._draws[number] for number in numbers], generation)
+        read = [] if generation.repetition_penalty == 1 else [self.course.read(number) for number in numbers]
+        chosen = choose_tokens(logits, [self._draws[number] for number in numbers], generation, read)
         tokens = chosen.tolist()
         for line, number in enumerate(numbers):
             if number not in self.over:
@@ -453,8 +454,9 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
         mask[index, width - len(row.read) :] = 1
     draws = [Draws(row.seed, generation, row.drawn) for row in rows]
 
-    def sample(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        chosen = choose_tokens(scores, draws, generation)
+    def choose(read: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ids = [read[index, width - len(row.read) :].tolist() for index, row in enumerate(rows)]
+        chosen = choose_tokens(scores, draws, generation, ids)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
     def over(read: torch.Tensor, _: torch.Tensor, **__: object) -> torch.Tensor:
@@ -474,7 +476,7 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
         eos_token_id=sorted(runner.loaded.eos_ids) or None,
         pad_token_id=runner.pad_id,
     )
-    processors = LogitsProcessorList([] if generation.greedy else [sample])
+    processors = LogitsProcessorList([] if generation.greedy and generation.repetition_penalty == 1 else [choose])
     model: Any = runner.model
     output = model.generate(
         input_ids=ids,

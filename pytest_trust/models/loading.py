@@ -85,7 +85,7 @@ def load_model(
 
         with _in_words(reference), quiet():
             split, layers = offloaded(reference, files, identity.dtype, chosen, trust_remote_code)
-        return LoadedModel(split.eval(), tokenizer, identity, chosen, _end_ids(split, tokenizer), layers)
+        return LoadedModel(split.eval(), tokenizer, identity, chosen, _take_end_ids(split, tokenizer), layers)
     with _in_words(reference), quiet():
         model: Any = _load_weights(reference, files, identity.dtype, tokenizer, trust_remote_code)
         model.eval().requires_grad_(False)
@@ -94,7 +94,7 @@ def load_model(
             from pytest_trust.models.damage import apply_mutant
 
             apply_mutant(model, tokenizer, reference.mutant, label=reference.label)
-    return LoadedModel(model, tokenizer, identity, chosen, _end_ids(model, tokenizer))
+    return LoadedModel(model, tokenizer, identity, chosen, _take_end_ids(model, tokenizer))
 
 
 def load_tokenizer(
@@ -257,6 +257,20 @@ def _merge(model: Any, adapter: Path, reference: Reference, tokens: int) -> Any:
             "give the right base as ?base="
         )
     return merged
+
+
+def _take_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids that end a response. The rest of the model's generation_config is thrown away.
+
+    transformers' `generate` would take from it whatever its caller leaves open: a repetition penalty, beams, suppressed
+    tokens. `models.decoding` reads the file where its settings are asked for.
+    """
+    from transformers import GenerationConfig
+
+    ends = _end_ids(model, tokenizer)
+    neutral: Any = GenerationConfig
+    model.generation_config = neutral()
+    return ends
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

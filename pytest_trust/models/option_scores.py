@@ -77,7 +77,7 @@ def _first_tokens(runner: Runner, state: torch.Tensor, begin: Set[int]) -> tuple
     likeliest = p.topk(min(len(p), _FIRST_TOKENS + len(begin)))
     found = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
     kept = [(token, value) for token, value in found if token not in begin][:_FIRST_TOKENS]
-    return tuple((runner.loaded.tokenizer.decode([token]), round(value, 6)) for token, value in kept)
+    return tuple((str(runner.loaded.tokenizer.decode([token])), round(value, 6)) for token, value in kept)
 
 
 def token_log_likelihoods(

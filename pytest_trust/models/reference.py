@@ -39,6 +39,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {
         "base": None,
         "concurrency": None,
+        "decoding": ("greedy", "own"),
         "device": None,
         "dtype": DTYPES,
         "key_env": None,
@@ -52,7 +53,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     }
 )
 _OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout")
-_OF_ANY_MODEL = ("label", "thinking")
+_OF_ANY_MODEL = ("decoding", "label", "thinking")
 # What a chat template may know beside a number of tokens; `models.thinking_switches` asks the template itself.
 _THINKING = ("on", "off", "low", "medium", "high")
 
@@ -341,7 +342,9 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
 def _label(kind: Kind, name: str, location: str, options: Mapping[str, str]) -> str:
     path = kind in ("directory", "adapter", "gguf", "recording") or (kind == "server" and name.startswith("/"))
     short = Path(location).name if path else name
-    shown = "&".join(f"{key}={value}" for key, value in options.items() if key in ("dtype", "mutant", "thinking"))
+    shown = "&".join(
+        f"{key}={value}" for key, value in options.items() if key in ("decoding", "dtype", "mutant", "thinking")
+    )
     return f"{short}?{shown}" if shown else short
 
 

@@ -6,6 +6,7 @@ other rows nor the global seed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -35,27 +36,50 @@ class Draws:
         return self._random.random()
 
 
-def choose_tokens(logits: torch.Tensor, draws: Sequence[Draws], generation: Generation) -> torch.Tensor:
+def choose_tokens(
+    logits: torch.Tensor, draws: Sequence[Draws], generation: Generation, read: Sequence[Sequence[int]] = ()
+) -> torch.Tensor:
     """The next token of each row, [rows], from logits [rows, vocabulary].
 
-    It is the most likely one, or a sample after temperature, top-k and top-p in this order.
+    It is the most likely one, or a sample after temperature, top-k, top-p and min-p in this order. A repetition penalty
+    comes before them; `read` then has the token ids of each row's prompt and response. The order is that of
+    transformers' `generate`.
     """
     import torch
 
     scores = logits.float()
+    if generation.repetition_penalty != 1:
+        scores = _penalised(scores, read, generation.repetition_penalty)
     if generation.greedy:
         return scores.argmax(-1)
     scores = scores / generation.temperature
     numbers = torch.tensor([draw.next() for draw in draws], dtype=torch.float64, device=logits.device)[:, None]
     if not generation.top_k and generation.top_p == 1:
+        if generation.min_p:
+            least = scores.amax(-1, keepdim=True) + math.log(generation.min_p)
+            scores = scores.masked_fill(scores < least, float("-inf"))
         return _invert_by_blocks(scores, numbers)
     scores, order = _nucleus(scores, generation)
     probabilities = scores.double().softmax(-1)
     if generation.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= generation.top_p, 0.0)
+    if generation.min_p:
+        least = generation.min_p * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     reached = probabilities.cumsum(-1)
     return order.gather(-1, _invert(reached, numbers * reached[:, -1:]))[:, 0]
+
+
+def _penalised(scores: torch.Tensor, read: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
+    """The scores with those of tokens that were read or written before made smaller."""
+    import torch
+
+    scores = scores.clone()
+    for row, ids in zip(scores, read, strict=True):
+        seen = torch.tensor(sorted(set(ids)), dtype=torch.long, device=scores.device)
+        row[seen] = torch.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
+    return scores
 
 
 def _invert(reached: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:

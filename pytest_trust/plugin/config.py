@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.audit.config import ReplacingJudge, TrustConfig
+from pytest_trust.audit.policy import read_decoding
 from pytest_trust.engine.store import default_store
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Reference, parse_reference
@@ -75,6 +76,7 @@ def build_config(config: pytest.Config) -> TrustConfig:
         judges=read_judges(config.getoption("trust_judge") or config.getini("trust_judge")),
         mutants=read_mutants(config.getoption("trust_mutants")),
         template=one_of("--trust-template", text("template"), ("own", "shared")),
+        decoding=read_decoding(str(text("decoding")), "--trust-decoding") if text("decoding") else None,
         choices=one_of("--trust-choices", text("choices"), CHOICES) if text("choices") else "",
         offload=one_of("--trust-offload", text("offload"), ("none", "layers")),
         data=path("data"),

@@ -52,6 +52,11 @@ def add_options(parser: pytest.Parser) -> None:
             "token limit of a reasoning trace, in place of the profile's; a longer one is truncated",
         ),
         (
+            "decoding",
+            "HOW",
+            "greedy (default), own (each model's generation_config.json), or settings: temperature=0.6,top_p=0.95",
+        ),
+        (
             "choices",
             "NAME",
             "likelihood: of each option where the model answers, or ask: what it answers (default: as the suite says)",

@@ -102,7 +102,7 @@ def model_lines(
     *,
     holds: Mapping[str, str] | None = None,
 ) -> list[Line]:
-    """Return the lines on the compared models, the profile and the policy.
+    """Return the lines on the compared models, the profile, the policy and the decoding.
 
     `holds`: what each recording holds, by its label.
     """
@@ -114,14 +114,19 @@ def model_lines(
     for name, side in sides:
         first = name.ljust(label) + pad(visible(side.model), room)
         # Lines break between facts, not inside of a fact.
-        facts = ", ".join(fact.replace(" ", UNBROKEN) for fact in _facts(side, (holds or {}).get(side.model, "")))
+        told = _facts(side, (holds or {}).get(side.model, ""))
+        told += [f"decoding {visible(side.decoding)}"] if len({one.decoding for _, one in sides}) > 1 else []
+        facts = ", ".join(fact.replace(" ", UNBROKEN) for fact in told)
         if label + room <= width // 2:
             texts = wrap(facts, width, first=first + " " * _GAP)
         else:
             texts = wrap(first[label:], width, first=first[:label])
             texts += wrap(facts, width, first=" " * label) if facts else []
         lines += [(text, {}) for text in texts]
-    settings = [f"{key} {visible(value)}" for key, value in (("profile", profile), ("policy", policy)) if value]
+    decodings = {side.decoding for _, side in sides}
+    common = decodings.pop() if len(decodings) == 1 else ""
+    named = (("profile", profile), ("policy", policy), ("decoding", common))
+    settings = [f"{key} {visible(value)}" for key, value in named if value]
     if settings:
         lines += [(line, {}) for line in wrap(", ".join(settings), width, first="run".ljust(label))]
     return lines

@@ -79,23 +79,19 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
 
     The request switches off the server's own sampling defaults, where the server allows it, so that both sides of a
     pair are asked in the same way. vLLM takes its defaults from the model's generation_config; llama.cpp has a min_p.
+    They act where the model's `own` settings are asked for.
     """
     # A server has one limit for trace and answer together. A text of its own has no trace.
     limit = generation.longest if probe.messages else generation.max_new_tokens
-    core: dict[str, object] = {
-        "max_tokens": limit,
-        "temperature": generation.temperature,
-        "top_p": generation.top_p,
-        "frequency_penalty": 0.0,
-    }
-    wishes: dict[str, object] = {
-        "repetition_penalty": 1.0,
-        "return_tokens_as_token_ids": True,
-        "return_token_ids": True,
-    }
-    if not generation.greedy:
+    core: dict[str, object] = {"max_tokens": limit}
+    wishes: dict[str, object] = {"return_tokens_as_token_ids": True, "return_token_ids": True}
+    if not generation.own:
+        core |= {"temperature": generation.temperature, "top_p": generation.top_p, "frequency_penalty": 0.0}
+        wishes["repetition_penalty"] = generation.repetition_penalty
+    if generation.own or not generation.greedy:
         core["seed"] = row_seed(generation.seed, probe.id, repeat) % _SEEDS
-        wishes |= {"top_k": generation.top_k or -1, "min_p": 0.0}
+    if not generation.own and not generation.greedy:
+        wishes |= {"top_k": generation.top_k or -1, "min_p": generation.min_p}
     if not probe.messages:
         return Asking(probe.id, TEXT, {"prompt": probe.text, **core}, wishes, limit, generation.top_k)
     core["messages"] = [{"role": message.role, "content": message.content} for message in probe.messages]

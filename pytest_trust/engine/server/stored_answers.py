@@ -21,7 +21,7 @@ from pytest_trust.engine.store import Store, Table, context_of
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
-from pytest_trust.responses import Job, Phase
+from pytest_trust.responses import Generation, Job, Phase
 
 if TYPE_CHECKING:
     from pytest_trust.engine.server.options import OptionScorer
@@ -85,6 +85,11 @@ class StoredAnswers:
             self._identity = self._identify(self.entry)
         notes = [text for text in (OWN_SAMPLING,) if self.noted(text)]
         return replace(self._identity, warnings=(*self._identity.warnings, *notes))
+
+    def way(self, generation: Generation) -> Generation:
+        """Sampling settings as this server is asked for them. `?decoding=` goes before the run's decoding."""
+        decoding = self.reference.options.get("decoding", "")
+        return replace(generation, own=decoding == "own") if decoding else generation
 
     def ask(self, jobs: Iterable[Job], tell: Tell) -> None:
         """Ask for the jobs' results that the store lacks. Finished results are stored at once.
@@ -179,6 +184,7 @@ class StoredAnswers:
         """Keys of the store by probe id and repeat."""
         fingerprint, thinking = self.identity.fingerprint, self.identity.thinking
         repeats = range(job.repeats() if job.task == "generate" else 1)
+        job = replace(job, generation=self.way(job.generation))
         return {
             (probe.id, repeat): digest("served", _KEYS, fingerprint, thinking, portable_key(probe, job, repeat))
             for probe in job.probes
@@ -286,7 +292,7 @@ class StoredAnswers:
             probes = {probe.id: probe for probe in job.probes}
             for (name, repeat), key in keys.items():
                 wanted[key] = _Wanted(
-                    key, job.suite, asking_of(probes[name], job.generation, repeat, self.identity.thinking)
+                    key, job.suite, asking_of(probes[name], self.way(job.generation), repeat, self.identity.thinking)
                 )
         have = self._store.get("responses", wanted)
         missing = [one for key, one in wanted.items() if key not in have]
