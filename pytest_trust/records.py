@@ -97,6 +97,8 @@ class SideRecord:
     """Share of the samples whose outcome the metric is defined on, 0 to 1."""
     truncated: int
     """Number of responses that were cut before their answer."""
+    cut_traces: int
+    """Number of truncated responses that were cut in their trace and did not loop."""
     looped: int
     """Number of truncated responses that repeated themselves without end and were stopped."""
     reasoned: float

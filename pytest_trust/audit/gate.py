@@ -336,6 +336,7 @@ def _side_record(
         outcomes=dict(sorted(outcomes.items())),
         coverage=counted / len(samples) if samples else 0.0,
         truncated=outcomes["truncated"],
+        cut_traces=sum(sample.in_trace and not sample.looped for sample in samples),
         looped=sum(sample.looped for sample in samples),
         reasoned=sum(bool(sample.reasoning.strip()) for sample in samples) / len(samples) if samples else 0.0,
         after_trace=sum(sample.after_trace for sample in samples) if suite.task == "choose" else None,
@@ -417,14 +418,21 @@ def _cut(side: SideRecord) -> float:
 def _advice(side: SideRecord) -> str:
     if side.judge_errors:
         return f": the judge failed with {side.judge_errors[0]}"
-    if side.truncated and side.looped == side.truncated:
-        return f": {side.looped} repeated themselves without end and were stopped, which no longer limit would change"
-    if side.truncated:
-        return (
-            f": {side.truncated} were cut before their answer; raise --trust-max-new-tokens, "
-            "or close long traces with --trust-reasoning-budget=N"
+    if not side.truncated:
+        return ""
+    told = []
+    if side.cut_traces:
+        told.append(
+            f"{side.cut_traces} were cut in their trace; give a longer --trust-max-reasoning-tokens, which goes on "
+            "from there, or close long traces with --trust-reasoning-budget=N"
         )
-    return ""
+    if in_answer := side.truncated - side.cut_traces - side.looped:
+        told.append(
+            f"{in_answer} were cut in their answer; give a longer --trust-max-new-tokens, which goes on from there"
+        )
+    if side.looped:
+        told.append(f"{side.looped} repeated themselves without end and were stopped, which no limit would change")
+    return ": " + "; ".join(told)
 
 
 def _flips(gate: Gate, probes: Sequence[Probe], baseline: Side, candidate: Side) -> tuple[Flip, ...]:

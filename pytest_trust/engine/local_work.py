@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_trust.engine.batch_limits import Fitting
 from pytest_trust.engine.batches import Answer, Choice, answer_batches, choice_batches, plan_answers, plan_choices
 from pytest_trust.engine.claimed_work import keys_of, share, with_keys
+from pytest_trust.engine.longer_limits import continued, remember_limits
 from pytest_trust.engine.rendered import Rendered
 from pytest_trust.engine.store import context_of
 from pytest_trust.engine.workspace import Workspace
@@ -35,6 +36,10 @@ def answer(
     """
     plan = plan_answers(model, jobs)
     plan = plan if keys is None else with_keys(plan, keys)
+    lacking = set(keys_of(plan)) - workspace.store.has("responses", keys_of(plan))
+    if lacking:
+        remember_limits(workspace.store, {one.generation for one in plan})
+        plan = continued(model, jobs, plan, lacking)
     missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
     if not missing:
         return workspace.told_all(model.reference, "generate")
@@ -44,7 +49,7 @@ def answer(
         for made in _answered(workspace, fitting, part, runner, model):
             values = {one.key: _value(one, found, runner, model.tags) for one, found in made}
             workspace.store.put_json("responses", values, _context(workspace, runner, len(made)))
-            yield len(made), sum(len(found.response.token_ids) for _, found in made)
+            yield len(made), sum(len(found.response.token_ids) - one.row.drawn for one, found in made)
 
     batches = list(answer_batches(plan, workspace.workers))
     return share(

@@ -357,9 +357,11 @@ class Rendered:
         known = scored & asked | {probe.id for probe in job.probes if probe.id in scored and not probe.messages}
         return replace(job, probes=tuple(probe for probe in job.probes if probe.id in known))
 
-    def response_keys(self, job: Job, prompts: dict[str, Prompt]) -> dict[tuple[str, int], str]:
-        """Keys of the responses by probe id and repeat."""
-        identity, generation = self.identity, self.way(job.generation)
+    def response_keys(
+        self, job: Job, prompts: dict[str, Prompt], generation: Generation | None = None
+    ) -> dict[tuple[str, int], str]:
+        """Keys of the responses by probe id and repeat; `generation` replaces the job's as this model uses it."""
+        identity, generation = self.identity, generation or self.way(job.generation)
         ids = {name: digest(prompt.ids) for name, prompt in prompts.items()}
         return {
             (probe.id, repeat): digest(

@@ -33,6 +33,8 @@ class JudgedSample:
     """The trace was closed by the reasoning budget."""
     chosen: str = ""
     """The option chosen, where there are options."""
+    in_trace: bool = False
+    """The response was cut in its trace."""
     looped: bool = False
     """The response repeated itself without end, and was stopped."""
     option_mass: float | None = None
@@ -83,7 +85,13 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
     cut = response.finish_reason == "length" and (not response.answer.strip() or name in READS_THE_END)
     if looped or cut or not response.complete:
         return JudgedSample(
-            "truncated", NOT_MEASURED, response.answer, response.reasoning, closed=response.closed, looped=looped
+            "truncated",
+            NOT_MEASURED,
+            response.answer,
+            response.reasoning,
+            closed=response.closed,
+            in_trace=not response.complete,
+            looped=looped,
         )
     try:
         judgement = judge(response.answer, probe)
@@ -116,7 +124,7 @@ def judge_options(
         thought = "" if lead_in is None else lead_in.reasoning
         if not scores[probe.id].log_likelihoods:
             looped = lead_in is not None and lead_in.finish_reason == "loop"
-            judged[probe.id] = (JudgedSample("truncated", NOT_MEASURED, "", thought, looped=looped),)
+            judged[probe.id] = (JudgedSample("truncated", NOT_MEASURED, "", thought, in_trace=True, looped=looped),)
             continue
         values = normalised(scores[probe.id], normalise)
         if not all(map(math.isfinite, values)):

@@ -431,7 +431,7 @@ def _stream_general(course: _Course, limits: BatchLimits) -> Spoken:
             for number in running:
                 row, said = course.rows[number], course.said[number]
                 said += course.made_to_say.pop(number, [])
-                asked.append(replace(row, forced=tuple(said), drawn=len(said) - len(row.forced)))
+                asked.append(replace(row, forced=tuple(said), drawn=row.drawn + len(said) - len(row.forced)))
                 most = max(most, course.left_to(number))
             made = _generate_general(course.runner, asked, replace(whole, max_new_tokens=most))
             running = [

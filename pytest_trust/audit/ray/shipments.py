@@ -17,6 +17,8 @@ from pytest_trust.drift.alignment import missing_parts, units_of
 from pytest_trust.drift.cross_tokenizer.responses import missing_texts
 from pytest_trust.drift.measure import DRIFT_BATCH
 from pytest_trust.drift.sides import Unit, keys_of, parts_of, unit_length
+from pytest_trust.engine.batches import plan_answers
+from pytest_trust.engine.longer_limits import LIMITS_KEY, continued, remember_limits, shorter_keys
 from pytest_trust.engine.rates import planned_tokens
 from pytest_trust.engine.store import Table
 from pytest_trust.errors import TrustError
@@ -164,6 +166,11 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
     pieces = []
     # Two jobs may have the same probe: the job with more samples comes first, and generates the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
+        if job.task == "generate":
+            lacking = set(model.keys(job).values()) - engine.store.has("responses", model.keys(job).values())
+            if lacking:
+                remember_limits(engine.store, [model.way(job.generation)])
+                continued(model, [job], plan_answers(model, [job]), lacking)  # stores what ended under shorter limits
         keys = model.keys(job)
         planned |= engine.store.has(job.table, keys.values())
         for probe in job.probes:
@@ -274,7 +281,7 @@ def _chunk(
 
 
 def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Reference]) -> Rows:
-    """The stored rows that an actor needs for these jobs: rendered inputs, responses and lead-ins."""
+    """The stored rows that an actor needs for these jobs: rendered inputs, responses, lead-ins and what goes on."""
     prompts: dict[str, bytes] = {}
     responses: dict[str, bytes] = {}
     for reference in dict.fromkeys(references):
@@ -286,7 +293,10 @@ def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Referen
                 prompts |= engine.store.get("prompts", model.rendering_keys(what, job.probes).values())
             written = job if job.task == "generate" else job.lead_in
             responses |= engine.store.get("responses", model.keys(written, render=False).values())
-    return {"prompts": prompts, "responses": responses}
+            if job.task == "generate":
+                shorter = [key for keys in shorter_keys(model, job).values() for key, _ in keys]
+                responses |= engine.store.get("responses", shorter)
+    return {"prompts": prompts, "responses": responses, "notes": engine.store.get("notes", [LIMITS_KEY])}
 
 
 def check_here(reference: Reference, sent: Shipped, where: str) -> None:

@@ -102,7 +102,7 @@ class Worker:
         """
         engine, store = self._made()
         for table, values in chunk.rows.items():
-            store.put(table, values)
+            store.put(table, values, replace=table == "notes")
         store.take()  # forget them: the controller has them already
         self._tokens.clear()
         models = [self._model(engine, sent) for sent in chunk.models]
