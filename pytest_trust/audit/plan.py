@@ -25,7 +25,7 @@ _BACKGROUND = 0.05
 def plan_of(audit: Audit, suites: Sequence[Suite]) -> PlanRecord:
     """What a run would do and could find. Loads no weights, downloads and converts nothing.
 
-    `tokens` is an estimate from above: four characters a token for prompts, the limit for responses.
+    `tokens` is an estimate: four characters a token for prompts, the limit for answers, 64 for a trace.
     `detectable` supposes that a twentieth of the clusters changes to better, since no response has been looked at. It
     is exact for binary gates and simulated for graded ones (`pytest_trust.stats.simulated_power`).
     `stored` counts the responses in this store of models whose files are on this machine.

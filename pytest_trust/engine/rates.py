@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 # Tokens. With less work, a measured rate is mostly the time of loading.
 _LEAST_TOKENS = 10_000
 
+# Tokens of a trace that are planned, where its limit allows. Before a model's first run nobody knows whether it
+# reasons and how long: the demo's models write 20 on average, others thousands. The rate of the first run corrects it.
+_TRACE = 64
+
 # Planned tokens a second, as a share of the tokens that matrix products of this machine would allow at 2 operations a
 # parameter. The demo pair reached this share: memory-bound steps cost time, and responses that end before their limit
 # save it.
@@ -24,11 +28,18 @@ _EFFICIENCY = 0.8
 
 
 def planned_tokens(job: Job, probe: Probe) -> int:
-    """Tokens of a probe's input, at four characters a token, and of its responses, at their longest."""
+    """Tokens of a probe's input, at four characters a token, of its traces, at 64, and of its answers, at the longest.
+
+    A chat whose options are scored is read twice: before its lead-in and before its options.
+    """
     characters = (
         sum(len(message.content) for message in probe.messages) + len(probe.text) + sum(map(len, probe.options))
     )
-    return characters // 4 + 8 + (job.generation.longest * job.repeats() if job.task == "generate" else 0)
+    prompt = characters // 4 + 8
+    trace = min(_TRACE, job.generation.reasoning_budget or 0) if probe.messages else 0
+    if job.task == "choose":
+        return prompt + (prompt + trace if probe.messages else 0)
+    return prompt + (trace + job.generation.max_new_tokens) * job.repeats()
 
 
 def remember_rate(store: Store, fingerprints: Iterable[str], tokens: int, seconds: float) -> None:
