@@ -16,7 +16,7 @@ import pytest
 
 from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
-from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS
+from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS, OPENS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.plugin.config import read_judges
@@ -133,11 +133,13 @@ def test_answers_that_are_cut_in_mid_thought_behind_a_template_that_opens_the_tr
     def answers(number: int) -> tuple[str, str]:
         return (thought, "length") if number % 2 else (f"{thought}.\n</think>\n\nSorry, I cannot help.", "stop")
 
-    output, gate = compare_served(tmp_path, answers)
+    (tmp_path / "policy.yaml").write_text("gates: {safety/harmful_requests/compliance_rate: {margin: 0.2}}\n")
+    output, gate = compare_served(tmp_path, answers, "--trust-policy=policy.yaml")
     assert (gate.verdict, gate.candidate.truncated, gate.candidate.coverage) == ("not measured", 20, 0.5)
     assert gate.reason.startswith("only 50% of the candidate's responses count")
     assert "20 were cut before their answer" in gate.reason
     assert "1 not measured of 1 gate" in output
+    assert OPENS in output
 
 
 def test_answers_that_a_server_has_filtered_are_errors_that_the_report_names(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from pytest_trust.engine.local import Local
 from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
-from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, StoredAnswers
+from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, OPENS, StoredAnswers
 from pytest_trust.engine.server.tokens import LoadedTokens, as_top_k
 from pytest_trust.engine.store import Table
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import opened_by
 from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ class Served(StoredAnswers):
     tokens_by_text = True
     at_hand = False
     why_no_floor = NOT_RUN_TWICE
-    warnings = ()
 
     def __init__(self, reference: Reference, workspace: Workspace) -> None:
         super().__init__(
@@ -57,6 +57,11 @@ class Served(StoredAnswers):
             trust_remote_code=workspace.trust_remote_code,
         )
         self._workspace = workspace
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        known = self.template is not None and opened_by(self.template.tail, self.tags)
+        return (OPENS,) if not known and self.inferred_opening() else ()
 
     @property
     def source(self) -> str:

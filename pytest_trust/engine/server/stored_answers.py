@@ -51,6 +51,10 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
+OPENS = (
+    "its chat template opens a trace: a response has closed one that it had not opened, so those that were cut before "
+    "that have no answer (?tokenizer=org/name says for certain how the template writes)"
+)
 _LOGPROBS, _PROMPT_IDS, _NO_READING, _TRACES_APART = (
     "log-probabilities",
     "token ids of prompts",
@@ -145,38 +149,41 @@ class StoredAnswers:
         found = self._store.get_json("responses", keys.values())
         trace, tail_of = (self.tags[0][0], self.tags[0][1]), self._tails()
         chats = {probe.id for probe in job.probes if probe.messages}
-        whole = {}
+        recorded = {}
         for name, key in keys.items():
             if key in found:
-                value = {**found[key], "text": whole_text(found[key], trace)}
-                value["tail"] = tail_of(found[key]) if name[0] in chats else ""
-                value.pop("reasoning", None)
-                whole[name] = value
-        return whole
+                kept = {what: one for what, one in found[key].items() if what != "reasoning"}
+                tail = tail_of(found[key]) if name[0] in chats else ""
+                recorded[name] = {**kept, "text": whole_text(found[key], trace), "tail": tail}
+        return recorded
 
     def _tails(self) -> Callable[[Mapping[str, Any]], str]:
-        """Gives the tail of the prompt of a stored chat response; empty unless it opens a trace.
+        """Gives the tail of the prompt of a stored chat response; empty where no trace is open behind it.
 
         A known template has opened a trace for every response, as for a model that is run here. A response that does
         not close it has no answer, whether it ended by itself or was cut. An exception is a server that returns traces
         in a field of their own. Its response without a trace is an answer if it ended by itself, since the server's
         parser has looked for the trace. If it was cut it is a trace: some parsers move only a trace that was closed.
 
-        Where the template is inferred, only a response that was cut is taken for an open trace. The model may have
-        answered without one, and a response that ended by itself gives no sign of what it is.
+        Where another response shows that the template opens a trace, only a response that was cut is taken for an open
+        one. A response that ended by itself stays an answer: nothing tells an answer without a trace from a trace that
+        was never closed.
         """
         tail = self.template.tail if self.template is not None else ""
         if opened_by(tail, self.tags):
             apart = self.noted(_TRACES_APART)
             return lambda value: "" if value.get("reasoning") or (apart and value["finish"] != "length") else tail
-        key = self._opening_key()
-        opening = str(self._store.get_json("notes", [key]).get(key, ""))
+        opening = self.inferred_opening()
         return lambda value: opening if value["finish"] == "length" and not value.get("reasoning") else ""
+
+    def inferred_opening(self) -> str:
+        """The tag that the template opens a trace with, as a stored response has shown; empty where none has."""
+        key = self._opening_key()
+        return str(self._store.get_json("notes", [key]).get(key, ""))
 
     def infer_opening(self, jobs: Iterable[Job]) -> None:
         """Note the tag that the template opens, where a stored response of the jobs closes it without opening it."""
-        key = self._opening_key()
-        if self._store.get("notes", [key]):
+        if self.inferred_opening():
             return
         for job in jobs:
             chats = {probe.id for probe in job.probes if probe.messages and job.task == "generate"}
@@ -184,7 +191,7 @@ class StoredAnswers:
             for value in self._store.get_json("responses", keys).values():
                 opening = "" if value.get("reasoning") else unopened(value["text"], self.tags)
                 if opening:
-                    self._store.put_json("notes", {key: opening})
+                    self._store.put_json("notes", {self._opening_key(): opening})
                     return
 
     def _opening_key(self) -> str:
@@ -485,7 +492,8 @@ class StoredAnswers:
                     "use a profile without it"
                 )
             self._learn(answer, logprobs=logprobs, extras=extras)
-            self._limit_name = limit_name
+            if limit_name == _NEWER_LIMIT:  # a text, which takes the old name only, teaches nothing
+                self._limit_name = limit_name
             return answer
         raise ServerError(f"probe {asking.probe}: {refused}")
 
