@@ -16,7 +16,7 @@ import pytest
 
 from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
-from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS, OPENS
+from pytest_trust.engine.server.stored_answers import IN_A_TRACE, ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.plugin.config import read_judges
@@ -139,7 +139,7 @@ def test_answers_that_are_cut_in_mid_thought_behind_a_template_that_opens_the_tr
     assert gate.reason.startswith("only 50% of the candidate's responses count")
     assert "20 were cut before their answer" in gate.reason
     assert "1 not measured of 1 gate" in output
-    assert OPENS in output
+    assert IN_A_TRACE in output
 
 
 def test_answers_that_a_server_has_filtered_are_errors_that_the_report_names(tmp_path: Path) -> None:

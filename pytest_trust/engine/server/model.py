@@ -17,7 +17,7 @@ from pytest_trust.engine.local import Local
 from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
-from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, OPENS, StoredAnswers
+from pytest_trust.engine.server.stored_answers import IN_A_TRACE, NO_LOGPROBS, StoredAnswers
 from pytest_trust.engine.server.tokens import LoadedTokens, as_top_k
 from pytest_trust.engine.store import Table
 from pytest_trust.engine.stored_values import responses_of, scores_of
@@ -61,7 +61,7 @@ class Served(StoredAnswers):
     @property
     def warnings(self) -> tuple[str, ...]:
         known = self.template is not None and opened_by(self.template.tail, self.tags)
-        return (OPENS,) if not known and self.inferred_opening() else ()
+        return (IN_A_TRACE,) if not known and self.inferred_opening() else ()
 
     @property
     def source(self) -> str:

@@ -8,7 +8,7 @@ It is an error when the model changes during a run. Every answer names its model
 before anything is stored.
 
 A template may open a trace in the prompt, which the server does not show. `?tokenizer=` tells it
-(`engine.server.template`), or else a response does: one that closes a trace and has not opened it.
+(`engine.server.template`), or else the responses do (`StoredAnswers.infer_opening`).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
-OPENS = (
-    "its chat template opens a trace: a response has closed one that it had not opened, so those that were cut before "
-    "that have no answer (?tokenizer=org/name says for certain how the template writes)"
+IN_A_TRACE = (
+    "its responses begin inside a trace, as others of them show: those that were cut before they closed it count as "
+    "truncated (?tokenizer=org/name says for certain what the chat template opens)"
 )
 _LOGPROBS, _PROMPT_IDS, _NO_READING, _TRACES_APART = (
     "log-probabilities",
@@ -165,9 +165,8 @@ class StoredAnswers:
         in a field of their own. Its response without a trace is an answer if it ended by itself, since the server's
         parser has looked for the trace. If it was cut it is a trace: some parsers move only a trace that was closed.
 
-        Where another response shows that the template opens a trace, only a response that was cut is taken for an open
-        one. A response that ended by itself stays an answer: nothing tells an answer without a trace from a trace that
-        was never closed.
+        Where only other responses show that they begin inside a trace, a response that ended by itself stays an answer:
+        nothing tells an answer without a trace from a trace that was never closed.
         """
         tail = self.template.tail if self.template is not None else ""
         if opened_by(tail, self.tags):
@@ -177,22 +176,34 @@ class StoredAnswers:
         return lambda value: opening if value["finish"] == "length" and not value.get("reasoning") else ""
 
     def inferred_opening(self) -> str:
-        """The tag that the template opens a trace with, as a stored response has shown; empty where none has."""
+        """The tag of the trace that responses begin in, as stored ones have shown; empty where none has."""
         key = self._opening_key()
         return str(self._store.get_json("notes", [key]).get(key, ""))
 
     def infer_opening(self, jobs: Iterable[Job]) -> None:
-        """Note the tag that the template opens, where a stored response of the jobs closes it without opening it."""
+        """Note the tag of the trace that responses begin in, where stored responses of the jobs show it.
+
+        One response shows it that closes a trace and has not opened one. So do responses whose trace the server returns
+        in a field of its own, if they are most of those that ended by themselves: some parsers leave a trace that was
+        cut in the place of the answer.
+        """
         if self.inferred_opening():
             return
+        traced = untraced = cut = 0
         for job in jobs:
             chats = {probe.id for probe in job.probes if probe.messages and job.task == "generate"}
             keys = [one for (name, _), one in self.keys(job).items() if name in chats]
             for value in self._store.get_json("responses", keys).values():
-                opening = "" if value.get("reasoning") else unopened(value["text"], self.tags)
+                ended, apart = value["finish"] == "stop", bool(value.get("reasoning"))
+                opening = "" if apart else unopened(value["text"], self.tags)
                 if opening:
                     self._store.put_json("notes", {self._opening_key(): opening})
                     return
+                traced += ended and apart
+                untraced += ended and not apart
+                cut += value["finish"] == "length" and not apart
+        if cut and traced > untraced:
+            self._store.put_json("notes", {self._opening_key(): self.tags[0][0]})
 
     def _opening_key(self) -> str:
         return self._note_key("opens a trace", self.reference.options.get("thinking", ""))

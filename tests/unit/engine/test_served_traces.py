@@ -153,6 +153,19 @@ def test_a_trace_in_a_field_of_its_own_is_read_in_the_tags_of_the_tokenizer(tmp_
         assert len(server.asked("/chat/completions")) == 5
 
 
+@pytest.mark.parametrize(("ended", "complete"), [("aab", False), ("abb", True), ("", True)])
+def test_a_parser_that_leaves_a_cut_trace_in_its_place_is_known_by_the_others(
+    tmp_path: Path, ended: str, complete: bool
+) -> None:
+    """`a` comes with a trace of its own, `b` without one: most of them must have a trace."""
+    answers = {"a": said("The answer.", reasoning_content="First think."), "b": STOPPED}
+    said_of = {"e": CUT, **{f"{number}": answers[one] for number, one in enumerate(ended)}}
+    with served(said_of) as server:
+        found = ask(tmp_path, at(server), job(*said_of))
+    assert found["e"].complete == complete
+    assert all(one.complete for name, one in found.items() if name != "e")
+
+
 def test_tags_of_a_user_go_before_those_of_a_tokenizer(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "card", template=MUSING)
     with (
