@@ -121,7 +121,8 @@ class Served(StoredAnswers):
             return {}
         tops = self.tops_keys(job)
         tokenizer, store = reader.identity.tokenizer, self._workspace.store
-        split = (self.tags, self.template.tail if self.template is not None else "")
+        tail = self.template.tail if self.template is not None else ""
+        split = (self.tags, tail, self.inferred_opening())
         keys = {name: digest("served text", _KEYS, key, tokenizer, split) for name, key in tops.items()}
         known = store.get_json("notes", keys.values())
         new = {name: key for name, key in tops.items() if keys[name] not in known}

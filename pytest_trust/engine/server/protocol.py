@@ -172,12 +172,12 @@ def _finish(reason: object, full: bool) -> tuple[Literal["stop", "length", "erro
 
     Some servers leave the reason out. `full`, whether the response is as long as it may be, then tells.
     """
-    if reason is None:
+    if reason in (None, ""):
         return ("length" if full else "stop"), ""
     name = str(reason).strip().lower()
     if name in _ENDS or name in _CUTS:
         return ("stop" if name in _ENDS else "length"), ""
-    return "error", " ".join(str(reason).split())[:_REASON] or "empty"
+    return "error", " ".join(str(reason).split())[:_REASON]
 
 
 def whole_text(value: Mapping[str, Any], trace: tuple[str, str]) -> str:

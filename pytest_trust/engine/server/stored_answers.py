@@ -206,7 +206,7 @@ class StoredAnswers:
             self._store.put_json("notes", {self._opening_key(): self.tags[0][0]})
 
     def _opening_key(self) -> str:
-        return self._note_key("opens a trace", self.reference.options.get("thinking", ""))
+        return self._note_key("opens a trace", self.reference.options.get("thinking", ""), digest(self.tags))
 
     def stored_options(self, job: Job) -> dict[str, dict[str, Any]]:
         """Stored option scores by probe id."""

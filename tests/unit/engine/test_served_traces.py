@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_trust.engine.engine import Engine
+from pytest_trust.engine.server.stored_answers import IN_A_TRACE
 from pytest_trust.errors import TrustError
 from pytest_trust.judges import get_judge
 from pytest_trust.judges.samples import judge_responses
@@ -123,6 +124,17 @@ def test_a_tokenizer_says_that_the_template_opens_a_trace_and_in_which_tags(
         unknown = ask(tmp_path, at(server), job("a", "b", "c"))
         assert "</my:muse>" in unknown["b"].answer
         assert len(server.asked("/chat/completions")) == asked
+
+
+def test_a_response_shows_a_trace_that_the_named_template_does_not_open(tmp_path: Path) -> None:
+    """The server may have another template than the card."""
+    save_tokenizer(tmp_path / "card", template=MUSING.replace("assistant\n<my:muse>\n", "assistant\n"))
+    with served({"a": CUT, "b": said("First think.\n</my:muse>\n\nThe answer.")}) as server, Engine(tmp_path) as engine:
+        told, untold = at(server, f"&tokenizer={tmp_path / 'card'}"), at(server)
+        for given, complete in ((untold, True), (told, False), (untold, True)):
+            engine.acquire([job("a", "b")], [given])
+            assert engine.model(given).responses(job("a", "b"))["a"][0].complete == complete
+            assert engine.model(given).warnings == (() if complete else (IN_A_TRACE,))
 
 
 def test_a_template_is_rendered_with_the_thinking_that_the_server_is_asked_for(tmp_path: Path) -> None:
