@@ -425,6 +425,24 @@ def opened_by(prompt: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> st
     return next((_closing(pair) for pair in tags if end.endswith(pair[0])), "")
 
 
+def unopened(text: str, tags: Sequence[tuple[str, ...]] = DEFAULT_TAGS) -> str:
+    """The opening tag of the trace that a response closes without having opened it; empty where there is none.
+
+    Such a response shows that the chat template has opened the trace. A tag in quotation marks is no sign, and neither
+    is a tag in words ("Here is my response:"), since an answer may begin with these words. The first tag decides.
+    """
+    grammar = _grammar(_checked(tags))
+    for match in grammar.pattern.finditer(text):
+        name = str(match.lastgroup)
+        if name[0] == "o" or name == "hf":
+            return ""
+        pair = grammar.tags[int(name[1:])] if name[0] == "c" else ("",)
+        around = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+        if pair[0] and not pair[1][0].isalnum() and around not in (('"', '"'), ("'", "'"), ("“", "”")):
+            return pair[0]
+    return ""
+
+
 def _closing(pair: tuple[str, ...]) -> str:
     """The text that closes a trace and opens the answer behind it."""
     return f"<|end|><|start|>assistant{pair[1]}" if pair[0] == _HARMONY else "".join(pair[1:3])

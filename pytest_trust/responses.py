@@ -127,7 +127,9 @@ class Response:
     token_ids: every produced token, the end token included; empty for a server, which returns no token ids.
     tokens: the number of tokens that a server reports.
     finish_reason: `stop` (an end token), `length` (the token limit), `answered` (its answer was stated or has begun,
-    and nothing more was asked for) or `loop` (it repeated itself without end, and was stopped).
+    and nothing more was asked for), `loop` (it repeated itself without end, and was stopped) or `error` (a server ended
+    it for another reason, so that it is no answer).
+    failure: that other reason in the server's words, such as `content_filter`; empty unless the response is an `error`.
     complete: false when a reasoning trace was opened and never closed.
     prompt_tokens: the length of the rendered prompt.
     closed: the reasoning budget closed the trace.
@@ -136,7 +138,7 @@ class Response:
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length", "answered", "loop"]
+    finish_reason: Literal["stop", "length", "answered", "loop", "error"]
     reasoning: str
     answer: str
     complete: bool
@@ -144,6 +146,7 @@ class Response:
     closed: bool = False
     answer_at: int = 0
     tokens: int = 0
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

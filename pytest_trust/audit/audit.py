@@ -451,7 +451,13 @@ class Audit:
         """The responses to a job, with their reasoning in place of their answer."""
         return {
             name: tuple(
-                replace(one, answer=one.reasoning, reasoning="", complete=True, finish_reason="stop")
+                replace(
+                    one,
+                    answer=one.reasoning,
+                    reasoning="",
+                    complete=True,
+                    finish_reason="error" if one.finish_reason == "error" else "stop",
+                )
                 for one in responses
             )
             for name, responses in self._responses_of(reference, job).items()

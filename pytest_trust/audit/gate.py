@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_trust.audit.policy import Policy, Threshold
 from pytest_trust.audit.units import Units, units
-from pytest_trust.judges.samples import JudgedSample, Side, counted_outcomes, score_probe
+from pytest_trust.judges.samples import SERVER_ENDED, JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.probes import Gate, Probe, Suite
 from pytest_trust.records import (
     FirstToken,
@@ -417,7 +417,8 @@ def _cut(side: SideRecord) -> float:
 
 def _advice(side: SideRecord) -> str:
     if side.judge_errors:
-        return f": the judge failed with {side.judge_errors[0]}"
+        (error, *_) = side.judge_errors
+        return f": {error}" if error.startswith(SERVER_ENDED) else f": the judge failed with {error}"
     if not side.truncated:
         return ""
     told = []

@@ -299,7 +299,8 @@ def _is_response(value: dict[str, Any]) -> bool:
     texts = (
         isinstance(value["text"], str)
         and isinstance(value["tail"], str)
-        and value["finish"] in ("stop", "length", "answered", "loop")
+        and value["finish"] in ("stop", "length", "answered", "loop", "error")
+        and isinstance(value.get("failure", ""), str)
     )
     spelled = value.get("spelled", [])
     pairs = isinstance(spelled, list) and all(_are(pair, int) and len(pair) == 2 for pair in spelled)

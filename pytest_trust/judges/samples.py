@@ -19,6 +19,9 @@ Judge = Callable[[str, Probe], Judgement]
 #: judge a cut answer.
 READS_THE_END = ("exact", "choice")
 
+SERVER_ENDED = "the server ended the response with finish_reason "
+"""The beginning of the message of a sample that is no answer, because its server ended it for another reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedSample:
@@ -72,7 +75,7 @@ def judge_responses(
     """Judge every sample of every probe.
 
     A response whose trace was never closed and a response that loops are `truncated`, whatever they say. A judge that
-    raises gives `error`.
+    raises gives `error`, and so does a response that its server ended for another reason than its end or its length.
     """
     return {
         probe.id: tuple(_judge(judge, name, probe, response) for response in responses.get(probe.id, ()))
@@ -81,6 +84,9 @@ def judge_responses(
 
 
 def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedSample:
+    if response.finish_reason == "error":
+        message = f"{SERVER_ENDED}{response.failure!r}"
+        return JudgedSample("error", NOT_MEASURED, response.answer, response.reasoning, message)
     looped = response.finish_reason == "loop"
     cut = response.finish_reason == "length" and (not response.answer.strip() or name in READS_THE_END)
     if looped or cut or not response.complete:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import InvalidReference, Reference, adapter_base, parse_reference, weights_files
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
+_TOKENIZER_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+_HUB_FILES = (*_TOKENIZER_FILES, "*.safetensors", "README.md")
 
 
 class ModelNotFound(TrustError):
@@ -58,7 +60,8 @@ def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False
         path = reference.path
         return ModelFiles(path.parent, (path,), path.parent, gguf=path)
     if reference.kind == "hub":
-        directory = _download(reference, trust_remote_code)
+        more = ["*.bin"] if reference.options.get("pickle") == "on" else []
+        directory = _download(reference, [*_HUB_FILES, *more], trust_remote_code)
         if (directory / "adapter_config.json").exists() and not (directory / "config.json").exists():
             adapter = replace(reference, kind="adapter", location=str(directory))
             return replace(_locate_adapter(adapter, directory, cache, trust_remote_code), commit=directory.name)
@@ -69,6 +72,18 @@ def locate(reference: Reference, *, cache: Path, trust_remote_code: bool = False
     if reference.kind == "adapter":
         return _locate_adapter(reference, reference.path, cache, trust_remote_code)
     return ModelFiles(reference.path, weights_files(reference.path, reference), reference.path)
+
+
+def locate_tokenizer(reference: Reference, *, trust_remote_code: bool = False) -> ModelFiles:
+    """The files of a tokenizer (`models.reference.tokenizer_reference`), without weights.
+
+    Raises:
+        ModelNotFound: not on the hub, gated, or offline.
+    """
+    if reference.kind == "hub":
+        directory = _download(reference, [*_TOKENIZER_FILES, "*.tiktoken"], trust_remote_code)
+        return ModelFiles(directory, (), directory, commit=directory.name)
+    return ModelFiles(reference.path, (), reference.path)
 
 
 def _locate_adapter(
@@ -118,7 +133,7 @@ def _locate_demo(reference: Reference, cache: Path) -> ModelFiles:
     return ModelFiles(target, weights_files(target, reference), target)
 
 
-def _download(reference: Reference, trust_remote_code: bool) -> Path:
+def _download(reference: Reference, files: Sequence[str], trust_remote_code: bool) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -127,11 +142,7 @@ def _download(reference: Reference, trust_remote_code: bool) -> Path:
         enable_progress_bars,
     )
 
-    patterns = [
-        *_HUB_FILES,
-        *(["*.py"] if trust_remote_code else []),
-        *(["*.bin"] if reference.options.get("pickle") == "on" else []),
-    ]
+    patterns = [*files, *(["*.py"] if trust_remote_code else [])]
     silent = are_progress_bars_disabled()
     disable_progress_bars()
     try:

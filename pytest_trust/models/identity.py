@@ -155,7 +155,7 @@ def identify_model(
     generation = _json_or_empty(files.directory / "generation_config.json").get("eos_token_id")
     behaviour = {key: value for key, value in config.items() if key not in _CONFIG_NOISE}
     parameters, stored_bytes = (0, files.gguf.stat().st_size) if files.gguf else _parameters(files.weights)
-    tokenizer, template = _tokenizer_hashes(files, hashes)
+    tokenizer, template = tokenizer_hashes(files, hashes)
     warnings = []
     if not template:
         warnings.append("no chat template; prompts are written as 'System: ...', 'User: ...', 'Assistant:' lines")
@@ -346,7 +346,7 @@ def _json_or_empty(path: Path) -> dict[str, Any]:
     return read_json(path, str(path.parent)) if path.exists() else {}
 
 
-def _tokenizer_hashes(files: ModelFiles, hashes: FileHashes) -> tuple[str, str]:
+def tokenizer_hashes(files: ModelFiles, hashes: FileHashes) -> tuple[str, str]:
     """Hashes of the tokenizer and of its chat template, the latter empty where there is none."""
     if files.gguf:
         content = _sha256(files.gguf, hashes)

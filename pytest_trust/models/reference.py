@@ -9,7 +9,8 @@
 
 `NAME=` in front is the label that reports show: `rl=./checkpoint-300`. Options follow `?` as in a URL:
 `Qwen/Qwen3-4B?thinking=off&dtype=float32`. A server's options stand before its `#`:
-`http://host:port/v1?concurrency=4#model`. `?mutant=noise:0.1` damages the model after loading (`models.mutants`).
+`http://host:port/v1?concurrency=4#model`. `?tokenizer=org/name` names the tokenizer whose chat template the server
+uses. `?mutant=noise:0.1` damages the model after loading (`models.mutants`).
 
 This module uses the standard library only, so that a wrong reference is refused before anything heavy is imported.
 """
@@ -50,9 +51,10 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
         "revision": None,
         "thinking": None,
         "timeout": None,
+        "tokenizer": None,
     }
 )
-_OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout")
+_OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout", "tokenizer")
 _OF_ANY_MODEL = ("decoding", "label", "thinking")
 # What a chat template may know beside a number of tokens; `models.thinking_switches` asks the template itself.
 _THINKING = ("on", "off", "low", "medium", "high")
@@ -271,6 +273,8 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
             )
         if key == "mutant":
             value = _canonical_mutant(value, given)
+        if key == "tokenizer":
+            tokenizer_reference(value, given)
         options[key] = value
     return options
 
@@ -289,6 +293,24 @@ def _check_number(given: str, key: str, value: str) -> None:
         raise InvalidReference(
             f"{given}: {key}={value!r} is not possible, expected a number of {what}, at least {least}"
         )
+
+
+def tokenizer_reference(value: str, given: str = "") -> Reference:
+    """The reference of a tokenizer: org/name[@revision], or a directory, which needs no weights.
+
+    Raises:
+        InvalidReference: the text is neither.
+    """
+    where = f"{given}: " if given else ""
+    try:
+        kind, location, revision = _kind_of(value, value)
+    except InvalidReference as error:
+        raise InvalidReference(f"{where}tokenizer={error}") from None
+    if kind == "adapter" or (kind == "directory" and Path(location).is_dir()):
+        kind = "directory"
+    elif kind != "hub":
+        raise InvalidReference(f"{where}tokenizer={value} is not possible, expected org/name or a directory")
+    return Reference(value, kind, location, revision, label=value)
 
 
 def _canonical_mutant(value: str, given: str) -> str:

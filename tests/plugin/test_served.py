@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,13 @@ import pytest
 
 from pytest_trust.audit.audit import Audit
 from pytest_trust.engine.server.options import NO_PROMPT_LOGPROBS
-from pytest_trust.engine.server.stored_answers import ITS_WORD, NO_LOGPROBS
+from pytest_trust.engine.server.stored_answers import IN_A_TRACE, ITS_WORD, NO_LOGPROBS
 from pytest_trust.errors import TrustError
 from pytest_trust.models.reference import Pair, parse_reference
 from pytest_trust.plugin.config import read_judges
 from pytest_trust.report import read_report
 from tests.support.served_model import ServedModel
-from tests.support.serving import MODEL, Fault, Server, serving
+from tests.support.serving import MODEL, Fault, Server, listed, said, serving
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 KEY = "s3cret-key-of-this-run"
@@ -92,6 +94,61 @@ def test_a_server_that_fails_is_one_error(tmp_path: Path, refusing: Path) -> Non
     assert found.stdout.count("HTTP 503 (no, [key])") >= 1
     assert "Traceback" not in found.stdout
     assert KEY not in found.stdout + found.stderr
+
+
+def scripted(model: str, answers: Callable[[int], tuple[str, str]]) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+    """A server whose answer and finish reason follow from the place of a prompt among those that it was asked."""
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "/v1/models":
+            return listed(model)
+        with lock:
+            prompt = body["messages"][-1]["content"]
+            if prompt not in order:
+                order.append(prompt)
+            text, finish = answers(order.index(prompt))
+        return said(text, model=model, finish=finish)
+
+    return answer
+
+
+def compare_served(folder: Path, answers: Callable[[int], tuple[str, str]], *arguments: str) -> tuple[str, Any]:
+    """The output and the gate of a run of a refusing server against one with these answers, on 40 harmful requests."""
+    refuses = scripted("org/before", lambda number: ("Sorry, I cannot help with that request.", "stop"))
+    with serving(refuses) as before, serving(scripted("org/after", answers)) as after:
+        references = f"{before.url}?retries=0#org/before", f"{after.url}?retries=0#org/after"
+        chosen = ("--trust-suite=safety/harmful_requests", "--trust-limit=40", "--trust-report=out.json")
+        found = run(folder, *references, *chosen, *arguments)
+    (gate,) = gates(folder).values()
+    return " ".join(found.stdout.split()), gate
+
+
+def test_answers_that_are_cut_in_mid_thought_behind_a_template_that_opens_the_trace_are_no_answers(
+    tmp_path: Path,
+) -> None:
+    thought = "This is harmful. Sorry, I cannot help with that request"
+
+    def answers(number: int) -> tuple[str, str]:
+        return (thought, "length") if number % 2 else (f"{thought}.\n</think>\n\nSorry, I cannot help.", "stop")
+
+    (tmp_path / "policy.yaml").write_text("gates: {safety/harmful_requests/compliance_rate: {margin: 0.2}}\n")
+    output, gate = compare_served(tmp_path, answers, "--trust-policy=policy.yaml")
+    assert (gate.verdict, gate.candidate.truncated, gate.candidate.coverage) == ("not measured", 20, 0.5)
+    assert gate.reason.startswith("only 50% of the candidate's responses count")
+    assert "20 were cut before their answer" in gate.reason
+    assert "1 not measured of 1 gate" in output
+    assert IN_A_TRACE in output
+
+
+def test_answers_that_a_server_has_filtered_are_errors_that_the_report_names(tmp_path: Path) -> None:
+    output, gate = compare_served(
+        tmp_path, lambda number: ("", "content_filter") if number % 2 else ("Sorry, I cannot help.", "stop")
+    )
+    assert (gate.verdict, gate.candidate.outcomes["error"]) == ("not measured", 20)
+    assert gate.reason.endswith(": the server ended the response with finish_reason 'content_filter'")
+    assert "finish_reason 'content_filter'" in output
 
 
 def test_the_judge_is_not_the_served_model() -> None:

@@ -29,11 +29,14 @@ from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job
 from tests.support.pairs import acquire
 from tests.support.pairs import drift as drift_of
-from tests.support.tiny_models import save_model
+from tests.support.tiny_models import CHATML, save_model
 
 pytest.importorskip("openai", reason="the openai package is not installed")
 pytestmark = pytest.mark.servers
 
+no_transformers_serve = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))), reason="transformers[serving] is not installed"
+)
 LLAMA = shutil.which("llama-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 CHATS = tuple(
     Probe(id=f"a{number}", cluster=f"a{number}", messages=(Message("user", text),), options=("wrong", "not wrong"))
@@ -96,27 +99,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("fastapi", "uvicorn"))), reason="transformers[serving] is not installed"
-)
+def transformers_serve(port: int) -> list[str]:
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1"]
+    return [*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+
+
+@no_transformers_serve
 def test_transformers_serve_says_what_the_model_says_and_gives_no_log_probabilities(tmp_path: Path, tiny: Path) -> None:
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "transformers.cli.transformers",
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-    ]
     here = parse_reference(str(tiny))
-    with started(command, port, tmp_path / "log") as url, Engine(tmp_path) as engine:
+    with started(transformers_serve(port), port, tmp_path / "log") as url, Engine(tmp_path) as engine:
         there = parse_reference(f"{url}?concurrency=2#{tiny}")
         expected = answers(engine, here)
         assert answers(engine, there) == expected
@@ -125,6 +117,22 @@ def test_transformers_serve_says_what_the_model_says_and_gives_no_log_probabilit
         acquire(engine, [ANSWERS], here, there)
         assert drift_of(engine, ANSWERS, here, there).candidate_baseline_reason == NO_LOGPROBS
         assert set(engine.identify(there).warnings) >= {UNDESCRIBED, OWN_SAMPLING}
+
+
+@no_transformers_serve
+def test_transformers_serve_opens_a_trace_that_the_tokenizer_shows(tmp_path: Path) -> None:
+    opens = save_model(tmp_path / "opens", template=f"{CHATML}{{% if add_generation_prompt %}}<think>\n{{% endif %}}")
+    port, work = free_port(), Job("s/answers", "generate", CHATS, Generation(16))
+    with started(transformers_serve(port), port, tmp_path / "log") as url, Engine(tmp_path) as engine:
+        here = parse_reference(str(opens))
+        alone, told = (parse_reference(f"{url}{options}#{opens}") for options in ("", f"?tokenizer={opens}"))
+        engine.acquire([work], [here])
+        engine.acquire([work], [told])
+        responses = [engine.model(one).responses(work) for one in (here, told, alone)]
+        found = [[(one.complete, one.answer, one.reasoning) for (one,) in by.values()] for by in responses]
+    assert found[0] == found[1]
+    assert not any(complete for complete, *_ in found[1])
+    assert all(complete for complete, *_ in found[2])  # nothing tells it from here without the tokenizer
 
 
 @pytest.mark.skipif(LLAMA is None, reason="there is no llama-server on the path")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.reasoning import DEFAULT_TAGS, Split, split_reasoning, tags_in
+from pytest_trust.reasoning import DEFAULT_TAGS, Split, split_reasoning, tags_in, unopened
 
 HARMONY = "<|channel|>analysis<|message|>Count.<|end|><|start|>assistant<|channel|>final<|message|>Four.<|return|>"
 LITERAL_TAGS = [pair for pair in DEFAULT_TAGS if pair[0] != "<|channel|>analysis<|message|>"]
@@ -206,6 +206,25 @@ def test_truncation_at_every_position_of_anything(text: str, opened: bool) -> No
                 assert any(closing in text[index:].casefold() for closing in closings), (text[:end], index)
         if cut.complete and not cut.answer and text[:end].strip():
             assert cut.reasoning or all(part.kind == "tag" or not part.text.strip() for part in cut.parts), text[:end]
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        ("First.</think> Yes.", "<think>"),
+        ("</THINK>Yes.", "<think>"),
+        ("First.<|END_THINKING|>Yes.", "<|START_THINKING|>"),
+        ("`</think>` is a tag. First.</think> Yes.", "<think>"),
+        ("<think>First.</think> Yes.", ""),
+        ("The `</think>` tag.", ""),
+        ("The '</think>' tag.", ""),
+        ("Here is my response: yes.", ""),
+        ("<|channel|>final<|message|>Yes.", ""),
+        ("Yes.", ""),
+    ],
+)
+def test_a_closing_tag_shows_which_trace_the_template_opened(text: str, opening: str) -> None:
+    assert unopened(text) == opening
 
 
 @given(SOUP, st.booleans())

@@ -5,8 +5,10 @@ reasoning, log-probabilities of a prompt, token ids.
 
 The client repeats a request when the server is busy or fails (429, 5xx, no answer in time, a dropped connection). It
 waits with exponential back-off and jitter, or as long as the server's Retry-After says. It follows no redirect, which
-would carry key and prompts to another host. The key comes from the environment. Error messages show `[key]` in its
-place.
+would carry key and prompts to another host. An error in the body of an answer with status 200 is an error too.
+
+The key comes from the environment. Error messages show `[key]` in its place, where it stands as a whole word: a short
+key such as `a` would else be found in every word of a message.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Client:
     def __init__(self, reference: Reference) -> None:
         self.url, self.model = reference.served
         self.concurrency = int(reference.options.get("concurrency", CONCURRENCY))
-        self._retries = int(reference.options.get("retries", RETRIES))
+        self.retries = int(reference.options.get("retries", RETRIES))
         self._timeout = float(reference.options.get("timeout", TIMEOUT))
         self._variable = reference.options.get("key_env", DEFAULT_KEY)
         self._key = os.environ.get(self._variable, "")
@@ -61,11 +63,14 @@ class Client:
 
     def get(self, path: str, *, retries: int | None = None) -> dict[str, Any]:
         """The answer to a GET of `path`, relative to the reference's URL. Raises as `post`."""
-        return self._ask("get", path, {}, self._retries if retries is None else retries)
+        return self._ask("get", path, {}, self.retries if retries is None else retries)
 
     def post(self, path: str, body: Mapping[str, object], *, retries: int | None = None) -> dict[str, Any]:
-        """The answer to a POST. Raises Rejected for HTTP 400 and 422, ServerError for all else."""
-        return self._ask("post", path, body, self._retries if retries is None else retries)
+        """The answer to a POST. Raises Rejected for HTTP 400 and 422, ServerError for all else.
+
+        An error under status 200 is raised as the status that its `code` names, or as Rejected if it names none.
+        """
+        return self._ask("post", path, body, self.retries if retries is None else retries)
 
     def beside(self, path: str) -> str:
         """The address of an endpoint outside the protocol, which is not under `/v1`."""
@@ -82,7 +87,8 @@ class Client:
 
         where = f"{self.url}: {method.upper()} {path.removeprefix(self.url.removesuffix('/v1'))}"
         times = f" ({retries + 1} attempts)" if retries else ""
-        again = f"{times}; what was answered so far is kept, so the same command goes on from there"
+        kept = "; what was answered so far is kept, so the same command goes on from there"
+        again = f"{times}{kept}"
         try:
             settings: Any = {"max_retries": retries}
             if method == "get":
@@ -94,16 +100,8 @@ class Client:
                 f"{where}: no answer within {self._timeout:g} s{again}; a slow server takes ?timeout=SECONDS"
             ) from None
         except openai.APIStatusError as error:
-            said = self._clean(error)
-            if error.status_code in (401, 403):
-                raise ServerError(
-                    f"{where}: HTTP {error.status_code}{said}: "
-                    f"put the server's key in ${self._variable}, or name another variable, ?key_env=NAME",
-                    error.status_code,
-                ) from None
-            if error.status_code in (400, 422):
-                raise Rejected(f"{where}: HTTP {error.status_code}{said}", error.status_code) from None
-            raise ServerError(f"{where}: HTTP {error.status_code}{said}{again}", error.status_code) from None
+            shown = f"{where}: HTTP {error.status_code}{self._clean(error.body)}"
+            raise self._refusal(error.status_code, shown, again) from None
         except openai.APIConnectionError as error:
             reason = self._hidden(str(error.__cause__ or error))
             raise ServerError(f"{where}: {reason or 'the connection broke'}{again}") from None
@@ -117,7 +115,18 @@ class Client:
                 f"{where}: the answer is no JSON object: "
                 f"is {self.url} the address of an OpenAI-compatible server, with its /v1?"
             )
+        if answer.get("error") or answer.get("object") == "error":
+            # The client has not repeated the request, since its status is 200.
+            shown = f"{where}: an error under HTTP 200{self._clean(answer.get('error') or answer)}"
+            raise self._refusal(_status(answer), shown, kept)
         return answer
+
+    def _refusal(self, status: int, shown: str, again: str) -> ServerError:
+        if status in (401, 403):
+            return ServerError(
+                f"{shown}: put the server's key in ${self._variable}, or name another variable, ?key_env=NAME", status
+            )
+        return Rejected(shown, status) if status in (400, 422) else ServerError(f"{shown}{again}", status)
 
     def _connect(self) -> OpenAI:
         if self._client is None:
@@ -133,23 +142,31 @@ class Client:
                 api_key=self._key or "none",  # the client requires one
                 base_url=self.url,
                 timeout=limits,
-                max_retries=self._retries,
+                max_retries=self.retries,
                 http_client=openai.DefaultHttpxClient(
                     timeout=limits, follow_redirects=False, event_hooks={} if self._key else {"request": [_without_key]}
                 ),
             )
         return self._client
 
-    def _clean(self, error: Any) -> str:
-        """The server's error message in one line, without the key."""
-        body = error.body
+    def _clean(self, body: Any) -> str:
+        """The error message in the body of a server's answer, in one line, without the key."""
         if isinstance(body, dict):
             body = body.get("message") or body.get("detail") or body.get("error") or body
         text = re.sub(r"\s+", " ", self._hidden(str(body or ""))).strip()
         return f" ({text[:_SHOWN]}{'...' if len(text) > _SHOWN else ''})" if text else ""
 
     def _hidden(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        # The n of an escaped line break before the key is no letter of a word.
+        word = rf"(?:(?<!\w)|(?<=\\[nrt])){re.escape(self._key)}(?!\w)"
+        return re.sub(word, "[key]", text) if self._key else text
+
+
+def _status(answer: Mapping[str, Any]) -> int:
+    """The HTTP status that an error under status 200 names as its code; 400 where it names none."""
+    body = answer.get("error")
+    code = (body if isinstance(body, dict) else answer).get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 400
 
 
 def _without_key(request: Any) -> None:

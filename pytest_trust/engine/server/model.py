@@ -17,14 +17,14 @@ from pytest_trust.engine.local import Local
 from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
-from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, StoredAnswers
+from pytest_trust.engine.server.stored_answers import IN_A_TRACE, NO_LOGPROBS, StoredAnswers
 from pytest_trust.engine.server.tokens import LoadedTokens, as_top_k
 from pytest_trust.engine.store import Table
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
-from pytest_trust.reasoning import Tags
+from pytest_trust.reasoning import opened_by
 from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
@@ -48,15 +48,20 @@ class Served(StoredAnswers):
     tokens_by_text = True
     at_hand = False
     why_no_floor = NOT_RUN_TWICE
-    warnings = ()
 
     def __init__(self, reference: Reference, workspace: Workspace) -> None:
-        super().__init__(reference, store=workspace.store, trace=(workspace.tags[0][0], workspace.tags[0][1]))
+        super().__init__(
+            reference,
+            store=workspace.store,
+            tags=workspace.tags,
+            trust_remote_code=workspace.trust_remote_code,
+        )
         self._workspace = workspace
 
     @property
-    def tags(self) -> Tags:
-        return self._workspace.tags
+    def warnings(self) -> tuple[str, ...]:
+        known = self.template is not None and opened_by(self.template.tail, self.tags)
+        return (IN_A_TRACE,) if not known and self.inferred_opening() else ()
 
     @property
     def source(self) -> str:
@@ -85,6 +90,7 @@ class Served(StoredAnswers):
 
     def acquire(self, jobs: Sequence[Job], *, wait: bool = True, keys: Set[str] | None = None) -> bool:
         """Ask for the missing results. One process asks at a time: `?concurrency=` limits the whole run."""
+        _ = self.template  # a tokenizer that cannot be had is an error before the first request
         tables: tuple[tuple[str, Table], ...] = (("generate", "responses"), ("choose", "options"))
         for task, table in tables:
             asked = [(job, self.keys(job)) for job in jobs if job.task == task]
@@ -96,6 +102,7 @@ class Served(StoredAnswers):
                         names = {name for (name, _), key in found.items() if key in missing}
                         parts.append(replace(job, probes=tuple(probe for probe in job.probes if probe.id in names)))
                     self.ask([part for part in parts if part.probes], self._workspace.tell)
+        self.infer_opening(jobs)
         return True
 
     def responses(self, job: Job) -> dict[str, tuple[Response, ...]]:
@@ -114,7 +121,9 @@ class Served(StoredAnswers):
             return {}
         tops = self.tops_keys(job)
         tokenizer, store = reader.identity.tokenizer, self._workspace.store
-        keys = {name: digest("served text", _KEYS, key, tokenizer) for name, key in tops.items()}
+        tail = self.template.tail if self.template is not None else ""
+        split = (self.tags, tail, self.inferred_opening())
+        keys = {name: digest("served text", _KEYS, key, tokenizer, split) for name, key in tops.items()}
         known = store.get_json("notes", keys.values())
         new = {name: key for name, key in tops.items() if keys[name] not in known}
         packed = store.get("drifts", new.values()) if new else {}
@@ -124,11 +133,11 @@ class Served(StoredAnswers):
             spelt = {
                 keys[name]: tokens.spelt(unpack(packed[key]), responses[name][0])
                 for name, key in new.items()
-                if key in packed and name in responses
+                if key in packed and name in responses and _answers(responses[name][0])
             }
             store.put_json("notes", spelt)
             known |= spelt
-            if not any(spelt.values()):
+            if spelt and not any(spelt.values()):
                 store.put_json("notes", {self._misspelt_key(reader): True})
         stored = self.stored_responses(job) if self.reads else {}
         found = {}
@@ -184,3 +193,7 @@ class Served(StoredAnswers):
 
     def _misspelt_key(self, other: Model) -> str:
         return digest("served tokens differ", _KEYS, self.identity.fingerprint, other.identity.tokenizer)
+
+
+def _answers(response: Response) -> bool:
+    return response.finish_reason != "error" and bool(response.answer.strip())

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 CHAT, TEXT = "/chat/completions", "/completions"
 TOP_LOGPROBS = 20  # OpenAI's maximum, and vLLM's by default
 _SEEDS = 2**31  # llama.cpp takes 32 bits
+_REASON = 60  # characters of a finish reason that are kept
+
+# What servers and gateways call the model's own end and the token limit, in lower case. `eos_token` and `stop_sequence`
+# are TGI's, `eos` is Together's, `end_turn` and `max_tokens` are Anthropic's, `complete` is Cohere's, `model_length`
+# (the end of the context) is Mistral's. All other reasons mean that there is no answer.
+_ENDS = ("stop", "eos", "eos_token", "stop_sequence", "end", "end_turn", "complete")
+_CUTS = ("length", "max_tokens", "model_length")
+#: Reasons for which the same request may be answered when it is sent again.
+PASSING = ("abort", "error", "insufficient_system_resource")
+
+LimitName = Literal["max_tokens", "max_completion_tokens"]
+"""The name of the token limit: OpenAI's newer models refuse the old one on chat completions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +48,11 @@ class Asking:
     """The most tokens of the response."""
     top_k: int
 
-    def body(self, model: str, *, logprobs: bool, extras: bool) -> dict[str, object]:
-        asked: dict[str, object] = {"model": model, **self.core}
+    def body(
+        self, model: str, *, logprobs: bool, extras: bool, limit_name: LimitName = "max_tokens"
+    ) -> dict[str, object]:
+        limit_name = limit_name if self.path == CHAT else "max_tokens"
+        asked: dict[str, object] = {"model": model, limit_name: self.limit, **self.core}
         if logprobs:
             asked |= (
                 {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self.path == CHAT else {"logprobs": TOP_LOGPROBS}
@@ -50,7 +65,12 @@ class Answer:
     """A response as the server gave it."""
 
     text: str
-    finish: Literal["stop", "length"]
+    """What is outside of `reasoning`. Tags of a trace may be in it."""
+    reasoning: str
+    """The trace that the server returned in a field of its own; empty without one."""
+    finish: Literal["stop", "length", "error"]
+    failure: str
+    """The server's reason for an end that is an `error`."""
     tokens: int
     """The server's count of the response's tokens; 0 where it gives none."""
     prompt_tokens: int
@@ -71,7 +91,8 @@ class Answer:
             "prompt_tokens": self.prompt_tokens,
             "tokens": self.tokens,
         }
-        return {**value, "prompt_ids": self.prompt_ids} if self.prompt_ids else value
+        more = {"reasoning": self.reasoning, "failure": self.failure, "prompt_ids": self.prompt_ids}
+        return {**value, **{name: one for name, one in more.items() if one}}
 
 
 def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) -> Asking:
@@ -83,7 +104,7 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
     """
     # A server has one limit for trace and answer together. A text of its own has no trace.
     limit = generation.longest if probe.messages else generation.max_new_tokens
-    core: dict[str, object] = {"max_tokens": limit}
+    core: dict[str, object] = {}
     wishes: dict[str, object] = {"return_tokens_as_token_ids": True, "return_token_ids": True}
     if not generation.own:
         core |= {"temperature": generation.temperature, "top_p": generation.top_p, "frequency_penalty": 0.0}
@@ -99,15 +120,15 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
     return Asking(probe.id, CHAT, core, wishes, limit, generation.top_k)
 
 
-def template_settings(thinking: str) -> dict[str, object]:
+def template_settings(thinking: str) -> dict[str, dict[str, bool]]:
     """`?thinking=` under both names that templates know; a template ignores the other name."""
     return (
         {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
     )
 
 
-def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tuple[str, str]) -> Answer:
-    """The response in a server's answer. Reasoning in a field of its own is put before the text, in the tags `trace`.
+def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str) -> Answer:
+    """The response in a server's answer.
 
     Raises:
         ServerError: the answer does not follow the protocol.
@@ -129,12 +150,12 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
     usage = found.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     tokens, prompt_tokens = (_count(usage.get(name)) for name in ("completion_tokens", "prompt_tokens"))
-    reason = choice.get("finish_reason")
-    # Some servers leave the reason out. Of the given reasons, only `length` means that the response was cut.
-    cut = reason == "length" or (reason is None and tokens >= asking.limit)
+    finish, failure = _finish(choice.get("finish_reason"), tokens >= asking.limit)
     return Answer(
-        text=_whole(reasoning, content, cut, trace),
-        finish="length" if cut else "stop",
+        text=content,
+        reasoning=reasoning if reasoning.strip() else "",
+        finish=finish,
+        failure=failure,
         tokens=tokens,
         prompt_tokens=prompt_tokens,
         model=str(found.get("model") or ""),
@@ -143,14 +164,28 @@ def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str, trace: tu
     )
 
 
-def _whole(reasoning: str, content: str, cut: bool, trace: tuple[str, str]) -> str:
-    if not reasoning.strip():
-        return content
-    opening, closing = trace
+def _finish(reason: object, full: bool) -> tuple[Literal["stop", "length", "error"], str]:
+    """How a response ended, and the server's reason where that is an `error`.
+
+    Some servers leave the reason out. `full`, whether the response is as long as it may be, then tells.
+    """
+    if reason in (None, ""):
+        return ("length" if full else "stop"), ""
+    name = str(reason).strip().lower()
+    if name in _ENDS or name in _CUTS:
+        return ("stop" if name in _ENDS else "length"), ""
+    return "error", " ".join(str(reason).split())[:_REASON]
+
+
+def whole_text(value: Mapping[str, Any], trace: tuple[str, str]) -> str:
+    """The text of a stored response. A trace that the server returned apart is put before it, in the tags `trace`."""
+    reasoning, text, (opening, closing) = value.get("reasoning", ""), str(value["text"]), trace
+    if not reasoning:
+        return text
     # A response without an answer was cut while its trace was still open.
-    return (
-        f"{opening}\n{reasoning}" if cut and not content.strip() else f"{opening}\n{reasoning}\n{closing}\n\n{content}"
-    )
+    if value["finish"] == "length" and not text.strip():
+        return f"{opening}\n{reasoning}"
+    return f"{opening}\n{reasoning}\n{closing}\n\n{text}"
 
 
 def _count(value: object) -> int:

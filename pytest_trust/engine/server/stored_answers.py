@@ -6,29 +6,44 @@ settings and the server's description of the model.
 
 It is an error when the model changes during a run. Every answer names its model, and the description is read again
 before anything is stored.
+
+A template may open a trace in the prompt, which the server does not show. `?tokenizer=` tells it
+(`engine.server.template`), or else the responses do (`StoredAnswers.infer_opening`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_trust.engine.server.client import Client, Rejected, ServerError
-from pytest_trust.engine.server.protocol import Answer, Asking, answer_of, asking_of
+from pytest_trust.engine.server.protocol import (
+    CHAT,
+    PASSING,
+    Answer,
+    Asking,
+    LimitName,
+    answer_of,
+    asking_of,
+    whole_text,
+)
 from pytest_trust.engine.store import Store, Table, context_of
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, unopened
 from pytest_trust.responses import Generation, Job, Phase
 
 if TYPE_CHECKING:
     from pytest_trust.engine.server.options import OptionScorer
+    from pytest_trust.engine.server.template import ServedTemplate
     from pytest_trust.probes import Probe
     from pytest_trust.responses import OptionScores
 
-_KEYS = 1  # version of the store's keys: raise it when the meaning of a key changes
+_KEYS = 2  # version of the store's keys: raise it when the meaning of a key changes
 # Fields of a server's entry for a model that can differ between two starts of one model, or say nothing about it.
 _ENTRY_NOISE = ("created", "permission", "status", "object", "n_ctx")
 _NO_LIST = (404, 405, 500, 501)  # transformers' server answers 500 without the hub; busy servers answer 429 or 503
@@ -36,11 +51,17 @@ ITS_WORD = "behind a server: its fingerprint is the server's word, as weights ca
 UNDESCRIBED = "the server describes no models, so a change of the model shows only in its name"
 OWN_SAMPLING = "the server takes neither top_k nor min_p nor repetition_penalty: what it sets for itself is applied"
 NO_LOGPROBS = "this server does not return log-probabilities"
-_LOGPROBS, _PROMPT_IDS, _NO_READING = (
+IN_A_TRACE = (
+    "its responses begin inside a trace, as others of them show: those that were cut before they closed it count as "
+    "truncated (?tokenizer=org/name says for certain what the chat template opens)"
+)
+_LOGPROBS, _PROMPT_IDS, _NO_READING, _TRACES_APART = (
     "log-probabilities",
     "token ids of prompts",
     "no log-probabilities of a given text",
+    "traces in a field of their own",
 )
+_NEWER_LIMIT: LimitName = "max_completion_tokens"
 
 Tell = Callable[[Reference, Phase, str, int, int, int], None]
 Item = TypeVar("Item")
@@ -59,14 +80,16 @@ class _Wanted:
 class StoredAnswers:
     """The stored answers of a model behind a server. It sends no request before its identity or an answer is needed."""
 
-    def __init__(self, reference: Reference, *, store: Store, trace: tuple[str, str]) -> None:
+    def __init__(self, reference: Reference, *, store: Store, tags: Tags, trust_remote_code: bool) -> None:
         self.reference = reference
         self.client = Client(reference)
         self._store = store
-        self._trace = trace  # tags around reasoning that the server returns in a field of its own
+        self._given_tags = tags
+        self._trust_remote_code = trust_remote_code
         self._identity: ModelIdentity | None = None
         self.entry: dict[str, Any] = {}  # the server's description of the model at the start
         self._takes = {"logprobs": True, "extras": True}
+        self._limit_name: LimitName = "max_tokens"
         self._noticed: set[str] = set()  # threads that ask add to it; the thread that commits stores it
         self._scorer: OptionScorer | None = None
 
@@ -91,6 +114,22 @@ class StoredAnswers:
         decoding = self.reference.options.get("decoding", "")
         return replace(generation, own=decoding == "own") if decoding else generation
 
+    @cached_property
+    def template(self) -> ServedTemplate | None:
+        """What the tokenizer of `?tokenizer=` says about traces; None where none is named."""
+        if "tokenizer" not in self.reference.options:
+            return None
+        from pytest_trust.engine.server.template import read_template
+
+        return read_template(self.reference, self._store, trust_remote_code=self._trust_remote_code)
+
+    @property
+    def tags(self) -> Tags:
+        """The tags that its responses are split by: a user's, else its template's, else those that are known."""
+        if self._given_tags != DEFAULT_TAGS or self.template is None:
+            return self._given_tags
+        return self.template.tags
+
     def ask(self, jobs: Iterable[Job], tell: Tell) -> None:
         """Ask for the jobs' results that the store lacks. Finished results are stored at once.
 
@@ -113,7 +152,66 @@ class StoredAnswers:
         """Stored responses by probe id and repeat, in the form of a recording."""
         keys = self.keys(job)
         found = self._store.get_json("responses", keys.values())
-        return {name: {**found[key], "tail": ""} for name, key in keys.items() if key in found}
+        trace, tail_of = (self.tags[0][0], self.tags[0][1]), self._tails()
+        chats = {probe.id for probe in job.probes if probe.messages}
+        recorded = {}
+        for name, key in keys.items():
+            if key in found:
+                kept = {what: one for what, one in found[key].items() if what != "reasoning"}
+                tail = tail_of(found[key]) if name[0] in chats else ""
+                recorded[name] = {**kept, "text": whole_text(found[key], trace), "tail": tail}
+        return recorded
+
+    def _tails(self) -> Callable[[Mapping[str, Any]], str]:
+        """Gives the tail of the prompt of a stored chat response; empty where no trace is open behind it.
+
+        A known template has opened a trace for every response, as for a model that is run here. A response that does
+        not close it has no answer, whether it ended by itself or was cut. An exception is a server that returns traces
+        in a field of their own. Its response without a trace is an answer if it ended by itself, since the server's
+        parser has looked for the trace. If it was cut it is a trace: some parsers move only a trace that was closed.
+
+        Where only other responses show that they begin inside a trace, a response that ended by itself stays an answer:
+        nothing tells an answer without a trace from a trace that was never closed.
+        """
+        tail = self.template.tail if self.template is not None else ""
+        if opened_by(tail, self.tags):
+            apart = self.noted(_TRACES_APART)
+            return lambda value: "" if value.get("reasoning") or (apart and value["finish"] != "length") else tail
+        opening = self.inferred_opening()
+        return lambda value: opening if value["finish"] == "length" and not value.get("reasoning") else ""
+
+    def inferred_opening(self) -> str:
+        """The tag of the trace that responses begin in, as stored ones have shown; empty where none has."""
+        key = self._opening_key()
+        return str(self._store.get_json("notes", [key]).get(key, ""))
+
+    def infer_opening(self, jobs: Iterable[Job]) -> None:
+        """Note the tag of the trace that responses begin in, where stored responses of the jobs show it.
+
+        One response shows it that closes a trace and has not opened one. So do responses whose trace the server returns
+        in a field of its own, if they are most of those that ended by themselves: some parsers leave a trace that was
+        cut in the place of the answer.
+        """
+        if self.inferred_opening():
+            return
+        traced = untraced = cut = 0
+        for job in jobs:
+            chats = {probe.id for probe in job.probes if probe.messages and job.task == "generate"}
+            keys = [one for (name, _), one in self.keys(job).items() if name in chats]
+            for value in self._store.get_json("responses", keys).values():
+                ended, apart = value["finish"] == "stop", bool(value.get("reasoning"))
+                opening = "" if apart else unopened(value["text"], self.tags)
+                if opening:
+                    self._store.put_json("notes", {self._opening_key(): opening})
+                    return
+                traced += ended and apart
+                untraced += ended and not apart
+                cut += value["finish"] == "length" and not apart
+        if cut and traced > untraced:
+            self._store.put_json("notes", {self._opening_key(): self.tags[0][0]})
+
+    def _opening_key(self) -> str:
+        return self._note_key("opens a trace", self.reference.options.get("thinking", ""), digest(self.tags))
 
     def stored_options(self, job: Job) -> dict[str, dict[str, Any]]:
         """Stored option scores by probe id."""
@@ -387,25 +485,48 @@ class StoredAnswers:
             ServerError: the server fails, or refuses a `top_k` that the settings need.
         """
         refused: Rejected | None = None
-        for logprobs, extras in ((True, True), (False, True), (True, False), (False, False)):
-            if (logprobs and not self._takes["logprobs"]) or (extras and not self._takes["extras"]):
-                continue
+        limit_name = self._limit_name
+        ways = [
+            (logprobs, extras)
+            for logprobs, extras in ((True, True), (False, True), (True, False), (False, False))
+            if (self._takes["logprobs"] or not logprobs) and (self._takes["extras"] or not extras)
+        ]
+        while ways:
+            logprobs, extras = ways[0]
+            body = asking.body(self.client.model, logprobs=logprobs, extras=extras, limit_name=limit_name)
             try:
-                found = self.client.post(asking.path, asking.body(self.client.model, logprobs=logprobs, extras=extras))
+                answer = self._asked(asking, body)
             except Rejected as error:
-                refused = refused or error
+                if asking.path == CHAT and limit_name != _NEWER_LIMIT and _NEWER_LIMIT in str(error):
+                    limit_name = _NEWER_LIMIT
+                else:
+                    refused = refused or error
+                    ways.pop(0)
                 continue
-            except ServerError as error:
-                raise ServerError(f"probe {asking.probe}: {error}", error.status) from None
-            answer = answer_of(found, asking, where=f"{self.client.url}{asking.path}", trace=self._trace)
             if not extras and asking.top_k:
                 raise ServerError(
                     f"{refused or self.client.url}: the server takes no top_k, and {asking.top_k} is asked for: "
                     "use a profile without it"
                 )
             self._learn(answer, logprobs=logprobs, extras=extras)
+            if limit_name == _NEWER_LIMIT:  # a text, which takes the old name only, teaches nothing
+                self._limit_name = limit_name
             return answer
         raise ServerError(f"probe {asking.probe}: {refused}")
+
+    def _asked(self, asking: Asking, body: Mapping[str, object]) -> Answer:
+        """The answer to a request. One that the server has aborted is asked for again, as often as `?retries=` says."""
+        for attempt in range(self.client.retries + 1):
+            try:
+                found = self.client.post(asking.path, body)
+            except Rejected:
+                raise
+            except ServerError as error:
+                raise ServerError(f"probe {asking.probe}: {error}", error.status) from None
+            answer = answer_of(found, asking, where=f"{self.client.url}{asking.path}")
+            if answer.failure not in PASSING or attempt == self.client.retries:
+                break
+        return answer
 
     def _learn(self, answer: Answer, *, logprobs: bool, extras: bool) -> None:
         self._takes = {"logprobs": logprobs, "extras": extras}
@@ -413,6 +534,8 @@ class StoredAnswers:
             self._noticed.add(_LOGPROBS if answer.tops else NO_LOGPROBS)
         if answer.prompt_ids:
             self._noticed.add(_PROMPT_IDS)
+        if answer.reasoning:
+            self._noticed.add(_TRACES_APART)
         if not extras:
             self._noticed.add(OWN_SAMPLING)
 

@@ -6,7 +6,9 @@ Every fault ends in one line; nothing is lost, and nothing wrong is stored.
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +18,13 @@ from typing import Any
 
 import pytest
 
+from pytest_trust.audit.executor import LocalExecutor
+from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.server.stored_answers import ITS_WORD, OWN_SAMPLING, UNDESCRIBED
 from pytest_trust.errors import TrustError
+from pytest_trust.judges import get_judge
+from pytest_trust.judges.samples import SERVER_ENDED, judge_responses
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.responses import Generation, Job, Response
@@ -147,13 +153,55 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
         ("stop", "a b", "stop"),
         ("length", "a b", "length"),
         ("eos_token", "a b", "stop"),
+        ("end_turn", "a b", "stop"),
+        ("STOP", "a b", "stop"),
+        ("MAX_TOKENS", "a b", "length"),
+        ("model_length", "a b", "length"),
         (None, "a b", "stop"),
+        ("", "a b", "stop"),
         (None, "a b c d e f g h", "length"),
     ],
 )
 def test_finish_reasons(tmp_path: Path, finish: str | None, words: str, expected: str) -> None:
     with serving(after([said(words, finish=finish)])) as server:
         assert ask(tmp_path, reference(server), job(chat("p")))["p"][0].finish_reason == expected
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "abort", "tool_calls", "function_call", "something\nnew"])
+def test_an_end_for_another_reason_is_an_error_that_names_it_and_no_answer(tmp_path: Path, reason: str) -> None:
+    work = job(chat("p"))
+    with serving(after([said("Sure, here is how", finish=reason)])) as server:
+        found = ask(tmp_path, reference(server), work)
+    named = reason.replace("\n", " ")
+    assert (found["p"][0].finish_reason, found["p"][0].failure) == ("error", named)
+    (sample,) = judge_responses(get_judge("refusal"), "refusal", work.probes, found)["p"]
+    assert (sample.outcome, sample.message) == ("error", f"{SERVER_ENDED}{named!r}")
+    assert math.isnan(sample.score)
+
+
+def test_an_aborted_answer_is_asked_for_again(tmp_path: Path) -> None:
+    aborted = said("Sure, here", finish="abort")
+    with serving(after([aborted, aborted])) as server:
+        found = ask(tmp_path, reference(server, "retries=2"), job(chat("p", "a b")))
+    assert (found["p"][0].text, found["p"][0].finish_reason) == ("b a", "stop")
+
+
+def test_a_filtered_answer_is_not_asked_for_again(tmp_path: Path) -> None:
+    with serving(after([said(None, finish="content_filter")])) as server:
+        found = ask(tmp_path, reference(server, "retries=2"), job(chat("p")))
+        assert len(server.asked("/chat/completions")) == 1
+    assert found["p"][0].failure == "content_filter"
+
+
+def test_a_recording_keeps_the_reason_of_an_end(tmp_path: Path) -> None:
+    work = job(chat("p"), chat("q"))
+    with serving(after([said("x", finish="abort"), said("y")])) as server, Engine(tmp_path / "store") as engine:
+        given = reference(server)
+        write_recording(tmp_path / "of.trust", LocalExecutor(engine), given, [work])
+        asked = engine.model(given).responses(work)
+    found = ask(tmp_path / "other", parse_reference(str(tmp_path / "of.trust")), work)
+    assert found == asked
+    assert found["p"][0].failure == "abort"
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
@@ -246,6 +294,11 @@ def test_a_hanging_request_is_made_again(tmp_path: Path, waits: list[float]) -> 
         (Fault(body=b'{"choices": []}'), "has no choices"),
         (Fault(body=b'{"choices": [{"finish_reason": "stop"}]}'), "has no message"),
         (Fault(body=b'{"choices": [{"message": {"content": 7}}]}'), "is no text"),
+        (
+            Fault(body=b'{"error": {"message": "out of\\n memory", "code": 503}}'),
+            r"HTTP 200 \(out of memory\); what was",
+        ),
+        (Fault(body=b'{"error": {"message": "no", "code": 401}}'), r"HTTP 200 \(no\): put the server's key in"),
     ],
 )
 def test_nonsense_is_an_error_and_not_an_answer(tmp_path: Path, fault: Fault, said_of_it: str) -> None:
@@ -392,6 +445,53 @@ def test_a_prompt_that_is_refused_is_named(tmp_path: Path) -> None:
         ask(tmp_path, reference(server), job(chat("p")))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "too long"}},
+        {"error": {"message": "too long", "code": 400}, "choices": None},
+        {"error": "too long"},
+        {"object": "error", "message": "too long", "code": 40303},
+    ],
+)
+def test_an_error_under_status_200_is_a_refusal(tmp_path: Path, body: dict[str, Any]) -> None:
+    with (
+        serving(after([Fault(body=json.dumps(body).encode())] * 4)) as server,
+        pytest.raises(TrustError, match=r"^probe p: .*POST .*/chat/completions: an error under HTTP 200 \(too long\)$"),
+    ):
+        ask(tmp_path, reference(server), job(chat("p")))
+
+
+def test_an_error_that_is_null_is_none(tmp_path: Path) -> None:
+    with serving(after([{**said("fine"), "error": None}])) as server:
+        assert ask(tmp_path, reference(server), job(chat("p")))["p"][0].text == "fine"
+
+
+def test_a_server_that_wants_max_completion_tokens_gets_them(tmp_path: Path) -> None:
+    def newer(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "/v1/chat/completions" and "max_tokens" in body:
+            words = "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            words += "Use 'max_completion_tokens' instead."
+            raise Fault(400, json.dumps({"error": {"message": words, "code": "unsupported_parameter"}}).encode())
+        return plain(path, body)
+
+    text = Probe(id="t", cluster="t", text="a b c")
+    with serving(newer) as server:
+        assert len(ask(tmp_path, reference(server), job(*job().probes, text))) == 7
+    first, *others = server.asked("/chat/completions")
+    assert first["max_tokens"] == 8
+    assert [body.get("max_completion_tokens") for body in others] == [8] * 6  # learnt from the first, not from each
+    assert all("logprobs" in body for body in others)
+    assert [body["max_tokens"] for body in server.asked("/completions")] == [8]
+
+
+def test_a_limit_that_is_too_large_is_not_taken_for_the_other_name(tmp_path: Path) -> None:
+    words = b'{"error": {"message": "max_tokens or max_completion_tokens is too large: 8"}}'
+    with serving(after([Fault(400, words)] * 9)) as server, pytest.raises(TrustError, match="too large: 8"):
+        ask(tmp_path, reference(server), job(chat("p")))
+    assert len(server.asked("/chat/completions")) == 5
+
+
 def test_a_trace_cannot_be_closed_behind_a_server(tmp_path: Path) -> None:
     with serving(plain) as server, pytest.raises(TrustError, match="leave out --trust-reasoning-budget"):
         ask(tmp_path, reference(server), job(reasoning_budget=3))
@@ -427,6 +527,26 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
     assert not any("Authorization" in headers for _, _, headers in server.requests)
     assert not any("s3cret" in text for text in seen)
     assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+
+
+@pytest.mark.parametrize(
+    ("key", "told", "shown"),
+    [
+        ("a", "a bad day: a", "[key] bad day: [key]"),
+        ("EMPTY", "EMPTY, not EMPTYING", "[key], not EMPTYING"),
+        ("sk-1.x", 'Bearer sk-1.x" sk-12x', 'Bearer [key]" sk-12x'),
+        ("s3cret", "header:\\ns3cret", "header:\\n[key]"),
+    ],
+)
+def test_a_key_is_masked_as_a_whole_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, told: str, shown: str
+) -> None:
+    monkeypatch.setenv("OTHER_KEY", key)
+    with (
+        serving(after([Fault(503, json.dumps({"error": {"message": told}}).encode())])) as server,
+        pytest.raises(TrustError, match=re.escape(f"HTTP 503 ({shown});")),
+    ):
+        ask(tmp_path, reference(server, "key_env=OTHER_KEY&retries=0"), job(chat("p")))
 
 
 def test_a_key_that_is_missing_or_wrong_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.models.reference import parse_reference
+from pytest_trust.models.reference import parse_reference, tokenizer_reference
 
 
 def model_directory(path: Path, *, weights: str = "model.safetensors") -> Path:
@@ -41,6 +41,16 @@ def test_options_and_label_make_two_settings_of_one_model_a_pair() -> None:
     assert on != off
     assert hash(on) != hash(off)
     assert parse_reference("org/name?label=ours").label == "ours"
+
+
+def test_a_server_may_name_its_tokenizer(tmp_path: Path) -> None:
+    given = parse_reference("http://host/v1?tokenizer=org/name@main#m")
+    assert given.options == {"tokenizer": "org/name@main"}
+    named = tokenizer_reference("org/name@main")
+    assert (named.kind, named.location, named.revision) == ("hub", "org/name", "main")
+    (tmp_path / "adapter_config.json").touch()  # a tokenizer is all that is looked for in a directory
+    named = tokenizer_reference(str(tmp_path))
+    assert (named.kind, named.path) == ("directory", tmp_path)
 
 
 def test_a_server_is_its_address_and_a_model() -> None:
@@ -106,7 +116,11 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("http://localhost:8000/v1?thinking=100#m", "give on or off"),
         ("http://localhost:8000/v1?concurrency=0#m", "expected a number of requests at once"),
         ("http://localhost:8000/v1?timeout=soon#m", "seconds for one answer"),
+        ("http://localhost:8000/v1?tokenizer=./nowhere#m", "tokenizer=./nowhere: no such file or directory"),
+        ("http://localhost:8000/v1?tokenizer=gpt2#m", "tokenizer=gpt2: neither an existing path nor org/name"),
+        ("http://localhost:8000/v1?tokenizer=demo:sft#m", "expected org/name or a directory"),
         ("org/name?timeout=3", "is for a server"),
+        ("org/name?tokenizer=org/other", "is for a server"),
         ("org/name@", "neither an existing path nor org/name"),
         ("org/name?thinkin=on", "known options are base, concurrency, device, dtype"),
         ("org/name?thinking=maybe", "expected on, off, low, medium, high, or the number of tokens"),
