@@ -9,8 +9,9 @@ row per suite and model:
 - trace: share of the probes whose options are scored behind the model's own trace;
 - errors: share of wrong choices, by likelihood and asked;
 - unread: share of the asked answers that name no option or several; cut: share whose trace or answer did not end;
-- agree: share of the probes with a choice in both ways on which the two are the same, and the share of one option that
-  chance would give (the sum over options of the product of both ways' shares, as in Cohen's kappa).
+- agree: share of the probes with a choice in both ways on which the two are the same; chance: what unrelated choices
+  would share. For probes with the same options that is the sum over options of the product of both ways' shares, as in
+  Cohen's kappa; where fewer than 10 probes have the same options, one in the number of options.
 
 The store keeps everything; a second call computes nothing.
 """
@@ -30,6 +31,7 @@ from pytest_trust.models.reference import parse_reference
 from pytest_trust.probes import Suite, select
 from pytest_trust.responses import Generation, Job
 
+_FEW = 10  # probes with the same options, below which their shares say nothing
 COLUMNS = ("suite", "model", "n", "mass", "trace", "errors", "asked", "unread", "cut", "both", "agree", "chance")
 
 
@@ -56,10 +58,14 @@ def both_ways(engine: Engine, model: str, suite: Suite, probes: int, trace: int)
         samples.append({name: one[0] for name, one in judged.items() if one})
     by_likelihood, asked = samples
     masses = [one.option_mass for one in by_likelihood.values() if one.option_mass is not None]
-    pairs = [(one.chosen, asked[name].chosen) for name, one in by_likelihood.items() if name in asked]
-    pairs = [(one, two) for one, two in pairs if one and two]
-    first, second = (Counter(side) for side in zip(*pairs, strict=True)) if pairs else (Counter(), Counter())
-    chance = sum(first[option] * second[option] for option in first) / max(1, len(pairs)) ** 2
+    by_options: dict[frozenset[str], list[tuple[str, str]]] = {}
+    for probe in suite.probes:
+        name = probe.id
+        if name in by_likelihood and name in asked and by_likelihood[name].chosen and asked[name].chosen:
+            found_pair = (by_likelihood[name].chosen, asked[name].chosen)
+            by_options.setdefault(frozenset(probe.options), []).append(found_pair)
+    pairs = [pair for same in by_options.values() for pair in same]
+    chance = sum(len(same) * _chance(options, same) for options, same in by_options.items()) / max(1, len(pairs))
     return [
         suite.name,
         model,
@@ -74,6 +80,14 @@ def both_ways(engine: Engine, model: str, suite: Suite, probes: int, trace: int)
         f"{_share([one == two for one, two in pairs]):.3f}",
         f"{chance:.2f}",
     ]
+
+
+def _chance(options: frozenset[str], pairs: Sequence[tuple[str, str]]) -> float:
+    """The share of equal choices that unrelated ways would have."""
+    if len(pairs) < _FEW:
+        return 1 / len(options)
+    first, second = (Counter(side) for side in zip(*pairs, strict=True))
+    return sum(first[option] * second[option] for option in first) / len(pairs) ** 2
 
 
 def _share(values: Sequence[bool]) -> float:
