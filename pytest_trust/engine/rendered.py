@@ -28,6 +28,7 @@ from pytest_trust.responses import ANSWER_BEGINS, Generation, Job
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pytest_trust.models.prompt_options import PromptOptions
     from pytest_trust.models.runner import Runner
     from pytest_trust.probes import Probe
 
@@ -100,12 +101,20 @@ class Rendered:
             from pytest_trust.models.trace_format import read_trace_format, unknown_marks
 
             try:
-                found = read_trace_format(self.tokenizer, thinking=self.identity.thinking)
+                given = self._prompt_options
+                found = read_trace_format(self.tokenizer, thinking=given.thinking, settings=given.settings)
             except InvalidInput as error:
                 raise InvalidInput(f"{self.reference.label}: {error}") from None
             known = {"tags": found.tags, "source": found.source, "unknown": unknown_marks(self.tokenizer, found)}
             self.store.put_json("notes", {key: known})
         return known
+
+    @cached_property
+    def _prompt_options(self) -> PromptOptions:
+        """What the reference's options set in its prompts."""
+        from pytest_trust.models.prompt_options import prompt_options
+
+        return prompt_options(self.tokenizer, self.reference)
 
     @property
     def files(self) -> ModelFiles:
@@ -179,9 +188,7 @@ class Rendered:
         stored = self._rendered(
             "prompt",
             probes,
-            lambda probe: _from_prompt(
-                render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
+            lambda probe, given: _from_prompt(render_prompt(self.tokenizer, self._asked(probe), **given)),
         )
         prompts = as_prompts(stored)
         self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
@@ -209,9 +216,7 @@ class Rendered:
         stored = self._rendered(
             "options",
             probes,
-            lambda probe: _from_options(
-                render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
+            lambda probe, given: _from_options(render_options(self.tokenizer, self._asked(probe), **given)),
         )
         return as_options(stored)
 
@@ -301,7 +306,11 @@ class Rendered:
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)
         try:
-            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+            new = {
+                probe.id: render(probe, self._prompt_options.as_arguments())
+                for probe in probes
+                if probe.id not in found
+            }
         except InvalidInput as error:
             raise InvalidInput(f"{self.reference.label}: {error}") from None
         if new:

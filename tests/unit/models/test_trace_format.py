@@ -16,7 +16,7 @@ import pytest
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.chat_template import render_chat
 from pytest_trust.models.rendering import render_prompt
-from pytest_trust.models.thinking_switches import Switch, switch_for, template_settings, thinking_switches
+from pytest_trust.models.thinking_switches import Switch, switch_for, thinking_switches
 from pytest_trust.models.trace_format import TraceFormat, read_trace_format, unknown_marks
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
@@ -399,16 +399,6 @@ def test_a_word_in_the_system_message_is_a_switch(tokenizer: Any) -> None:
     found = read_trace_format(tokenizer, thinking="on")
     assert (found.opening, found.closing, found.opens_in_prompt) == ("<think>", "</think>", True)
     assert not read_trace_format(tokenizer, thinking="off").opens_in_prompt
-
-
-def test_other_variables_of_the_template_are_passed_on(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{ persona }}|{{ 1 + level }}|{{ 'yes' if brief else 'no' }}|{{ messages[0].content }}"
-    settings = template_settings(tokenizer, {"persona": "a judge", "level": "2", "brief": "false"})
-    assert settings == {"persona": "a judge", "level": 2, "brief": False}
-    probe = Probe(id="p", cluster="c", messages=(Message("user", "Hello"),))
-    assert tokenizer.decode(render_prompt(tokenizer, probe, settings=settings).ids) == "a judge|3|no|Hello"
-    with pytest.raises(InvalidInput, match=r"reads no variable 'persna', expected one of brief, level, persona"):
-        template_settings(tokenizer, {"persna": "x"})
 
 
 def test_a_templates_clock_stands_still(tokenizer: Any) -> None:
