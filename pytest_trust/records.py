@@ -50,6 +50,12 @@ class ModelRecord:
     """Number of parameters; 0 where it is not known."""
     lineage: str = ""
     """How the candidate was made from the baseline, in words; empty for a baseline."""
+    trace_format: str = ""
+    """The marks of a reasoning trace that its responses were split by, `<think> … </think>`; empty where no format was
+    found, so that all known ones were tried."""
+    trace_source: str = ""
+    """Where the format was read from: `its template`, `its response template`, `the table of known formats`,
+    `--trust-reasoning-tags` or `none`; empty where it was not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ def write_recording(
     }
     if model.tags != DEFAULT_TAGS:
         manifest["tags"] = model.tags
+        manifest["trace"] = [model.read_format.marks, model.read_format.source]
     for job in planned:
         manifest[job.table] |= model.recorded(job)
     tensors: dict[str, torch.Tensor] = {}

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.model import NO_FORMAT, ReadFormat
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
@@ -74,6 +75,8 @@ class Recording:
     """The tags of the model's own reasoning format; empty where all that are known were tried."""
     topk: int = 0
     """Tokens kept of each distribution; 0 in a recording of states."""
+    read_format: ReadFormat = NO_FORMAT
+    """The trace format of `tags`, in a report's words."""
     _tensors: dict[str, torch.Tensor] | None = None
     _heads: dict[str, Head] = field(default_factory=dict)
 
@@ -243,6 +246,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         manifest["head"],
         tuple(map(tuple, manifest.get("tags", ()))),
         manifest.get("topk", 0),
+        ReadFormat(*manifest["trace"]) if "trace" in manifest else NO_FORMAT,
     )
 
 
@@ -270,6 +274,9 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     tags = manifest.get("tags", [])
     if not isinstance(tags, list) or not all(_are(pair, str) and len(pair) in (2, 4) for pair in tags):
         raise ValueError("tags are not as expected")
+    trace = manifest.get("trace", ["", ""])
+    if not _are(trace, str) or len(trace) != 2:
+        raise ValueError("trace is not as expected")
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "responses": _is_response,
         "options": _is_scores,

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.model import ReadFormat
 from pytest_trust.engine.store import Store
 from pytest_trust.engine.stored_values import placed
 from pytest_trust.errors import InvalidInput
@@ -80,6 +81,13 @@ class Rendered:
         if self._given_tags != DEFAULT_TAGS:
             return self._given_tags
         return tuple(tuple(pair) for pair in self._trace_format["tags"])
+
+    @property
+    def read_format(self) -> ReadFormat:
+        """The format of its traces, and where it was read from."""
+        if self._given_tags != DEFAULT_TAGS:
+            return ReadFormat.given(self._given_tags)
+        return ReadFormat.of(self.tags, self._trace_format["source"])
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_trust.engine.local import Local
-from pytest_trust.engine.model import Ids, Model, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, ReadFormat, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
 from pytest_trust.engine.server.stored_answers import NO_LOGPROBS, StoredAnswers
@@ -57,6 +57,10 @@ class Served(StoredAnswers):
     @property
     def tags(self) -> Tags:
         return self._workspace.tags
+
+    @property
+    def read_format(self) -> ReadFormat:
+        return ReadFormat.given(self.tags)
 
     @property
     def source(self) -> str:
