@@ -263,7 +263,7 @@ class _Reader:
         return any(part.kind == "reasoning" and part.text.strip() for part in self.parts)
 
     def _outside(self, name: str, pair: int | None, text: str) -> None:
-        if _in_words(text) and self.seen and not self.repeated:
+        if name[0] in "oc" and _in_words(text) and self.seen and not self.repeated:
             self.text(text)
         elif name[0] == "o":
             self.tag(text)

@@ -292,6 +292,11 @@ def test_a_tag_in_words_is_text_behind_its_trace_and_inside_it(opening: str, clo
     ]
 
 
+def test_marks_in_words_around_an_answer_are_no_part_of_it() -> None:
+    split = split_reasoning("<plan>a</plan> Answer: b", (("<plan>", "</plan>", "Answer:", ""),))
+    assert (split.reasoning, split.answer) == ("a", "b")
+
+
 @given(st.sampled_from(LITERAL_TAGS), st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), st.booleans())
 def test_truncation_at_every_position_never_moves_text(
     tags: tuple[str, str], rounds: list[tuple[str, str]], opened: bool
