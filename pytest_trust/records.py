@@ -55,7 +55,7 @@ class ModelRecord:
     found, so that all known ones were tried."""
     trace_source: str = ""
     """Where the format was read from: `its template`, `its response template`, `the table of known formats`,
-    `--trust-reasoning-tags` or `none`; empty where it was not read."""
+    `--trust-reasoning-tags` or `none`; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ class ReadFormat:
     marks: str
     """The marks of a trace, `<think> … </think>`; empty where no format was found and all known ones are tried."""
     source: str
-    """Where the format was read from: one of the words of `TRACE_SOURCES`."""
+    """Where the format was read from: one of the words of `TRACE_SOURCES`; empty where that is not known."""
 
     @classmethod
     def of(cls, tags: Tags, source: str) -> ReadFormat:
@@ -84,7 +84,8 @@ class ReadFormat:
         return cls.of(tags, "none" if tags == DEFAULT_TAGS else "reasoning_tags")
 
 
-NO_FORMAT = ReadFormat("", TRACE_SOURCES["none"])
+#: The format of a recording that was made before recordings kept it.
+UNKNOWN_FORMAT = ReadFormat("", "")
 
 
 @dataclass(frozen=True, slots=True)

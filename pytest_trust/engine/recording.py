@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_trust.engine.model import NO_FORMAT, ReadFormat
+from pytest_trust.engine.model import UNKNOWN_FORMAT, ReadFormat
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.identity import ModelIdentity
@@ -75,7 +75,7 @@ class Recording:
     """The tags of the model's own reasoning format; empty where all that are known were tried."""
     topk: int = 0
     """Tokens kept of each distribution; 0 in a recording of states."""
-    read_format: ReadFormat = NO_FORMAT
+    read_format: ReadFormat = UNKNOWN_FORMAT
     """The trace format of `tags`, in a report's words."""
     _tensors: dict[str, torch.Tensor] | None = None
     _heads: dict[str, Head] = field(default_factory=dict)
@@ -246,7 +246,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         manifest["head"],
         tuple(map(tuple, manifest.get("tags", ()))),
         manifest.get("topk", 0),
-        ReadFormat(*manifest["trace"]) if "trace" in manifest else NO_FORMAT,
+        ReadFormat(*manifest["trace"]) if "trace" in manifest else UNKNOWN_FORMAT,
     )
 
 

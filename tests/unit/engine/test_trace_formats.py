@@ -13,7 +13,7 @@ import pytest
 from pytest_trust.audit.executor import LocalExecutor
 from pytest_trust.audit.record_file import write_recording
 from pytest_trust.engine.engine import Engine
-from pytest_trust.engine.model import NO_FORMAT, ReadFormat
+from pytest_trust.engine.model import ReadFormat
 from pytest_trust.models.identity import lineage
 from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
@@ -66,7 +66,7 @@ def test_a_template_without_a_trace_leaves_the_known_formats(tmp_path: Path) -> 
     plain = parse_reference(str(scripted_model(tmp_path / "plain", SAID, template=TEMPLATE)))
     with Engine(tmp_path / "store") as engine:
         assert engine.model(plain).tags == DEFAULT_TAGS
-        assert engine.model(plain).read_format == NO_FORMAT
+        assert engine.model(plain).read_format == ReadFormat("", "none")
 
 
 def test_a_recording_keeps_the_format(model: Reference, tmp_path: Path) -> None:
