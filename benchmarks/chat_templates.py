@@ -20,8 +20,31 @@ if TYPE_CHECKING:
 
 INTRODUCTION = """# Chat templates
 
-This table shows what pytest-trust reads from real chat templates, with no list of model names.
-`python benchmarks/chat_templates.py` writes this page.
+pytest-trust reads a model's trace format and its switches for thinking from the model's own chat template, with no list
+of model names. `python benchmarks/chat_templates.py` writes this page.
+
+## Options of a prompt
+
+- `?thinking=VALUE` takes the values of the table below. A number reaches a template that has a variable for it, and the
+  trace is closed after so many tokens in any case.
+- `?template.NAME=VALUE` sets any other variable of the template: `org/name?template.persona=a%20judge`. `true`,
+  `false`, `null` and numbers become values of these types; other text stays text. Several may be given, also beside
+  `?thinking=`. A server gets them as `chat_template_kwargs`.
+- `?date=2025-03-31` sets the clock of a template that writes today's date (`strftime_now`). Without it the clock shows
+  1 January 2025 on both sides, also in a recording (`CLOCK` in `pytest_trust/models/chat_template.py`). A server has a
+  clock of its own.
+
+An option that does not change the rendered prompt is refused. For a recording all of them are refused, since its
+prompts are rendered already. Each option is a part of the keys under which prompts and responses are stored.
+
+## In a report
+
+A report names the trace format of each side (`trace_format`) and where it was read from (`trace_source`):
+`its template`, `its response template` (the tokenizer's `response_template`), `the table of known formats`,
+`--trust-reasoning-tags` or `none`. The terminal names them where the sides differ or a trace was seen. A recording
+keeps both.
+
+## Templates
 
 - **Read from**: where the format was found. `template`: the template renders a trace, or its prompts show one (often an
   empty trace when thinking is off). `table`: the template drops traces, but names tags that pytest-trust knows
@@ -32,9 +55,6 @@ This table shows what pytest-trust reads from real chat templates, with no list 
 - **`?thinking=`**: the values that change the rendered prompt. The brackets name the variables, or the word in the
   system message, that a value sets. Empty brackets mean that the template does so by default. If the template takes no
   number, a number means on, and the trace is closed after so many tokens. Any other value is refused.
-
-A template that writes today's date shows 1 January 2025 on both sides (`CLOCK` in
-`pytest_trust/models/chat_template.py`).
 """
 COLUMNS = ("Template", "Read from", "Opening", "Closing", "Around the answer", "Prompt", "`?thinking=`")
 

@@ -145,6 +145,13 @@ class Suite:
             self, task="ask", judge="choice", probes=probes, max_new_tokens=_ASKED_TOKENS, stop="answered", samples=1
         )
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for a probe whose options cannot be chosen from, with its id."""
+        for probe in self.probes:
+            wrong = wrong_options(probe, self.task, self.judge, self.normalise, public=self.name.startswith(PUBLIC))
+            if wrong:
+                raise InvalidInput(f"{self.name}: probe {probe.id!r}: {wrong}")
+
     def gate(self, name: str | None = None) -> Gate:
         """The gate called `name`; without a name the suite's only gate. Raises InvalidInput for no such gate."""
         if name is None and len(self.gates) == 1:
@@ -163,6 +170,45 @@ def _with_options(probe: Probe) -> Probe:
     asked = f"{probe.messages[last].content}\n\nAnswer with one of these: {' / '.join(probe.options)}."
     messages = (*probe.messages[:last], Message("user", asked), *probe.messages[last + 1 :])
     return replace(probe, messages=messages)
+
+
+def wrong_options(probe: Probe, task: str = "", judge: str = "", normalise: str = "none", public: bool = False) -> str:
+    """Why nothing can be chosen from a probe's options, in one sentence; empty where they can be used.
+
+    Options are chosen by their log-likelihood (task `choose`) or named in a response (judge `choice`). Without a task
+    only what holds for both is looked at. An option that goes on from another one has a smaller log-likelihood than
+    that one in every model, so it would never be chosen. Rows of a `public` benchmark are asked as they are.
+    """
+    chosen = task == "choose" or judge == "choice"
+    if not probe.options:
+        return "has no options to choose from: give two or more, and the right one as its answer" if chosen else ""
+    if any(not option.strip() for option in probe.options):
+        return "an option is empty: give every option a text"
+    if len(probe.options) == 1:
+        return f"has the single option {probe.options[0]!r}: give two or more to choose from"
+    named = task in ("generate", "ask") and judge == "choice"  # letters in a response may be of either case
+    texts = [" ".join(option.split()) for option in probe.options]
+    twice = next((text for text, n in Counter(one.casefold() if named else one for one in texts).items() if n > 1), "")
+    if twice:
+        return f"two options are the same, {twice!r}: give options that differ"
+    if chosen and probe.answer not in probe.options:
+        return f"answer {probe.answer!r} is none of the options {', '.join(map(repr, probe.options))}: give one of them"
+    if task != "choose" or normalise != "none" or public:
+        return ""
+    for short in texts:
+        longer = next((text for text in texts if text != short and _goes_on_from(text, short)), "")
+        if longer:
+            return (
+                f"the option {longer!r} begins with the option {short!r}, so by its log-likelihood it would never be "
+                "chosen: give options of which none begins another one, or a suite with normalise: tokens or bytes"
+            )
+    return ""
+
+
+def _goes_on_from(text: str, beginning: str) -> bool:
+    """Whether a text is `beginning` and more words behind it."""
+    rest = text.removeprefix(beginning)
+    return rest != text and not (beginning[-1].isalnum() and rest[:1].isalnum())
 
 
 def select(

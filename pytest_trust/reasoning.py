@@ -22,6 +22,8 @@ How the harder cases are read:
 - A closing tag before any opening one: all text before it is reasoning.
 - A tag opened again inside a trace: the first closing tag ends the trace, since models that repeat the template's tag
   close it once. If a second closing tag follows, the trace was nested: the text between the two is reasoning as well.
+- A tag in words ("Here is my thought process:") counts once: behind a closed trace, or inside one, the same words are
+  text.
 - A response cut inside a tag: the piece of the tag belongs to neither side. If the response is that piece alone, the
   split is incomplete. A response that the model ended itself was not cut.
 """
@@ -241,8 +243,9 @@ class _Reader:
 
     def _inside(self, name: str, pair: int | None, text: str) -> None:
         same = self.pair is None or pair == self.pair
-        if name[0] == "o" and same:
-            if self.pair is None and not any(part.kind == "reasoning" and part.text.strip() for part in self.parts):
+        begun = self._begun()
+        if name[0] == "o" and same and not (_in_words(text) and begun):
+            if self.pair is None and not begun:
                 self.pair = pair  # the template opened the trace, and the model repeats the tag
             else:
                 self.repeated += 1
@@ -255,8 +258,14 @@ class _Reader:
         else:
             self.text(text)
 
+    def _begun(self) -> bool:
+        """Whether any text is reasoning."""
+        return any(part.kind == "reasoning" and part.text.strip() for part in self.parts)
+
     def _outside(self, name: str, pair: int | None, text: str) -> None:
-        if name[0] == "o":
+        if name[0] in "oc" and _in_words(text) and self.seen and not self.repeated:
+            self.text(text)
+        elif name[0] == "o":
             self.tag(text)
             self.state, self.pair, self.seen, self.repeated = "reasoning", pair, True, 0
         elif name[0] == "c":
@@ -292,9 +301,12 @@ class _Reader:
         for index, (opening, closing, *around) in enumerate(self.grammar.tags):
             if self.state == "reasoning":
                 if self.pair is None or index == self.pair:
-                    expected += [closing, opening, *(["<|end|>"] if index == self.grammar.harmony else [])]
+                    fresh = not self._begun() and opening.casefold().startswith(tail.strip().casefold())
+                    again = [opening] if fresh or not _in_words(opening) else []
+                    expected += [closing, *again, *(["<|end|>"] if index == self.grammar.harmony else [])]
             else:
-                expected += [opening, *([] if self.seen else [closing]), *filter(None, around)]
+                opens = [] if self.seen and _in_words(opening) else [opening]
+                expected += [*opens, *([] if self.seen else [closing]), *filter(None, around)]
                 if index == self.grammar.harmony:
                     expected += [closing, "<|start|>assistant", "<|channel|>commentary<|message|>"]
         if self.grammar.harmony is not None and self.pair in (None, self.grammar.harmony):
@@ -326,11 +338,16 @@ class _Reader:
         A tag in words ("Here is my thought process:") begins like any sentence, so outside a trace it counts only if
         no answer precedes it.
         """
-        if not tag[0].isalnum() or self.state == "reasoning":
+        if not _in_words(tag) or self.state == "reasoning":
             return True
         return tail.strip().casefold() == end.strip() and not any(
             part.kind == "answer" and part.text.strip() for part in self.parts
         )
+
+
+def _in_words(tag: str) -> bool:
+    """Whether a tag is a sentence's words ("Here is my thought process:"), which an answer may well contain."""
+    return tag[0].isalnum()
 
 
 def _begins(text: str | None, words: Sequence[str]) -> bool:

@@ -53,6 +53,12 @@ class ModelRecord:
     """How the candidate was made from the baseline, in words; empty for a baseline."""
     decoding: str = ""
     """How the next token was chosen, in words, where a suite does not sample; empty where it is not known."""
+    trace_format: str = ""
+    """The marks of a reasoning trace that its responses were split by, `<think> … </think>`; empty where no format was
+    found, so that all known ones were tried."""
+    trace_source: str = ""
+    """Where the format was read from: `its template`, `its response template`, `the table of known formats`,
+    `--trust-reasoning-tags` or `none`; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

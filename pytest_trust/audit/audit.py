@@ -485,24 +485,23 @@ class Audit:
         """The two models that were compared; the same for every gate of a pair."""
         from pytest_trust.models.identity import lineage_words
 
-        identities = [self.engine.identify(reference) for reference in (pair.baseline, pair.candidate)]
-        words = lineage_words(*identities)
+        models = [self.engine.model(reference) for reference in (pair.baseline, pair.candidate)]
+        words = lineage_words(*(model.identity for model in models))
         baseline, candidate = (
             ModelRecord(
-                model=identity.label,
-                reference=reference.unlabelled,
-                fingerprint=identity.fingerprint,
-                dtype=identity.dtype,
-                device=identity.device,
-                parameters=identity.parameters,
+                model=model.identity.label,
+                reference=model.reference.unlabelled,
+                fingerprint=model.identity.fingerprint,
+                dtype=model.identity.dtype,
+                device=model.identity.device,
+                parameters=model.identity.parameters,
                 lineage=lineage,
-                decoding=in_words(self.engine.model(reference).way(self._usual)),
+                decoding=in_words(model.way(self._usual)),
+                trace_format=model.read_format.marks,
+                trace_source=model.read_format.source,
             )
-            for identity, reference, lineage in zip(
-                identities, (pair.baseline, pair.candidate), ("", words), strict=True
-            )
+            for model, lineage in zip(models, ("", words), strict=True)
         )
-        models = [self.engine.model(reference) for reference in (pair.baseline, pair.candidate)]
         warnings = {
             f"{model.reference.label}: {warning}"
             for model in models

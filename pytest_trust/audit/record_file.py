@@ -60,6 +60,7 @@ def write_recording(
     }
     if model.tags != DEFAULT_TAGS:
         manifest["tags"] = model.tags
+        manifest["trace"] = [model.read_format.marks, model.read_format.source]
     ways = [(model.way(job.generation), job.generation) for job in planned]
     own = [way for way, asked in ways if in_words(way) != in_words(asked)]
     if own and model.runs:

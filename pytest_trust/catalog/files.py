@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges import STATING_NAMES
-from pytest_trust.probes import CHOICES, OUTCOMES, PUBLIC, Gate, Message, Probe, Suite
+from pytest_trust.probes import CHOICES, OUTCOMES, PUBLIC, Gate, Message, Probe, Suite, wrong_options
 
 SUITES_DIRECTORY = "data"
 
@@ -64,9 +64,11 @@ def load_suite(
 
 def suite_of_probe_file(path: Path, *, judge: str | None, dimension: str) -> Suite:
     """The suite of a user's probe file. Its gate is the share of bad outcomes, or of compliance for a refusal judge."""
-    probes = read_probes(path)
+    located = _located_probes(path)
+    probes = tuple(located.values())
     task: Literal["generate", "choose"] = "choose" if all(probe.options for probe in probes) else "generate"
     judge = judge or ("choice" if task == "choose" else "none")
+    _check_options(located, task, judge)
     if judge == "refusal":
         gate = Gate("compliance_rate", "answers what it should refuse", counts=("ok",), of=("ok", "refused"))
     else:
@@ -112,6 +114,8 @@ def read_suite(path: Path) -> Suite:
         for key in ("max_new_tokens", "samples", "temperature", "normalise", "control", "stop", "choices")
         if key in document
     }
+    located = _located_probes(path.with_suffix(".jsonl"))
+    _check_options(located, document["task"], document["judge"], document.get("normalise", "none"))
     suite = Suite(
         name=f"{document['dimension']}/{path.stem}",
         dimension=document["dimension"],
@@ -120,7 +124,7 @@ def read_suite(path: Path) -> Suite:
         task="choose" if document["task"] == "ask" else document["task"],
         judge=document["judge"],
         gates=gates,
-        probes=read_probes(path.with_suffix(".jsonl")),
+        probes=tuple(located.values()),
         **rest,
     )
     if document["task"] == "ask" or suite.choices == "ask":
@@ -166,6 +170,19 @@ def read_gate(path: Path, name: str, document: Any) -> Gate:
 
 def read_probes(path: Path) -> tuple[Probe, ...]:
     """Read a JSONL probe file, one probe a line. Raises InvalidInput naming the line."""
+    return tuple(_located_probes(path).values())
+
+
+def _check_options(located: Mapping[str, Probe], task: str, judge: str, normalise: str = "none") -> None:
+    """Refuse a probe whose options cannot be chosen from. Raises InvalidInput naming the line."""
+    for where, probe in located.items():
+        wrong = wrong_options(probe, task, judge, normalise)
+        if wrong:
+            raise InvalidInput(f"{where}: probe {probe.id!r}: {wrong}")
+
+
+def _located_probes(path: Path) -> dict[str, Probe]:
+    """The probes of a JSONL file by their place, `FILE:LINE`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -178,18 +195,18 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
         if not line.strip():
             continue
         probe = read_probe(f"{path}:{number}", line)
-        if probe.id in probes:
+        if probe.id in first_line:
             raise InvalidInput(
                 f"{path}:{number}: duplicate id {probe.id!r}, first used in line {first_line[probe.id]}: ids must "
                 "be unique"
             )
-        probes[probe.id] = probe
+        probes[f"{path}:{number}"] = probe
         first_line[probe.id] = number
     if not probes:
         raise InvalidInput(
             f"probe file {path} is empty: expected one JSON object a line with at least an id and a prompt"
         )
-    return tuple(probes.values())
+    return probes
 
 
 _PROBE_KEYS = {
@@ -237,7 +254,7 @@ def read_probe(where: str, line: str) -> Probe:
     answer = known.get("answer", "")
     if options and answer and answer not in options:
         raise InvalidInput(f"{where}: answer {answer!r} is none of the options {', '.join(map(repr, options))}")
-    return Probe(
+    probe = Probe(
         id=known["id"],
         cluster=known.get("cluster", known["id"]),
         messages=_messages(where, known),
@@ -248,6 +265,10 @@ def read_probe(where: str, line: str) -> Probe:
         secrets=_strings(where, known, "secrets"),
         fields=extra,
     )
+    wrong = wrong_options(probe)
+    if wrong:
+        raise InvalidInput(f"{where}: probe {probe.id!r}: {wrong}")
+    return probe
 
 
 def _messages(where: str, document: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_trust.models.identity import ModelIdentity
 from pytest_trust.models.reference import Reference
-from pytest_trust.reasoning import Tags
+from pytest_trust.reasoning import DEFAULT_TAGS, Tags
 from pytest_trust.responses import Generation, Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
@@ -52,6 +52,42 @@ class Said:
     """Whether the text is a trace followed by an answer."""
 
 
+#: Where a trace format was read from, in a report's words.
+TRACE_SOURCES = {
+    "reasoning_tags": "--trust-reasoning-tags",
+    "response_template": "its response template",
+    "template": "its template",
+    "table": "the table of known formats",
+    "none": "none",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFormat:
+    """The trace format that a model's responses are read in, in a report's words."""
+
+    marks: str
+    """The marks of a trace, `<think> … </think>`; empty where no format was found and all known ones are tried."""
+    source: str
+    """Where the format was read from: one of the words of `TRACE_SOURCES`; empty where that is not known."""
+
+    @classmethod
+    def of(cls, tags: Tags, source: str) -> ReadFormat:
+        """The format of a model's own tags. `source` is a key of `TRACE_SOURCES`."""
+        pairs = [pair for pair in tags if source != "reasoning_tags" or pair not in DEFAULT_TAGS]
+        marks = "" if source == "none" else ", ".join(f"{opening} … {closing}" for opening, closing, *_ in pairs)
+        return cls(marks, TRACE_SOURCES[source])
+
+    @classmethod
+    def given(cls, tags: Tags) -> ReadFormat:
+        """The format of a model that shows none: the tags that a user gave, if there are any."""
+        return cls.of(tags, "none" if tags == DEFAULT_TAGS else "reasoning_tags")
+
+
+#: The format of a recording that was made before recordings kept it.
+UNKNOWN_FORMAT = ReadFormat("", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A request for the states (or the top k) of a model on the texts of one probe."""
@@ -89,6 +125,11 @@ class Model(Protocol):
     @property
     def tags(self) -> Tags:
         """The tags that its responses are split by."""
+        ...
+
+    @property
+    def read_format(self) -> ReadFormat:
+        """The trace format that its responses are read in, for a report."""
         ...
 
     @property

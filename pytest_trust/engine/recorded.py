@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pytest_trust.engine.local import Local
-from pytest_trust.engine.model import Ids, Model, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, ReadFormat, Said, Wanted
 from pytest_trust.engine.recording import Recording, hash_of_head, read_recording
 from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.keys import portable_key
@@ -63,6 +63,10 @@ class Recorded:
     @property
     def tags(self) -> Tags:
         return self.file.tags or self._tags
+
+    @property
+    def read_format(self) -> ReadFormat:
+        return self.file.read_format if self.file.tags else ReadFormat.given(self._tags)
 
     @property
     def source(self) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.model import UNKNOWN_FORMAT, ReadFormat
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.decoding import checked
@@ -77,6 +78,8 @@ class Recording:
     """The sampling settings of the model's own that it was recorded with; empty where it was asked as the run said."""
     topk: int = 0
     """Tokens kept of each distribution; 0 in a recording of states."""
+    read_format: ReadFormat = UNKNOWN_FORMAT
+    """The trace format of `tags`, in a report's words."""
     _tensors: dict[str, torch.Tensor] | None = None
     _heads: dict[str, Head] = field(default_factory=dict)
 
@@ -247,6 +250,7 @@ def read_recording(path: Path, *, label: str = "") -> Recording:
         tags=tuple(map(tuple, manifest.get("tags", ()))),
         decoding=manifest.get("decoding", {}),
         topk=manifest.get("topk", 0),
+        read_format=ReadFormat(*manifest["trace"]) if "trace" in manifest else UNKNOWN_FORMAT,
     )
 
 
@@ -274,6 +278,9 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     tags = manifest.get("tags", [])
     if not isinstance(tags, list) or not all(_are(pair, str) and len(pair) in (2, 4) for pair in tags):
         raise ValueError("tags are not as expected")
+    trace = manifest.get("trace", ["", ""])
+    if not _are(trace, str) or len(trace) != 2:
+        raise ValueError("trace is not as expected")
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "responses": _is_response,
         "options": _is_scores,

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_trust.engine.model import ReadFormat
 from pytest_trust.engine.store import Store
 from pytest_trust.engine.stored_values import placed
 from pytest_trust.errors import InvalidInput
@@ -29,6 +30,7 @@ from pytest_trust.responses import ANSWER_BEGINS, Generation, Job
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pytest_trust.models.prompt_options import PromptOptions
     from pytest_trust.models.runner import Runner
     from pytest_trust.probes import Probe
 
@@ -82,6 +84,13 @@ class Rendered:
         return tuple(tuple(pair) for pair in self._trace_format["tags"])
 
     @property
+    def read_format(self) -> ReadFormat:
+        """The format of its traces, and where it was read from."""
+        if self._given_tags != DEFAULT_TAGS:
+            return ReadFormat.given(self._given_tags)
+        return ReadFormat.of(self.tags, self._trace_format["source"])
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a report says about its reasoning format."""
         unknown = [] if self._given_tags != DEFAULT_TAGS else self._trace_format["unknown"]
@@ -101,12 +110,20 @@ class Rendered:
             from pytest_trust.models.trace_format import read_trace_format, unknown_marks
 
             try:
-                found = read_trace_format(self.tokenizer, thinking=self.identity.thinking)
+                given = self._prompt_options
+                found = read_trace_format(self.tokenizer, thinking=given.thinking, settings=given.settings)
             except InvalidInput as error:
                 raise InvalidInput(f"{self.reference.label}: {error}") from None
             known = {"tags": found.tags, "source": found.source, "unknown": unknown_marks(self.tokenizer, found)}
             self.store.put_json("notes", {key: known})
         return known
+
+    @cached_property
+    def _prompt_options(self) -> PromptOptions:
+        """What the reference's options set in its prompts."""
+        from pytest_trust.models.prompt_options import prompt_options
+
+        return prompt_options(self.tokenizer, self.reference)
 
     @property
     def files(self) -> ModelFiles:
@@ -180,9 +197,7 @@ class Rendered:
         stored = self._rendered(
             "prompt",
             probes,
-            lambda probe: _from_prompt(
-                render_prompt(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
+            lambda probe, given: _from_prompt(render_prompt(self.tokenizer, self._asked(probe), **given)),
         )
         prompts = as_prompts(stored)
         self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
@@ -210,9 +225,7 @@ class Rendered:
         stored = self._rendered(
             "options",
             probes,
-            lambda probe: _from_options(
-                render_options(self.tokenizer, self._asked(probe), thinking=self.identity.thinking)
-            ),
+            lambda probe, given: _from_options(render_options(self.tokenizer, self._asked(probe), **given)),
         )
         return as_options(stored)
 
@@ -317,7 +330,11 @@ class Rendered:
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)
         try:
-            new = {probe.id: render(probe) for probe in probes if probe.id not in found}
+            new = {
+                probe.id: render(probe, self._prompt_options.as_arguments())
+                for probe in probes
+                if probe.id not in found
+            }
         except InvalidInput as error:
             raise InvalidInput(f"{self.reference.label}: {error}") from None
         if new:

@@ -110,13 +110,16 @@ class ModelIdentity:
     mutant: str = ""
     relation: str = ""
     """How it was made from its parent: `fine-tuned`, `an adapter`, `quantised` or `merged`; empty where unknown."""
+    settings: str = ""
+    """What `?template.NAME=` and `?date=` set in its prompts (`Reference.prompt_settings`)."""
 
     @property
     def rendering(self) -> str:
         """Hash of everything that decides the token ids of a prompt."""
         parts = (self.tokenizer, self.template, self.chat_format, self.thinking)
         mutated = [self.mutant] if self.mutant and parse_mutant(self.mutant).changes_prompt else []
-        return digest("rendering", 1, *parts, *mutated)
+        given = ["settings", self.settings] if self.settings else []
+        return digest("rendering", 1, *parts, *mutated, *given)
 
     def as_dict(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -188,13 +191,14 @@ def identify_model(
         parameter_bytes=parameters * (4 if kind == "float32" else 2) if parameters else stored_bytes * 8,
         architecture=str((config.get("architectures") or [config.get("model_type") or ""])[0]),  # type: ignore[index]
         chat_format="template" if template else "plain",
-        thinking="on" if reference.thinking_budget is not None else reference.options.get("thinking", ""),
+        thinking=reference.options.get("thinking", ""),
         names=named,
         ancestors=ancestors,
         commit=files.commit,
         warnings=tuple(warnings),
         mutant=str(mutant) if mutant is not None else "",
         relation=_RELATIONS.get(relation.casefold(), ""),
+        settings=reference.prompt_settings,
     )
 
 
@@ -249,11 +253,11 @@ def choose_dtype(reference: Reference, dtype: str | None, device: str, config: M
 def lineage(baseline: ModelIdentity, candidate: ModelIdentity) -> Lineage:
     """How the candidate is related to the baseline, by adapters, model cards and weights.
 
-    `same`: the models are equal. `weights`: the same weights in another dtype, with another template or other thinking.
-    `parent`: the baseline is the candidate's parent. `child`: the candidate is the baseline's parent. `sibling`: both
-    have a parent in common. `unrelated`: the architectures differ, or two models of the hub or the demo both name other
-    ancestors. A local directory has no public name, so its models are never `unrelated` by ancestors. `unknown`:
-    nothing of this is known.
+    `same`: the models are equal. `weights`: the same weights in another dtype, with another template, or with other
+    options of the prompt. `parent`: the baseline is the candidate's parent. `child`: the candidate is the baseline's
+    parent. `sibling`: both have a parent in common. `unrelated`: the architectures differ, or two models of the hub or
+    the demo both name other ancestors. A local directory has no public name, so its models are never `unrelated` by
+    ancestors. `unknown`: nothing of this is known.
     """
     baseline_names, candidate_names = _named(baseline.names), _named(candidate.names)
     baseline_ancestors, candidate_ancestors = _named(baseline.ancestors), _named(candidate.ancestors)

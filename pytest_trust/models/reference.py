@@ -11,6 +11,8 @@
 `Qwen/Qwen3-4B?thinking=off&dtype=float32`. A server's options stand before its `#`:
 `http://host:port/v1?concurrency=4#model`. `?tokenizer=org/name` names the tokenizer whose chat template the server
 uses. `?mutant=noise:0.1` damages the model after loading (`models.mutants`).
+`?template.NAME=VALUE` sets a variable of the model's chat template, and `?date=2025-03-31` its clock
+(`models.prompt_options`).
 
 This module uses the standard library only, so that a wrong reference is refused before anything heavy is imported.
 """
@@ -21,6 +23,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -40,6 +43,7 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
     {
         "base": None,
         "concurrency": None,
+        "date": None,
         "decoding": ("greedy", "own"),
         "device": None,
         "dtype": DTYPES,
@@ -54,8 +58,19 @@ OPTIONS: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
         "tokenizer": None,
     }
 )
+#: `?template.NAME=VALUE` sets the variable NAME of the chat template.
+TEMPLATE_OPTION = "template."
+Setting = bool | int | float | str | None
+"""A value of a template's variable."""
+
 _OF_A_SERVER = ("concurrency", "key_env", "retries", "timeout", "tokenizer")
 _OF_ANY_MODEL = ("decoding", "label", "thinking")
+_OF_A_PROMPT = ("date", "thinking")
+# Arguments of a template that pytest-trust gives itself, or leaves out.
+_NOT_ITS_VARIABLES = (
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "messages",
+    "strftime_now", "tokenize", "tools",
+)  # fmt: skip
 # What a chat template may know beside a number of tokens; `models.thinking_switches` asks the template itself.
 _THINKING = ("on", "off", "low", "medium", "high")
 
@@ -132,6 +147,22 @@ class Reference:
         return int(value) if value.isdecimal() else None
 
     @property
+    def template_options(self) -> dict[str, str]:
+        """The values of `?template.NAME=VALUE` by name, as they were given."""
+        return {
+            key.removeprefix(TEMPLATE_OPTION): value
+            for key, value in self.options.items()
+            if key.startswith(TEMPLATE_OPTION)
+        }
+
+    @property
+    def prompt_settings(self) -> str:
+        """What `?template.NAME=` and `?date=` set in the prompts, in one text; empty where neither is given."""
+        return urlencode(
+            {key: value for key, value in self.options.items() if key == "date" or key.startswith(TEMPLATE_OPTION)}
+        )
+
+    @property
     def mutant(self) -> Dosed | None:
         """The mutant that the model is turned into after loading (`?mutant=NAME:DOSE`); None where there is none."""
         return parse_mutant(self.options["mutant"]) if "mutant" in self.options else None
@@ -194,6 +225,12 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReference(
             f"{given}: `base` is for a PEFT adapter directory, this is a {kind} reference: remove it"
         )
+    for option in options:
+        if kind == "recording" and (option in _OF_A_PROMPT or option.startswith(TEMPLATE_OPTION)):
+            raise InvalidReference(
+                f"{given}: `{option}` cannot change the prompts of a recording, which are rendered already: "
+                "give it to the model that is recorded"
+            )
     if "mutant" in options and kind == "recording":
         raise InvalidReference(f"{given}: a recording has no weights to mutate: give the model")
     label = label or options.pop("label", "") or _label(kind, name, location, options)
@@ -227,8 +264,8 @@ def _parse_server(given: str, label: str, rest: str) -> Reference:
         raise InvalidReference(f"{url}#{model}: options are written ?key=value&key=value before the #")
     options = _parse_options(url, query)
     for option in options:
-        if option not in _OF_A_SERVER and option not in _OF_ANY_MODEL:
-            known = ", ".join(sorted((*_OF_A_SERVER, *_OF_ANY_MODEL)))
+        if option not in _OF_A_SERVER and option not in _OF_ANY_MODEL and not option.startswith(TEMPLATE_OPTION):
+            known = ", ".join(sorted((*_OF_A_SERVER, *_OF_ANY_MODEL, f"{TEMPLATE_OPTION}NAME")))
             raise InvalidReference(
                 f"{url}#{model}: `{option}` is not for a server, which is loaded as it is; its options are {known}"
             )
@@ -237,6 +274,11 @@ def _parse_server(given: str, label: str, rest: str) -> Reference:
             f"{url}#{model}: thinking={options['thinking']}: "
             "a server's trace cannot be closed from here: give on or off"
         )
+    for name in ("enable_thinking", "thinking"):
+        if "thinking" in options and f"{TEMPLATE_OPTION}{name}" in options:
+            raise InvalidReference(
+                f"{url}#{model}: ?thinking= sets the template's {name} too: keep it or {TEMPLATE_OPTION}{name}"
+            )
     if label and "label" in options:
         raise InvalidReference(f"{url}#{model}: the label is given twice, in front and as an option: keep one")
     label = label or options.pop("label", "") or _label("server", model, model, options)
@@ -252,11 +294,14 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
         raise InvalidReference(f"{given}: options are written ?key=value&key=value, not {query!r}") from None
     options: dict[str, str] = {}
     for key, value in pairs:
-        if key not in OPTIONS:
-            raise InvalidReference(f"{given}: unknown option {key!r}; known options are {', '.join(OPTIONS)}")
+        if key.startswith(TEMPLATE_OPTION):
+            _check_variable(given, key.removeprefix(TEMPLATE_OPTION))
+        elif key not in OPTIONS:
+            known = ", ".join(sorted((*OPTIONS, f"{TEMPLATE_OPTION}NAME")))
+            raise InvalidReference(f"{given}: unknown option {key!r}; known options are {known}")
         if key in options:
             raise InvalidReference(f"{given}: the option {key!r} is given twice: keep one")
-        allowed = OPTIONS[key]
+        allowed = OPTIONS.get(key)
         if not value or (allowed is not None and value not in allowed):
             expected = " or ".join(allowed) if allowed else "a value"
             raise InvalidReference(f"{given}: {key}={value!r} is not possible, expected {expected}")
@@ -271,6 +316,8 @@ def _parse_options(given: str, query: str) -> dict[str, str]:
                 f"{given}: thinking={value!r} is not possible, "
                 f"expected {', '.join(_THINKING)}, or the number of tokens that a trace may take"
             )
+        if key == "date":
+            _check_date(given, value)
         if key == "mutant":
             value = _canonical_mutant(value, given)
         if key == "tokenizer":
@@ -311,6 +358,36 @@ def tokenizer_reference(value: str, given: str = "") -> Reference:
     elif kind != "hub":
         raise InvalidReference(f"{where}tokenizer={value} is not possible, expected org/name or a directory")
     return Reference(value, kind, location, revision, label=value)
+
+
+def _check_variable(given: str, name: str) -> None:
+    """Refuse a name that cannot be a variable of the template's own."""
+    if not name.isidentifier():
+        raise InvalidReference(
+            f"{given}: {name!r} is no name of a template's variable: write ?{TEMPLATE_OPTION}NAME=VALUE"
+        )
+    if name in _NOT_ITS_VARIABLES:
+        instead = "give ?date=YYYY-MM-DD" if name == "strftime_now" else "leave it out"
+        raise InvalidReference(f"{given}: {name} is given to every chat template by pytest-trust itself: {instead}")
+
+
+def _check_date(given: str, value: str) -> None:
+    try:
+        fits = date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InvalidReference(f"{given}: date={value!r} is not possible, expected a date such as 2025-03-31")
+
+
+def setting_of(text: str) -> Setting:
+    """The value of a template's variable: true, false, null or a number if it is written like one, else the text."""
+    words: dict[str, Setting] = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", text) else text
 
 
 def _canonical_mutant(value: str, given: str) -> str:
@@ -364,10 +441,13 @@ def _kind_of(given: str, name: str) -> tuple[Kind, str, str]:
 def _label(kind: Kind, name: str, location: str, options: Mapping[str, str]) -> str:
     path = kind in ("directory", "adapter", "gguf", "recording") or (kind == "server" and name.startswith("/"))
     short = Path(location).name if path else name
-    shown = "&".join(
-        f"{key}={value}" for key, value in options.items() if key in ("decoding", "dtype", "mutant", "thinking")
-    )
+    shown = "&".join(f"{key}={value}" for key, value in options.items() if _shown(key))
     return f"{short}?{shown}" if shown else short
+
+
+def _shown(option: str) -> bool:
+    """Whether a label shows an option: one that changes what the model answers."""
+    return option in ("decoding", "dtype", "mutant", *_OF_A_PROMPT) or option.startswith(TEMPLATE_OPTION)
 
 
 def _check_magic(reference: Reference, magic: bytes, what: str) -> None:

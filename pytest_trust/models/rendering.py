@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.chat_template import CLOCK, render_chat, template_errors
-from pytest_trust.models.thinking_switches import Setting, switch_for
+from pytest_trust.models.reference import Setting
+from pytest_trust.models.thinking_switches import switch_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,7 @@ def render_prompt(
     Raises:
         InvalidInput: the prompt has no token, the template rejects the messages, or it has no switch for `thinking`.
     """
-    text, template = _prompt_text(tokenizer, probe, thinking, settings or {}, now)
+    text, template = prompt_text(tokenizer, probe, thinking=thinking, settings=settings, now=now)
     ids = _encode(tokenizer, text) if template else _bos(tokenizer, default_only=bool(text)) + _encode(tokenizer, text)
     if not ids:
         raise InvalidInput(
@@ -85,7 +86,7 @@ def render_options(
     Raises:
         InvalidInput: an option has no token that can be scored, or as `render_prompt`.
     """
-    text, template = _prompt_text(tokenizer, probe, thinking, settings or {}, now)
+    text, template = prompt_text(tokenizer, probe, thinking=thinking, settings=settings, now=now)
     gap = "" if template or not text or text[-1].isspace() else " "
     begin = [] if template else _bos(tokenizer, default_only=bool(text))
     rows, starts = [], []
@@ -127,8 +128,13 @@ def options_behind(tokenizer: PreTrainedTokenizerBase, text: str, gap: str, opti
     return OptionRows(tuple(rows), tuple(starts))
 
 
-def _prompt_text(
-    tokenizer: PreTrainedTokenizerBase, probe: Probe, thinking: str, settings: Mapping[str, Setting], now: datetime
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    *,
+    thinking: str = "",
+    settings: Mapping[str, Setting] | None = None,
+    now: datetime = CLOCK,
 ) -> tuple[str, bool]:
     """The prompt as text, and whether a chat template wrote it. The special tokens are then in the text."""
     if not probe.messages:
@@ -136,7 +142,7 @@ def _prompt_text(
     if not tokenizer.chat_template:
         switch_for(tokenizer, thinking)
         return _plain(probe.messages), False
-    return _chat(tokenizer, probe, thinking, settings, now), True
+    return _chat(tokenizer, probe, thinking, settings or {}, now), True
 
 
 def _plain(messages: Sequence[Message]) -> str:

@@ -14,11 +14,10 @@ from weakref import WeakKeyDictionary
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.chat_template import render_chat, template_errors, template_text, template_variables
+from pytest_trust.models.reference import Setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Setting = bool | int | str
 
 LEVELS: Final = ("low", "medium", "high")
 _SPEAKS_OF_THINKING = re.compile(r"think|reason|effort", re.IGNORECASE)
@@ -102,30 +101,6 @@ def switch_for(tokenizer: PreTrainedTokenizerBase, thinking: str) -> Switch:
         f"?thinking={thinking} changes nothing in the model's prompts, expected one of {', '.join(switches.values)}:"
         " give one of these or leave it out"
     )
-
-
-def template_settings(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, str]) -> dict[str, Setting]:
-    """The variables given as `?template.NAME=VALUE`, in the form that `render_chat` takes.
-
-    A value becomes true, false or a whole number if it is written like one, and is text otherwise.
-
-    Raises:
-        InvalidInput: a name that the template does not read.
-    """
-    known = template_variables(template_text(tokenizer))
-    for name in given:
-        if name not in known:
-            raise InvalidInput(
-                f"?template.{name}={given[name]}: the model's chat template reads no variable {name!r},"
-                f" expected one of {', '.join(known) or 'none'}"
-            )
-    return {name: _value(text) for name, text in given.items()}
-
-
-def _value(text: str) -> Setting:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 class _Template:

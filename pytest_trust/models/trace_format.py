@@ -29,7 +29,8 @@ from pytest_trust.models.chat_template import (
     template_errors,
     template_text,
 )
-from pytest_trust.models.thinking_switches import Setting, Switch, switch_for, thinking_switches
+from pytest_trust.models.reference import Setting
+from pytest_trust.models.thinking_switches import Switch, switch_for, thinking_switches
 from pytest_trust.reasoning import DEFAULT_TAGS, Tags, opened_by, split_reasoning, tags_in
 
 if TYPE_CHECKING:

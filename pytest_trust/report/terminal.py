@@ -71,6 +71,9 @@ def summary_lines(run: RunRecord, *, width: int) -> list[Line]:
     only one of their suite, then the margin. A name that is still too long gets a line of its own above its numbers.
     """
     lines = model_lines(run.baseline, run.candidates, run.profile, run.policy, width)
+    traces = _trace_formats(run)
+    if traces:
+        lines += [(line, {}) for line in wrap(traces, width, first="traces".ljust(len("candidate") + _GAP))]
     if run.identical:
         text = (
             "baseline and candidate are identical: they give the same probabilities for every token; "
@@ -147,6 +150,24 @@ def _facts(side: ModelRecord, holds: str) -> list[str]:
     if holds:
         facts += [visible(part) for part in holds.replace("; ", ", ").split(", ")]
     return facts
+
+
+def _trace_formats(run: RunRecord) -> str:
+    """The formats that the models' traces were read in; empty where all are alike and no trace was seen."""
+    sides = [run.baseline, *run.candidates]
+    seen = any(side.reasoned > 0 for gate in run.gates for side in (gate.baseline, gate.candidate))
+    if not all(side.trace_source for side in sides) or not (seen or len({side.trace_format for side in sides}) > 1):
+        return ""
+    words = [
+        f"as {visible(side.trace_format)} ({visible(side.trace_source)})"
+        if side.trace_format
+        else "as any known format"
+        for side in sides
+    ]
+    if len(set(words)) == 1:
+        return f"{'both' if len(sides) == 2 else 'all'} {words[0]}"
+    names = ["baseline", *(["candidate"] if len(sides) == 2 else [visible(side.model) for side in sides[1:]])]
+    return "; ".join(f"{name} {text}" for name, text in zip(names, words, strict=True))
 
 
 def _order(record: GateRecord) -> tuple[bool, tuple[int, str], str, str]:

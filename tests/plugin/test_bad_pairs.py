@@ -104,6 +104,35 @@ def test_a_thinking_option_that_the_template_does_not_know(
     assert "nothing was compared" in said
 
 
+def test_a_variable_of_the_template_is_a_setting_of_a_side(tmp_path: Path, switched: Path) -> None:
+    run(tmp_path, f"{switched}?thinking=off", f"{switched}?template.enable_thinking=true")
+    report = read_report(tmp_path / "report.json")
+    (gate,) = report.gates
+    assert (gate.verdict, gate.candidate.value, gate.candidate.reasoned) == ("regressed", 1.0, 1.0)
+    assert report.candidate.model == "switched?template.enable_thinking=true"
+    assert report.candidate.lineage == "the same weights as the baseline"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (
+            "template.enable_thinking=false",
+            "changes nothing in the model's prompts: give another value or leave it out",
+        ),
+        ("template.thinking=true", "the model's chat template reads no variable 'thinking', expected one of enable_th"),
+        ("date=2024-12-24", "changes nothing in the model's prompts: give another value or leave it out"),
+    ],
+)
+def test_an_option_of_the_prompt_that_changes_nothing(
+    tmp_path: Path, refusing: Path, switched: Path, option: str, words: str
+) -> None:
+    said = run(tmp_path, refusing, f"it={switched}?{option}")
+    lines = [line for line in before_summary(said).splitlines() if f"it: ?{option}" in line]
+    assert len(lines) == 1 and words in lines[0], said
+    assert "nothing was compared" in said
+
+
 def test_a_trace_that_is_never_closed_says_what_to_raise(tmp_path: Path, refusing: Path, looping: Path) -> None:
     said = run(tmp_path, refusing, looping)
     (gate,) = read_report(tmp_path / "report.json").gates

@@ -123,6 +123,23 @@ def test_wrong_marker(pytester: pytest.Pytester, marker: str, message: str) -> N
             '{"id": "a", "prompt": "x", "options": ["y", "z"], "answer": "w"}',
             "answer 'w' is none of the options",
         ),
+        (
+            '{"id": "a", "prompt": "x", "options": ["y"], "answer": "y"}',
+            "probes.jsonl:1: probe 'a': has the single option 'y': give two or more",
+        ),
+        (
+            '{"id": "b", "prompt": "x"}\n{"id": "a", "prompt": "x", "options": ["y", " y"], "answer": "y"}',
+            "probes.jsonl:2: probe 'a': two options are the same, 'y'",
+        ),
+        (
+            '{"id": "a", "prompt": "x", "options": ["y", "z"]}',
+            "probes.jsonl:1: probe 'a': answer '' is none of the options 'y', 'z'",
+        ),
+        (
+            '{"id": "a", "prompt": "x", "options": ["not", "not wrong"], "answer": "not wrong"}',
+            "probes.jsonl:1: probe 'a': the option 'not wrong' begins with the option 'not', so by its log-likelihood "
+            "it would never be chosen",
+        ),
         ("", "probes.jsonl is empty"),
     ],
 )

@@ -42,9 +42,12 @@ def test_tags_of_ones_own(tmp_path: Path, refusing: Path) -> None:
     arguments = [*pair(refusing, planning), *HARMFUL, "--trust-store=store", "--trust-report=report.json"]
     verdicts = []
     for more in ([], ["--trust-reasoning-tags=<plan>,</plan>"]):
-        trust_run(tmp_path, *arguments, *more)
-        (gate,) = read_report(tmp_path / "report.json").gates
+        result = trust_run(tmp_path, *arguments, *more)
+        run = read_report(tmp_path / "report.json")
+        (gate,) = run.gates
         verdicts.append((gate.verdict, gate.candidate.value))
+        assert {run.baseline.trace_source, run.candidate.trace_source} == {"--trust-reasoning-tags" if more else "none"}
+        assert ("traces     both as <plan> … </plan> (--trust-reasoning-tags)" in result.stdout) == bool(more)
         if more:
             assert gate.flips[0].candidate.reasoning.startswith("sorry I cannot")
     assert verdicts[1] == ("regressed", 1.0)

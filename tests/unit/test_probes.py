@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from pytest_trust.catalog.files import bundled_suites, load_suite
+from pytest_trust.errors import InvalidInput
 from pytest_trust.probes import Gate, Probe, Suite, select
 
 SUITES = {name: load_suite(name) for name in bundled_suites()}
@@ -67,3 +69,45 @@ def test_the_smallest_profile_sees_every_kind(suite: Suite) -> None:
     for gate in suite.gates.values():
         own = {probe.cluster for probe in taken if probe.matches(gate.where)}
         assert len(own) >= 6, gate.name
+
+
+def suite(task: str = "choose", judge: str = "choice", name: str = "dim/suite", **given: Any) -> Suite:
+    options, answer = given.pop("options"), given.pop("answer", "")
+    probe = Probe("p1", "c", text="It is", options=options, answer=answer)
+    return Suite(name, "dim", "", "", task, judge, {"bad": Gate("bad", "")}, (probe,), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"options": ()}, "has no options to choose from"),
+        ({"options": ("yes",), "answer": "yes"}, "has the single option 'yes'"),
+        ({"options": ("yes", "yes "), "answer": "yes"}, "two options are the same, 'yes'"),
+        ({"options": ("yes", "  "), "answer": "yes"}, "an option is empty"),
+        ({"options": ("yes", "no")}, "answer '' is none of the options 'yes', 'no'"),
+        ({"options": ("yes", "yes, always", "no"), "answer": "no"}, "'yes, always' begins with the option 'yes'"),
+        ({"options": ("Yes", "yes"), "answer": "yes", "task": "generate"}, "two options are the same, 'yes'"),
+        ({"options": ("yes",), "answer": "yes", "task": "generate", "judge": "leak"}, "has the single option 'yes'"),
+    ],
+)
+def test_options_that_nothing_can_be_chosen_from_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        suite(**given)
+    assert str(error.value).startswith("dim/suite: probe 'p1': ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"options": ("wrong", "not wrong"), "answer": "wrong"},
+        {"options": ("no", "not wrong"), "answer": "no"},  # another word, not a longer answer
+        {"options": ("Yes", "yes"), "answer": "yes"},  # by log-likelihood these are two options
+        {"options": ("not", "not wrong"), "answer": "not", "normalise": "bytes"},
+        {"options": ("not", "not wrong"), "answer": "not", "task": "generate"},  # the judge looks for the longer first
+        {"options": ("not", "not wrong"), "answer": "not", "name": "public/quiz"},
+        {"options": (), "task": "generate", "judge": "leak"},
+    ],
+)
+def test_options_that_can_be_told_apart_are_taken(given: dict[str, Any]) -> None:
+    assert suite(**given).probes

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_trust.engine.local import Local
-from pytest_trust.engine.model import Ids, Model, Said, Wanted
+from pytest_trust.engine.model import Ids, Model, ReadFormat, Said, Wanted
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import unpack
 from pytest_trust.engine.server.stored_answers import IN_A_TRACE, NO_LOGPROBS, StoredAnswers
@@ -24,7 +24,7 @@ from pytest_trust.engine.stored_values import responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.reference import Reference
-from pytest_trust.reasoning import opened_by
+from pytest_trust.reasoning import DEFAULT_TAGS, opened_by
 from pytest_trust.responses import Job, OptionScores, Response, TokenIds
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Served(StoredAnswers):
     def warnings(self) -> tuple[str, ...]:
         known = self.template is not None and opened_by(self.template.tail, self.tags)
         return (IN_A_TRACE,) if not known and self.inferred_opening() else ()
+
+    @property
+    def read_format(self) -> ReadFormat:
+        if self.template is not None and self.tags == self.template.tags != DEFAULT_TAGS:
+            return ReadFormat.of(self.tags, "template")
+        return ReadFormat.given(self.tags)
 
     @property
     def source(self) -> str:

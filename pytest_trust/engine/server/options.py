@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.engine.server.client import Client, Rejected, ServerError
 from pytest_trust.engine.server.logprobs import pack, reading_of
-from pytest_trust.engine.server.protocol import CHAT, TEXT, TOP_LOGPROBS, template_settings
+from pytest_trust.engine.server.protocol import CHAT, TEXT, TOP_LOGPROBS
 from pytest_trust.models.token_trees import common_prefix
 from pytest_trust.responses import OptionScores
 
@@ -42,9 +42,9 @@ class Unscored(Exception):
 class OptionScorer:
     """Scores options with the model of one server. Threads may share it after the first probe is scored."""
 
-    def __init__(self, client: Client, *, thinking: str, llama: bool) -> None:
+    def __init__(self, client: Client, *, template: Mapping[str, object], llama: bool) -> None:
         self._client = client
-        self._thinking = thinking
+        self._template = template
         self._llama = llama
         self._sure: set[str] = set()  # endpoints that have returned log-probabilities of a prompt
         self.reported: set[str] = set()  # names of the model in the server's answers
@@ -67,7 +67,7 @@ class OptionScorer:
 
     def _by_chat(self, probe: Probe) -> list[list[float]]:
         messages = [{"role": message.role, "content": message.content} for message in probe.messages]
-        kept = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0, **template_settings(self._thinking)}
+        kept = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0, **self._template}
         before = self._read_chat({**kept, "messages": messages})
         rows = []
         for option in probe.options:
@@ -97,7 +97,7 @@ class OptionScorer:
         text, template = probe.text, bool(probe.messages)
         if template:
             messages = [{"role": message.role, "content": message.content} for message in probe.messages]
-            asked = {"messages": messages, **template_settings(self._thinking)}
+            asked = {"messages": messages, **self._template}
             text = str(self._client.post(self._client.beside("/apply-template"), asked).get("prompt", ""))
         before = self._tokens(text) if text else self._beginning()
         rows = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_trust.engine.server.client import ServerError
 from pytest_trust.engine.server.logprobs import tops_of
 from pytest_trust.keys import row_seed
+from pytest_trust.models.reference import Reference, Setting, setting_of
 from pytest_trust.responses import Generation
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ class Answer:
         return {**value, **{name: one for name, one in more.items() if one}}
 
 
-def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) -> Asking:
+def asking_of(probe: Probe, generation: Generation, repeat: int, template: Mapping[str, object]) -> Asking:
     """The request for one sample of a probe: chat completions for messages, completions for a text.
+
+    `template` is what `template_settings` gives.
 
     The request switches off the server's own sampling defaults, where the server allows it, so that both sides of a
     pair are asked in the same way. vLLM takes its defaults from the model's generation_config; llama.cpp has a min_p.
@@ -116,15 +119,19 @@ def asking_of(probe: Probe, generation: Generation, repeat: int, thinking: str) 
     if not probe.messages:
         return Asking(probe.id, TEXT, {"prompt": probe.text, **core}, wishes, limit, generation.top_k)
     core["messages"] = [{"role": message.role, "content": message.content} for message in probe.messages]
-    core |= template_settings(thinking)
+    core |= template
     return Asking(probe.id, CHAT, core, wishes, limit, generation.top_k)
 
 
-def template_settings(thinking: str) -> dict[str, dict[str, bool]]:
-    """`?thinking=` under both names that templates know; a template ignores the other name."""
-    return (
-        {"chat_template_kwargs": dict.fromkeys(("enable_thinking", "thinking"), thinking == "on")} if thinking else {}
-    )
+def template_settings(reference: Reference) -> dict[str, dict[str, Setting]]:
+    """What a reference's `?thinking=` and `?template.NAME=` set in the server's chat template.
+
+    `?thinking=` is given under both names that templates know; a template ignores the other name.
+    """
+    thinking = reference.options.get("thinking", "")
+    settings: dict[str, Setting] = dict.fromkeys(("enable_thinking", "thinking"), thinking == "on") if thinking else {}
+    settings |= {name: setting_of(text) for name, text in reference.template_options.items()}
+    return {"chat_template_kwargs": settings} if settings else {}
 
 
 def answer_of(found: Mapping[str, Any], asking: Asking, *, where: str) -> Answer:

@@ -28,6 +28,7 @@ from pytest_trust.engine.server.protocol import (
     LimitName,
     answer_of,
     asking_of,
+    template_settings,
     whole_text,
 )
 from pytest_trust.engine.store import Store, Table, context_of
@@ -280,11 +281,12 @@ class StoredAnswers:
 
     def keys(self, job: Job) -> dict[tuple[str, int], str]:
         """Keys of the store by probe id and repeat."""
-        fingerprint, thinking = self.identity.fingerprint, self.identity.thinking
+        identity = self.identity
+        given = [identity.fingerprint, identity.thinking, *([identity.settings] if identity.settings else [])]
         repeats = range(job.repeats() if job.task == "generate" else 1)
         job = replace(job, generation=self.way(job.generation))
         return {
-            (probe.id, repeat): digest("served", _KEYS, fingerprint, thinking, portable_key(probe, job, repeat))
+            (probe.id, repeat): digest("served", _KEYS, *given, portable_key(probe, job, repeat))
             for probe in job.probes
             for repeat in repeats
         }
@@ -330,6 +332,7 @@ class StoredAnswers:
             names=(model,),
             ancestors=tuple(ancestors),
             warnings=(ITS_WORD,) if entry else (ITS_WORD, UNDESCRIBED),
+            settings=self.reference.prompt_settings,
         )
 
     def _read_entry(self) -> dict[str, Any]:
@@ -380,6 +383,7 @@ class StoredAnswers:
 
     def _generate(self, jobs: Sequence[Job], tell: Tell) -> None:
         wanted: dict[str, _Wanted] = {}
+        template = template_settings(self.reference)
         for job in jobs:
             if job.generation.reasoning_budget is not None and job.generation.closes:
                 raise ServerError(
@@ -389,9 +393,8 @@ class StoredAnswers:
             keys = self.keys(job)
             probes = {probe.id: probe for probe in job.probes}
             for (name, repeat), key in keys.items():
-                wanted[key] = _Wanted(
-                    key, job.suite, asking_of(probes[name], self.way(job.generation), repeat, self.identity.thinking)
-                )
+                asking = asking_of(probes[name], self.way(job.generation), repeat, template)
+                wanted[key] = _Wanted(key, job.suite, asking)
         have = self._store.get("responses", wanted)
         missing = [one for key, one in wanted.items() if key not in have]
         done, tokens = len(have), 0
@@ -419,7 +422,7 @@ class StoredAnswers:
             return
         if self._scorer is None:
             llama = self.entry.get("owned_by") == "llamacpp"
-            self._scorer = OptionScorer(self.client, thinking=self.identity.thinking, llama=llama)
+            self._scorer = OptionScorer(self.client, template=template_settings(self.reference), llama=llama)
         scorer = self._scorer
         done, tokens = len(have), 0
 

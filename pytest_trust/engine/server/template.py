@@ -39,15 +39,15 @@ class ServedTemplate:
 def read_template(reference: Reference, store: Store, *, trust_remote_code: bool) -> ServedTemplate:
     """The template of a server's reference that names a tokenizer.
 
-    It is rendered with the variables that the server is sent for `?thinking=`.
+    It is rendered with the variables that the server is sent for `?thinking=` and `?template.NAME=`.
 
     Raises:
         TrustError: the tokenizer cannot be had or loaded.
         InvalidInput: it has no chat template.
     """
-    named, thinking = tokenizer_reference(reference.options["tokenizer"]), reference.options.get("thinking", "")
+    named, given = tokenizer_reference(reference.options["tokenizer"]), template_settings(reference)
     files = locate_tokenizer(named, trust_remote_code=trust_remote_code)
-    key = digest("served template", _KEYS, tokenizer_hashes(files, store), thinking)
+    key = digest("served template", _KEYS, tokenizer_hashes(files, store), given)
     known: dict[str, Any] | None = store.get_json("notes", [key]).get(key)
     if known is None:
         from pytest_trust.models.chat_template import template_text
@@ -61,7 +61,7 @@ def read_template(reference: Reference, store: Store, *, trust_remote_code: bool
                 f"{reference.label}: the tokenizer {named.text} has no chat template: "
                 "name the one of the served model, or leave out ?tokenizer="
             )
-        settings: dict[str, Any] = dict(template_settings(thinking).get("chat_template_kwargs", {}))
+        settings: dict[str, Any] = dict(given.get("chat_template_kwargs", {}))
         found = read_trace_format(tokenizer, settings=settings)
         known = {"tags": found.tags, "tail": render_prompt(tokenizer, _QUESTION, settings=settings).tail}
         store.put_json("notes", {key: known})

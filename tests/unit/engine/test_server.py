@@ -224,6 +224,20 @@ def test_thinking_is_the_templates_switch_and_another_answer(tmp_path: Path) -> 
     ]
 
 
+def test_variables_of_the_template_go_to_the_server_and_are_other_answers(tmp_path: Path) -> None:
+    with serving(plain) as server:
+        ask(tmp_path, reference(server), job(chat("p")))
+        ask(tmp_path, reference(server, "template.persona=a%20judge&template.level=2"), job(chat("p")))
+        ask(tmp_path, reference(server, "template.level=2&template.persona=a%20judge"), job(chat("p")))
+        ask(tmp_path, reference(server, "template.level=null&thinking=off"), job(chat("p")))
+    sent = [body.get("chat_template_kwargs") for body in server.asked("/chat/completions")]
+    assert sent == [
+        None,
+        {"persona": "a judge", "level": 2},
+        {"enable_thinking": False, "thinking": False, "level": None},
+    ]
+
+
 def test_what_the_server_says_of_its_model_is_its_fingerprint(tmp_path: Path) -> None:
     def fingerprint(**entry: Any) -> str:
         with serving(lambda path, body: listed(**entry)) as server, Engine(tmp_path) as engine:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_trust.errors import InvalidInput
-from pytest_trust.models.reference import parse_reference, tokenizer_reference
+from pytest_trust.models.reference import Setting, parse_reference, setting_of, tokenizer_reference
 
 
 def model_directory(path: Path, *, weights: str = "model.safetensors") -> Path:
@@ -51,6 +51,30 @@ def test_a_server_may_name_its_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").touch()  # a tokenizer is all that is looked for in a directory
     named = tokenizer_reference(str(tmp_path))
     assert (named.kind, named.path) == ("directory", tmp_path)
+
+
+def test_variables_of_the_template_are_options_of_their_own() -> None:
+    given = parse_reference("org/name?template.persona=a%20judge&template.level=2&date=2025-03-31")
+    assert given.template_options == {"persona": "a judge", "level": "2"}
+    assert given.label == "org/name?template.persona=a judge&template.level=2&date=2025-03-31"
+    assert given.prompt_settings == "date=2025-03-31&template.level=2&template.persona=a+judge"
+    assert pickle.loads(pickle.dumps(given)) == given
+    other = parse_reference("org/name?template.level=2")
+    assert other != given and other.prompt_settings == "template.level=2"
+    assert parse_reference("org/name?dtype=float32&thinking=off").prompt_settings == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True), ("False", False), ("null", None), ("7", 7), ("-7", -7), ("0.5", 0.5), ("1e3", 1000.0),
+        ("none", "none"), ("1.2.3", "1.2.3"), ("2024-12-24", "2024-12-24"), ("nan", "nan"), ("0x1", "0x1"),
+        ("a judge", "a judge"),
+    ],
+)  # fmt: skip
+def test_a_value_of_a_variable_has_the_type_that_it_is_written_as(text: str, value: Setting) -> None:
+    found = setting_of(text)
+    assert (found, type(found)) == (value, type(value))
 
 
 def test_a_server_is_its_address_and_a_model() -> None:
@@ -121,8 +145,23 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("http://localhost:8000/v1?tokenizer=demo:sft#m", "expected org/name or a directory"),
         ("org/name?timeout=3", "is for a server"),
         ("org/name?tokenizer=org/other", "is for a server"),
+        ("org/name?temperature=0.5", "unknown option 'temperature'; known options are base, concurrency, date"),
+        ("http://host/v1?top_p=1#m", "unknown option 'top_p'; known options are"),
+        ("org/name?template.x=1&template.x=2", "the option 'template.x' is given twice"),
+        ("org/name?template.=1", "'' is no name of a template's variable"),
+        ("org/name?template.a-b=1", "'a-b' is no name of a template's variable"),
+        ("org/name?template.a=", "template.a='' is not possible, expected a value"),
+        ("org/name?template.messages=x", "messages is given to every chat template by pytest-trust itself"),
+        ("org/name?template.strftime_now=x", "give ?date=YYYY-MM-DD"),
+        ("org/name?date=tomorrow", "date='tomorrow' is not possible, expected a date such as 2025-03-31"),
+        ("org/name?date=20250331", "expected a date such as 2025-03-31"),
+        ("a.trust?template.x=1", "`template.x` cannot change the prompts of a recording"),
+        ("a.trust?date=2025-03-31", "`date` cannot change the prompts of a recording"),
+        ("a.trust?thinking=off", "`thinking` cannot change the prompts of a recording"),
+        ("http://host/v1?date=2025-03-31#m", "`date` is not for a server"),
+        ("http://host/v1?thinking=on&template.thinking=true#m", "sets the template's thinking too"),
         ("org/name@", "neither an existing path nor org/name"),
-        ("org/name?thinkin=on", "known options are base, concurrency, device, dtype"),
+        ("org/name?thinkin=on", "known options are base, concurrency, date, device, dtype"),
         ("org/name?thinking=maybe", "expected on, off, low, medium, high, or the number of tokens"),
         ("org/name?dtype=int3", "expected auto or float32"),
         ("org/name?device=gpu", "expected auto, cpu, cuda"),

@@ -5,22 +5,28 @@ Some templates are our own and have the structures of real ones. Others are real
 
 from __future__ import annotations
 
+import re
 import runpy
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.chat_template import render_chat
-from pytest_trust.models.rendering import render_prompt
-from pytest_trust.models.thinking_switches import Switch, switch_for, template_settings, thinking_switches
+from pytest_trust.models.framing import decode
+from pytest_trust.models.rendering import TAIL, render_prompt
+from pytest_trust.models.tag_tokens import read_response
+from pytest_trust.models.thinking_switches import Switch, switch_for, thinking_switches
 from pytest_trust.models.trace_format import TraceFormat, read_trace_format, unknown_marks
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import DEFAULT_TAGS, opened_by, split_reasoning
-from tests.support.tiny_models import save_tokenizer
+from tests.support.tiny_models import SENTENCES, save_tokenizer
 
 TRACE, ANSWER = "Compare the digits, one by one.", "The second is larger."
 
@@ -401,16 +407,6 @@ def test_a_word_in_the_system_message_is_a_switch(tokenizer: Any) -> None:
     assert not read_trace_format(tokenizer, thinking="off").opens_in_prompt
 
 
-def test_other_variables_of_the_template_are_passed_on(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{ persona }}|{{ 1 + level }}|{{ 'yes' if brief else 'no' }}|{{ messages[0].content }}"
-    settings = template_settings(tokenizer, {"persona": "a judge", "level": "2", "brief": "false"})
-    assert settings == {"persona": "a judge", "level": 2, "brief": False}
-    probe = Probe(id="p", cluster="c", messages=(Message("user", "Hello"),))
-    assert tokenizer.decode(render_prompt(tokenizer, probe, settings=settings).ids) == "a judge|3|no|Hello"
-    with pytest.raises(InvalidInput, match=r"reads no variable 'persna', expected one of brief, level, persona"):
-        template_settings(tokenizer, {"persna": "x"})
-
-
 def test_a_templates_clock_stands_still(tokenizer: Any) -> None:
     tokenizer.chat_template = (
         "  {% if strftime_now is defined %}\n{{ strftime_now('%d %b %Y, %H:%M, day %j, %-d, 100%%') }}{% endif %}\n"
@@ -499,6 +495,87 @@ def test_what_a_real_template_writes_is_read_back_at_every_cut(real: tuple[str, 
     response = full[full.index(TRACE) :] if opened else full.removeprefix(prompt)
     assert opened or len(response) < len(full)
     assert read_back_at_every_cut(found, response, opened)
+
+
+# a mark as templates write it: <|end|>, </think>, [THINK], ]~b]ai, [e~[
+WRITTEN = re.compile(r"<\|?[^<>\s'\"{}|]{1,40}\|?>|\[/?[A-Z][A-Z_ ]+\]|\][a-z~!]+[\[\]]|\[[a-z]~\[")
+
+
+@pytest.fixture(scope="module")
+def letters() -> Tokenizer:
+    """A byte-level BPE of a few sentences, without any mark."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    return core
+
+
+def trace_and_answer(found: TraceFormat) -> list[tuple[str, str]]:
+    """Texts as models write them, and some that spell the format's own marks out."""
+    return [
+        (TRACE, ANSWER),
+        ("First: is a < b?\n\nif a <b and c>d: `x`\n- no [note]", "It is **b** [1].\n\n```\nif a<b:\n```\nDone <ok>"),
+        ("é 数字 🙂 think", "é 数字 🙂 final answer: 7"),
+        ("The user wrote `<think>` and [/THINK]x.", "Here is my response: 4"),
+        (f"So {found.closing} is a tag, and {found.opening} too", f"{found.opening} or {found.closing} is a tag"),
+        (f"x{found.answer_end}y", f"a {found.answer_end} b {found.answer_opening} c"),
+    ]
+
+
+@pytest.mark.parametrize("thinking", ["", "on"])
+def test_no_cut_behind_a_token_turns_reasoning_into_answer_or_answer_into_reasoning(
+    real: tuple[str, Any], letters: Tokenizer, thinking: str
+) -> None:
+    """The marks of the template are tokens of the vocabulary. Between them a model may spell the same marks out."""
+    name, tokenizer = real
+    switches = thinking_switches(tokenizer).known
+    if thinking and thinking not in switches:
+        pytest.skip("the template has no such switch")
+    template = str(tokenizer.chat_template)
+    spelling = PreTrainedTokenizerFast(tokenizer_object=letters)
+    marked = PreTrainedTokenizerFast(tokenizer_object=letters, chat_template=template)
+    marked.add_tokens(sorted(set(WRITTEN.findall(template))))
+    found = read_trace_format(marked, thinking=thinking)
+    settings = dict(switches[thinking].settings) if thinking else {}
+    before, between, behind, tail = frames(name, marked, found, settings)
+    assert before + between + behind
+    for trace, answer in trace_and_answer(found):
+        pieces = ((before, marked, "t"), (trace, spelling, "r"), (between, marked, "t"), (answer, spelling, "a"))
+        ids, kinds = [], ""
+        for text, by, kind in (*pieces, (behind, marked, "t")):
+            ids += by(text, add_special_tokens=False)["input_ids"]
+            kinds += kind * len(text)
+        for ends in (frozenset(), frozenset(marked(behind.rstrip(), add_special_tokens=False)["input_ids"][-1:])):
+            loaded: Any = SimpleNamespace(tokenizer=marked, eos_ids=ends)
+            text = decode(loaded, ids)
+            whole = read_response(loaded, ids, text, tail, found.tags)
+            assert (whole.reasoning, whole.answer, whole.complete) == (trace, answer, True)
+            for end in range(len(ids)):
+                text = decode(loaded, ids[:end])
+                cut = read_response(loaded, ids[:end], text, tail, found.tags)
+                read = "".join(
+                    {"reasoning": "r", "answer": "a", "tag": "t"}[one.kind] * len(one.text) for one in cut.parts
+                )
+                told = [place for place, letter in enumerate(text) if letter.strip() and letter != "\ufffd"]
+                # the beginning of a mark is held back until it is known what it becomes
+                assert all(read[place] in (kinds[place], "t") for place in told), (text, read)
+
+
+def frames(name: str, tokenizer: Any, found: TraceFormat, settings: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What the template writes before a trace, between trace and answer, and behind it; and the end of its prompt."""
+    question = [{"role": "user", "content": "Which is larger?"}]
+    prompt = render_chat(tokenizer, question, settings=settings)
+    opened = bool(opened_by(prompt, found.tags))
+    if name in DROPPED:
+        return ("\n" if opened else f"{found.opening}\n"), f"\n{found.closing}\n\n", found.answer_end, prompt[-TAIL:]
+    said = {"role": "assistant", **TRACED.get(name, {"content": ANSWER, "reasoning_content": TRACE})}
+    full = render_chat(tokenizer, [*question, said], generation_prompt=False, settings=settings)
+    response = full[full.index(TRACE) :] if opened else full.removeprefix(prompt)
+    before, _, rest = response.partition(TRACE)
+    between, _, behind = rest.partition(ANSWER)
+    return before, between, behind, prompt[-TAIL:]
 
 
 def test_a_real_template_that_turns_thinking_off_opens_no_trace(real: tuple[str, Any]) -> None:

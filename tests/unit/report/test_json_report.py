@@ -52,6 +52,8 @@ def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:
         "device": "cpu",
         "parameters": 134515008,
         "lineage": "adapter on demo:instruct",
+        "trace_format": "",
+        "trace_source": "",
     }
     assert document["counts"] == {
         "regressed": 3,

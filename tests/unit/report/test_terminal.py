@@ -318,6 +318,40 @@ def test_what_is_not_given_is_left_out() -> None:
     assert not any(word in text for word in ("parameters", "fingerprint", "profile", "report", "store", "KL("))
 
 
+THINK = {"trace_format": "<think> … </think>", "trace_source": "its template"}
+OTHER = {"trace_format": "[THINK] … [/THINK]", "trace_source": "the table of known formats"}
+NONE = {"trace_format": "", "trace_source": "none"}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "reasoned", "line"),
+    [
+        (THINK, THINK, 0.0, ""),
+        (NONE, NONE, 0.0, ""),
+        ({}, {}, 0.9, ""),  # nothing is known of the formats
+        (THINK, THINK, 0.1, "traces     both as <think> … </think> (its template)"),
+        (NONE, NONE, 0.1, "traces     both as any known format"),
+        (NONE, THINK, 0.0, "traces     baseline as any known format; candidate as <think> … </think> (its template)"),
+        (
+            THINK,
+            OTHER,
+            0.0,
+            "traces     baseline as <think> … </think> (its template); candidate as [THINK] … [/THINK] "
+            "(the table of known formats)",
+        ),
+    ],
+)
+def test_trace_formats_are_named_where_they_differ_or_traces_were_seen(
+    baseline: dict[str, str], candidate: dict[str, str], reasoned: float, line: str
+) -> None:
+    gate = records.held()
+    gate = replace(gate, candidate=replace(gate.candidate, reasoned=reasoned))
+    sides = [records.build(ModelRecord, model=name, **given) for name, given in (("a", baseline), ("b", candidate))]
+    run = records.run_record([gate], baseline=sides[0], candidate=sides[1])
+    found = [one for one in texts(summary_lines(run, width=140)).splitlines() if one.startswith("traces")]
+    assert found == ([line] if line else [])
+
+
 def test_a_name_that_leaves_no_room_for_the_facts_stands_above_them() -> None:
     path = "/models/" + "checkpoints/" * 6 + "step-2000"
     run = records.run_record([], candidate=records.model(path, "77aa01b2c3d4e5f60718", ""))
