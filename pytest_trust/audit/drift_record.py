@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_trust.errors import TrustError
-from pytest_trust.records import DriftByFlip, DriftRecord, DriftSummary, GateRecord, TextDriftRecord
+from pytest_trust.records import (
+    DriftByFlip,
+    DriftRecord,
+    DriftSummary,
+    GateRecord,
+    TextDriftRecord,
+    TraceDependenceRecord,
+)
 
 if TYPE_CHECKING:
     from pytest_trust.audit.executor import Executor
@@ -89,7 +96,8 @@ class Drifts:
         without_trace, _ = self._summary(pair, suites, "answer_without_trace")
         measured = [one for one in (forth, back) if one]
         texts = self._texts(pair, suites)
-        if not measured and not texts and {forth_reason, back_reason} == {NO_TOKENS}:
+        dependence = self._dependence(pair, suites)
+        if not measured and not texts and not dependence and {forth_reason, back_reason} == {NO_TOKENS}:
             return None
         return DriftRecord(
             candidate_baseline=forth,
@@ -97,6 +105,7 @@ class Drifts:
             baseline_candidate=back,
             baseline_candidate_reason=back_reason,
             answer_without_trace=without_trace,
+            trace_dependence=dependence,
             floor=self._floor(pair, suites) if measured else None,
             identical=bool(measured) and all((one.maximum or 0.0) <= 1e-6 and not one.infinite for one in measured),
             texts=texts,
@@ -113,6 +122,17 @@ class Drifts:
         if direction in DIRECTIONS and self._shared_template:
             on += ", both behind the baseline's template"
         return summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record(), ""
+
+    def _dependence(self, pair: Pair, suites: Sequence[Suite]) -> TraceDependenceRecord | None:
+        """How much each model's answers depend on its own traces; None where that was not measured for any."""
+        from pytest_trust.drift.dependence_summary import dependence_record
+        from pytest_trust.drift.trace_dependence import stored_dependence
+
+        engine = self._work.executor.engine
+        jobs = [self._work.job(suite, pair) for suite in sorted(suites, key=lambda suite: suite.name)]
+        baseline = [stored_dependence(engine, job, pair.baseline, pair.candidate, "baseline") for job in jobs]
+        candidate = [stored_dependence(engine, job, pair.candidate, pair.baseline, "candidate") for job in jobs]
+        return dependence_record(baseline, candidate)
 
     def _floor(self, pair: Pair, suites: Sequence[Suite]) -> float | None:
         from pytest_trust.drift.summary import summarise

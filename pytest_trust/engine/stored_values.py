@@ -42,6 +42,7 @@ def response_of(value: Mapping[str, Any], tags: Tags) -> Response:
         closed=value.get("closed", False),
         answer_at=split.answer_at,
         tokens=value.get("tokens", len(value["ids"])),
+        trace_at=split.trace_at,
     )
 
 
