@@ -379,18 +379,20 @@ class TraceDependence:
     clusters: int
     """Number of clusters of their probes."""
     tokens: int
-    """Number of counted tokens of their answers."""
+    """Number of counted tokens of their answers; of a choice, the number of its options."""
     infinite: int
     """Number of responses with an infinite divergence."""
     changed: float | None
     """Share of the responses in whose answer the most likely token differs at least once, 0 to 1: behind z', greedy
-    decoding would give another text. Null where responses were sampled."""
+    decoding would give another text. Of choices, the share whose likeliest option differs. Null where all were
+    sampled."""
     changed_lower: float | None
     """Lower limit of the two-sided 95 % interval of `changed`."""
     changed_upper: float | None
     """Upper limit of the two-sided 95 % interval of `changed`."""
     begins_otherwise: float | None
-    """Share of the responses whose answer would begin with another token, 0 to 1. Null where responses were sampled."""
+    """Share of the responses whose answer would begin with another token, 0 to 1. Null for choices and where responses
+    were sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_trust.drift.trace_cuts import KINDS
@@ -14,27 +13,11 @@ from pytest_trust.stats.estimates import Sample, Statistic
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_trust.drift.token_drift import TokenDrift
-    from pytest_trust.drift.trace_dependence import Dependence
+    from pytest_trust.drift.trace_dependence import Answer, Dependence
 
 # Error rate of each limit: the two together are a two-sided 95 % interval.
 _ALPHA = 0.025
 _UNIT = "nats per answer"
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """One response that was read behind another trace."""
-
-    drift: TokenDrift
-    greedy: bool
-
-    @property
-    def nats(self) -> float:
-        """Divergence summed over the answer."""
-        import numpy
-
-        return float(self.drift.kl_pq.sum(dtype=numpy.float64))
 
 
 def dependence_record(baseline: Sequence[Dependence], candidate: Sequence[Dependence]) -> TraceDependenceRecord | None:
@@ -57,22 +40,22 @@ def _reason(jobs: Sequence[Dependence]) -> str:
     return next((one.reason for one in jobs if one.reason), "")
 
 
-def _by_kind(jobs: Sequence[Dependence]) -> dict[str, dict[tuple[str, str], _Answer]]:
+def _by_kind(jobs: Sequence[Dependence]) -> dict[str, dict[tuple[str, str], Answer]]:
     """The answers by kind, then by suite and probe. Answers without counted tokens are left out."""
-    found: dict[str, dict[tuple[str, str], _Answer]] = {}
+    found: dict[str, dict[tuple[str, str], Answer]] = {}
     for kind in KINDS:
         answers = {
-            (drift.suite, name): _Answer(drift, job.greedy)
+            (one.suite, name): one
             for job in jobs
-            for name, drift in sorted(job.answers.get(kind, {}).items())
-            if len(drift)
+            for name, one in sorted(job.answers.get(kind, {}).items())
+            if one.tokens
         }
         if answers:
             found[kind] = answers
     return found
 
 
-def summarise_answers(answers: Sequence[_Answer]) -> TraceDependence:
+def summarise_answers(answers: Sequence[Answer]) -> TraceDependence:
     """Summary of at least one answer.
 
     The mean is over responses, its error is linearised over clusters, and its limits are Student's t
@@ -81,30 +64,32 @@ def summarise_answers(answers: Sequence[_Answer]) -> TraceDependence:
     """
     from pytest_trust.stats.intervals import rate_interval
 
-    clusters = [one.drift.cluster for one in answers]
+    clusters = [one.cluster for one in answers]
     mean = _mean([one.nats for one in answers], clusters, least=0.0)
-    greedy = [one for one in answers if one.greedy]
-    changed = [float(not one.drift.same_top.all()) for one in greedy]
-    share = rate_interval(changed, [one.drift.cluster for one in greedy]) if greedy else None
+    known = [one for one in answers if one.changed is not None]
+    share = (
+        rate_interval([float(bool(one.changed)) for one in known], [one.cluster for one in known]) if known else None
+    )
+    first = [one.begins_otherwise for one in answers if one.begins_otherwise is not None]
     return TraceDependence(
         **_limits(mean),
         responses=len(answers),
         clusters=len(set(clusters)),
-        tokens=sum(len(one.drift) for one in answers),
+        tokens=sum(one.tokens for one in answers),
         infinite=sum(math.isinf(one.nats) for one in answers),
         changed=share.mean if share else None,
         changed_lower=share.lower if share else None,
         changed_upper=share.upper if share else None,
-        begins_otherwise=sum(not one.drift.same_top[0] for one in greedy) / len(greedy) if greedy else None,
+        begins_otherwise=sum(first) / len(first) if first else None,
     )
 
 
-def _change(before: Mapping[Any, _Answer], after: Mapping[Any, _Answer]) -> DependenceChange | None:
+def _change(before: Mapping[Any, Answer], after: Mapping[Any, Answer]) -> DependenceChange | None:
     """The difference of the two sides, paired by probe; None where they have no probe in common."""
     both = sorted(before.keys() & after.keys())
     if not both:
         return None
-    clusters = [after[name].drift.cluster for name in both]
+    clusters = [after[name].cluster for name in both]
     found = _mean([after[name].nats - before[name].nats for name in both], clusters)
     return DependenceChange(**_limits(found), probes=len(both), clusters=len(set(clusters)))
 

@@ -21,6 +21,7 @@ from pytest_trust.models.reference import Reference, parse_reference
 from pytest_trust.probes import Message, Probe
 from pytest_trust.reasoning import split_reasoning
 from pytest_trust.responses import Generation, Job
+from tests.support import traced_choices
 from tests.support.pairs import acquire
 from tests.support.scripted_models import scripted_model
 from tests.support.tiny_models import save_model
@@ -107,7 +108,8 @@ def test_it_is_what_plain_forwards_give(models: tuple[Path, Path], replies: Any,
     full = log_p(models[1], [*prompt, *opening, *trace, *closing], answer)
     for kind, other in {"half": trace[: len(trace) // 2], "none": [], "other": encode(OTHER)}.items():
         behind = log_p(models[1], [*prompt, *opening, *other, *closing], answer)
-        drift = found.answers[kind]["ask-1"]
+        drift = found.answers[kind]["ask-1"].by_token
+        assert drift is not None
         assert (drift.p, drift.q, drift.suite, len(drift)) == ("full", kind, JOB.suite, len(answer))
         # float32 forwards of another shape; the states are 32 wide
         assert float(drift.kl_pq.sum()) == pytest.approx(float((full.exp() * (full - behind)).sum()), abs=1e-4)
@@ -131,9 +133,9 @@ def test_it_is_stored_and_not_measured_again(
             kind: list(found) for kind, found in again.answers.items()
         }
         assert all(
-            drift.to_bytes() == again.answers[kind][name].to_bytes()
+            answer.by_token.to_bytes() == again.answers[kind][name].by_token.to_bytes()
             for kind, found in one.answers.items()
-            for name, drift in found.items()
+            for name, answer in found.items()
         )
 
 
@@ -142,8 +144,8 @@ def test_an_equal_trace_of_the_other_model_changes_nothing(
 ) -> None:
     itself = parse_reference(str(models[1]))
     _, found = measured(tmp_path, itself, replace(itself, label="again"))
-    assert float(found.answers["other"]["ask-1"].kl_pq.max()) <= 1e-6
-    assert float(found.answers["none"]["ask-1"].kl_pq.sum()) > 0.1
+    assert found.answers["other"]["ask-1"].nats == pytest.approx(0.0, abs=1e-6)
+    assert found.answers["none"]["ask-1"].nats > 0.1
 
 
 def test_a_recording_cannot_read_but_lends_its_trace(models: tuple[Path, Path], replies: Any, tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_recording_cannot_read_but_lends_its_trace(models: tuple[Path, Path], 
     before, found = measured(tmp_path / "again", parse_reference(str(path)), candidate)
     assert not before.answers
     assert "is not run here" in before.reason
-    assert found.answers["other"]["ask-1"].kl_pq == pytest.approx(live.answers["other"]["ask-1"].kl_pq, abs=1e-5)
+    assert found.answers["other"]["ask-1"].nats == pytest.approx(live.answers["other"]["ask-1"].nats, abs=1e-5)
 
 
 def test_without_traces_nothing_is_loaded_or_measured(tmp_path: Path, refusing: Path, complying: Path) -> None:
@@ -206,6 +208,48 @@ def test_an_answer_that_its_trace_decides_and_one_that_ignores_it(tmp_path: Path
         assert record.candidate[kind].changed_lower > 0.5
         assert record.change[kind].mean == pytest.approx(record.candidate[kind].mean, abs=1e-6)
         assert record.change[kind].probes == len(PROBES)
+
+
+def test_choices_are_what_plain_forwards_give(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    directory = deciding_model(tmp_path / "deciding")
+    ignoring = scripted_model(tmp_path / "ignoring", "<think> first add the number </think> No", sharpness=5.0)
+    pair = (parse_reference(str(ignoring)), parse_reference(str(directory)))
+    probes = tuple(replace(probe, options=("Yes", "No"), answer="No") for probe in PROBES)
+    job = Job("dim/pick", "choose", probes, Generation(20), drift=frozenset({"ask-2"}))
+    before, found = measured(tmp_path / "store", *pair, job)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with Engine(tmp_path / "store") as engine:
+        prompt = engine.local(pair[1]).prompts(probes)["ask-2"].ids
+        assert engine.model(pair[1]).options(job)["ask-2"].lead_in.reasoning == "first add good"
+
+    def choice(trace: str) -> torch.Tensor:
+        """Of Yes and No."""
+        context = [*prompt, *tokenizer(f"<think> {trace} </think>", add_special_tokens=False)["input_ids"]]
+        options = tokenizer.convert_tokens_to_ids(["Yes", "No"])
+        return torch.cat([log_p(directory, context, [option])[0, [option]] for option in options]).log_softmax(-1)
+
+    full = choice("first add good")
+    for kind, trace in {"half": "first", "none": "", "other": "first add the number"}.items():
+        behind, answer = choice(trace), found.answers[kind]["ask-2"]
+        assert answer.nats == pytest.approx(float((full.exp() * (full - behind)).sum()), abs=1e-4)
+        assert answer.nats > 1.0
+        assert (answer.changed, answer.begins_otherwise, answer.tokens) == (True, None, 2)
+        assert before.answers[kind]["ask-2"].nats == pytest.approx(0.0, abs=1e-6)
+        assert before.answers[kind]["ask-2"].changed is False
+
+
+def test_choices_behind_an_equal_trace_are_the_same(tmp_path: Path) -> None:
+    model = traced_choices.traced_model(tmp_path / "model")
+    job = replace(traced_choices.JOB, drift=frozenset(probe.id for probe in traced_choices.JOB.probes))
+    with Engine(tmp_path / "store", batch_size=2, reasoning_tags=traced_choices.TAGS) as engine:
+        acquire(engine, [job], model, replace(model, label="again"))
+        found = stored_dependence(engine, job, model, replace(model, label="again"), "baseline")
+    assert found.answers["none"].keys() == traced_choices.TRACED
+    for name in traced_choices.TRACED:
+        assert found.answers["other"][name].nats == pytest.approx(0.0, abs=1e-6)
+        assert found.answers["none"][name].nats > 1e-4
 
 
 def test_the_answers_of_samples_do_not_count_as_changed(tmp_path: Path) -> None:
