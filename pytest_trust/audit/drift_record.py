@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_trust.audit.executor import Executor
     from pytest_trust.drift.pair_drift import PairDrift
     from pytest_trust.drift.summary import Drift, TokenDrift
+    from pytest_trust.drift.trace_dependence import Dependence
     from pytest_trust.models.reference import Pair, Reference
     from pytest_trust.probes import Suite
     from pytest_trust.responses import Job
@@ -55,8 +56,9 @@ class Drifts:
         self._work = work
         self._alpha = alpha
         self._shared_template = shared_template
-        # The key holds `id(job)`. The value keeps the job alive, so that no other job gets this id.
+        # The keys hold `id(job)`. The values keep the job alive, so that no other job gets this id.
         self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
+        self._dependences: dict[tuple[Reference, Reference, int], tuple[Job, tuple[Dependence, Dependence]]] = {}
         self._records: dict[tuple[Reference, Reference, tuple[str, ...]], DriftRecord | None] = {}
 
     def _of_pair(self, pair: Pair, suite: Suite) -> PairDrift:
@@ -126,13 +128,21 @@ class Drifts:
     def _dependence(self, pair: Pair, suites: Sequence[Suite]) -> TraceDependenceRecord | None:
         """How much each model's answers depend on its own traces; None where that was not measured for any."""
         from pytest_trust.drift.dependence_summary import dependence_record
+
+        found = [self._dependence_on(pair, suite) for suite in sorted(suites, key=lambda suite: suite.name)]
+        return dependence_record([one for one, _ in found], [other for _, other in found])
+
+    def _dependence_on(self, pair: Pair, suite: Suite) -> tuple[Dependence, Dependence]:
+        """The baseline's and the candidate's stored trace dependence on an acquired suite. It is read once."""
         from pytest_trust.drift.trace_dependence import stored_dependence
 
-        engine = self._work.executor.engine
-        jobs = [self._work.job(suite, pair) for suite in sorted(suites, key=lambda suite: suite.name)]
-        baseline = [stored_dependence(engine, job, pair.baseline, pair.candidate, "baseline") for job in jobs]
-        candidate = [stored_dependence(engine, job, pair.candidate, pair.baseline, "candidate") for job in jobs]
-        return dependence_record(baseline, candidate)
+        job, engine = self._work.job(suite, pair), self._work.executor.engine
+        key = (pair.baseline, pair.candidate, id(job))
+        if key not in self._dependences:
+            baseline = stored_dependence(engine, job, pair.baseline, pair.candidate, "baseline")
+            candidate = stored_dependence(engine, job, pair.candidate, pair.baseline, "candidate")
+            self._dependences[key] = job, (baseline, candidate)
+        return self._dependences[key][1]
 
     def _floor(self, pair: Pair, suites: Sequence[Suite]) -> float | None:
         from pytest_trust.drift.summary import summarise

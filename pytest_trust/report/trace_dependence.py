@@ -23,9 +23,9 @@ def dependence_lines(record: TraceDependenceRecord | None, width: int) -> list[s
     if record is None:
         return []
     head = [
-        Column("trace dependence", shrink=12),
+        Column("trace dependence"),
         Column("in its place"),
-        Column("nats per answer [95 %]"),
+        Column("nats per answer"),
         Column("answers changed", drop=1),
         Column("begin otherwise", ">", drop=3),
         Column("responses", ">", drop=2),
@@ -71,7 +71,7 @@ def tax_dependence(drift: Mapping[str, DriftRecord], width: int) -> list[str]:
     # The trace that is closed at once says most; the others are left out first.
     drops = {"half": 2, "none": 0, "other": 3}
     head = [
-        Column("trace dependence", shrink=12),
+        Column("trace dependence"),
         Column(""),
         *(Column(_IN_WORDS[kind], drop=drops[kind]) for kind in kinds),
         Column("responses", ">", drop=1),
