@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pytest_trust.records import DriftRecord, TraceDependence, TraceDependenceRecord, dimension_rank
+from pytest_trust.records import DependenceChange, DriftRecord, TraceDependence, TraceDependenceRecord, dimension_rank
 from pytest_trust.report.numbers import UNKNOWN, count, known, magnitude, percent
 from pytest_trust.report.text import Column, table, visible
 
@@ -19,7 +19,7 @@ _INDENT = 2
 
 
 def dependence_lines(record: TraceDependenceRecord | None, width: int) -> list[str]:
-    """Return a table with a row per model and trace, none of its lines wider than `width`; empty without a record."""
+    """Return a table: a row per model and trace, then the change; no line wider than `width`. Empty for no record."""
     if record is None:
         return []
     head = [
@@ -43,6 +43,8 @@ def dependence_lines(record: TraceDependenceRecord | None, width: int) -> list[s
         for kind in _IN_WORDS
         if kind in side
     ]
+    for kind, change in record.change.items():
+        rows.append(["Δ", _IN_WORDS[kind], _with_limits(change), "", "", count(change.probes)])
     return ["", *table(head, rows, width=width)]
 
 
@@ -82,6 +84,10 @@ def tax_dependence(drift: Mapping[str, DriftRecord], width: int) -> list[str]:
 def _nats(found: TraceDependence) -> str:
     if found.infinite:
         return "infinite"
+    return _with_limits(found)
+
+
+def _with_limits(found: TraceDependence | DependenceChange) -> str:
     limits = f" [{magnitude(found.lower, 2)}, {magnitude(found.upper, 2)}]" if known(found.lower) else ""
     return f"{magnitude(found.mean, 2)}{limits}"
 

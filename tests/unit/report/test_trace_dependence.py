@@ -25,13 +25,15 @@ def record(**changes: Any) -> TraceDependenceRecord:
 
 
 def test_a_row_per_model_and_trace() -> None:
-    lines = dependence_lines(record(baseline={"other": ALONE}), 100)
+    change = {"other": {"mean": -1.51, "error": 0.4, "lower": -2.3, "upper": -0.7, "probes": 9, "clusters": 9}}
+    lines = dependence_lines(record(baseline={"other": ALONE}, change=change), 100)
     assert [line.split("  ")[1:] and " ".join(line.split()) for line in lines] == [
         [],
         "trace dependence in its place nats per answer answers changed begin otherwise responses",
         "baseline the other's 2.8 - 40 % 1",
         "candidate half of it 4.3 [1.1, 7.4] 80 % [49, 94] 40 % 10",
         "candidate nothing 9.6 [1.1, 7.4] 100 % [49, 94] 40 % 10",
+        "Δ the other's -1.5 [-2.3, -0.70] 9",
     ]
     assert dependence_lines(None, 100) == []
 
