@@ -160,6 +160,18 @@ def test_a_recording_cannot_read_but_lends_its_trace(models: tuple[Path, Path], 
     assert found.answers["other"]["ask-1"].nats == pytest.approx(live.answers["other"]["ask-1"].nats, abs=1e-5)
 
 
+def test_a_response_longer_than_the_context_is_read_in_windows(tmp_path: Path, replies: Any) -> None:
+    pair = [
+        parse_reference(str(save_model(tmp_path / name, seed=seed, max_position_embeddings=48)))
+        for seed, name in enumerate(("baseline", "candidate"))
+    ]
+    _, found = measured(tmp_path / "store", *pair)
+    answer = found.answers["none"]["ask-1"]
+    assert answer.by_token is not None
+    assert answer.by_token.windowed
+    assert 0 < answer.nats < float("inf")
+
+
 def test_without_traces_nothing_is_loaded_or_measured(tmp_path: Path, refusing: Path, complying: Path) -> None:
     before, found = measured(tmp_path, parse_reference(str(refusing)), parse_reference(str(complying)))
     assert not before.answers
