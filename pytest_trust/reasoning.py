@@ -130,6 +130,20 @@ class Split:
         return position if marked else 0
 
     @property
+    def trace_at(self) -> tuple[int, int]:
+        """The stretch [start, end) of characters from the first word of the first trace to the last word of the last.
+
+        Several traces count as one, with what stands between them. (0, 0) where no trace has a word.
+        """
+        position, start, end = 0, -1, 0
+        for part in self.parts:
+            if part.kind == "reasoning" and part.text.strip():
+                start = position + len(part.text) - len(part.text.lstrip()) if start < 0 else start
+                end = position + len(part.text.rstrip())
+            position += len(part.text)
+        return max(0, start), end
+
+    @property
     def answer_at(self) -> int:
         """The number of characters before the answer that follows the last trace.
 

@@ -412,6 +412,77 @@ class TextDriftRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceDependence:
+    """How much one model's answers depend on its traces: it reads them behind its own trace z and another, z'."""
+
+    mean: float | None
+    """Mean over responses of KL(p(y | x, z) || p(y | x, z')), summed over the tokens of the answer y, nats."""
+    error: float | None
+    """Clustered standard error of `mean`; null for fewer than two clusters."""
+    lower: float | None
+    """Lower limit of the two-sided 95 % interval of `mean`."""
+    upper: float | None
+    """Upper limit of the two-sided 95 % interval of `mean`."""
+    responses: int
+    """Number of responses: those on drift probes that have both traces and an answer."""
+    clusters: int
+    """Number of clusters of their probes."""
+    tokens: int
+    """Number of counted tokens of their answers; of a choice, the number of its options."""
+    infinite: int
+    """Number of responses with an infinite divergence."""
+    changed: float | None
+    """Share of the responses in whose answer the most likely token differs at least once, 0 to 1: behind z', greedy
+    decoding would give another text. Of choices, the share whose likeliest option differs. Null where all were
+    sampled."""
+    changed_lower: float | None
+    """Lower limit of the two-sided 95 % interval of `changed`."""
+    changed_upper: float | None
+    """Upper limit of the two-sided 95 % interval of `changed`."""
+    begins_otherwise: float | None
+    """Share of the responses whose answer would begin with another token, 0 to 1. Null for choices and where responses
+    were sampled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependenceChange:
+    """The candidate's trace dependence minus the baseline's, on the probes where both were measured."""
+
+    mean: float | None
+    """Mean difference, nats per answer: above 0 where the candidate's answers depend more on its traces."""
+    error: float | None
+    """Clustered standard error of `mean`."""
+    lower: float | None
+    """Lower limit of the two-sided 95 % interval of `mean`."""
+    upper: float | None
+    """Upper limit of the two-sided 95 % interval of `mean`."""
+    probes: int
+    """Number of probes."""
+    clusters: int
+    """Number of clusters of these probes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceDependenceRecord:
+    """Trace dependence of both models, by what stands in the place of a trace.
+
+    `half`: the first half of the trace's tokens. `none`: nothing, so that the trace is closed at once. `other`: the
+    other model's trace for the same probe. It informs and decides nothing.
+    """
+
+    baseline: Mapping[str, TraceDependence]
+    """The baseline's. Kinds that were not measured are left out."""
+    baseline_reason: str
+    """Why there is none of the baseline."""
+    candidate: Mapping[str, TraceDependence]
+    """The candidate's. Kinds that were not measured are left out."""
+    candidate_reason: str
+    """Why there is none of the candidate."""
+    change: Mapping[str, DependenceChange]
+    """candidate - baseline. Kinds without a probe that was measured on both are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftRecord:
     """The drift of a suite or dimension."""
 
@@ -426,6 +497,8 @@ class DriftRecord:
     answer_without_trace: DriftSummary | None = None
     """KL(p_c(y | x, z) || p_b(y | x)) on the candidate's answers y. The candidate has read the prompt x and its own
     trace z, the baseline the prompt alone. Null where the candidate did not reason."""
+    trace_dependence: TraceDependenceRecord | None = None
+    """How much each model's answers depend on its own traces; null where no response has a trace and an answer."""
     floor: float | None = None
     """The noise floor in nats per token: the baseline against itself in another batch."""
     identical: bool = False

@@ -7,12 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_trust.errors import TrustError
-from pytest_trust.records import DriftByFlip, DriftRecord, DriftSummary, GateRecord, TextDriftRecord
+from pytest_trust.records import (
+    DriftByFlip,
+    DriftRecord,
+    DriftSummary,
+    GateRecord,
+    TextDriftRecord,
+    TraceDependenceRecord,
+)
 
 if TYPE_CHECKING:
     from pytest_trust.audit.executor import Executor
     from pytest_trust.drift.pair_drift import PairDrift
     from pytest_trust.drift.summary import Drift, TokenDrift
+    from pytest_trust.drift.trace_dependence import Dependence
     from pytest_trust.models.reference import Pair, Reference
     from pytest_trust.probes import Suite
     from pytest_trust.responses import Job
@@ -48,8 +56,9 @@ class Drifts:
         self._work = work
         self._alpha = alpha
         self._shared_template = shared_template
-        # The key holds `id(job)`. The value keeps the job alive, so that no other job gets this id.
+        # The keys hold `id(job)`. The values keep the job alive, so that no other job gets this id.
         self._pairs: dict[tuple[Reference, Reference, int], tuple[Job, PairDrift]] = {}
+        self._dependences: dict[tuple[Reference, Reference, int], tuple[Job, tuple[Dependence, Dependence]]] = {}
         self._records: dict[tuple[Reference, Reference, tuple[str, ...]], DriftRecord | None] = {}
 
     def _of_pair(self, pair: Pair, suite: Suite) -> PairDrift:
@@ -89,7 +98,8 @@ class Drifts:
         without_trace, _ = self._summary(pair, suites, "answer_without_trace")
         measured = [one for one in (forth, back) if one]
         texts = self._texts(pair, suites)
-        if not measured and not texts and {forth_reason, back_reason} == {NO_TOKENS}:
+        dependence = self._dependence(pair, suites)
+        if not measured and not texts and not dependence and {forth_reason, back_reason} == {NO_TOKENS}:
             return None
         return DriftRecord(
             candidate_baseline=forth,
@@ -97,6 +107,7 @@ class Drifts:
             baseline_candidate=back,
             baseline_candidate_reason=back_reason,
             answer_without_trace=without_trace,
+            trace_dependence=dependence,
             floor=self._floor(pair, suites) if measured else None,
             identical=bool(measured) and all((one.maximum or 0.0) <= 1e-6 and not one.infinite for one in measured),
             texts=texts,
@@ -113,6 +124,25 @@ class Drifts:
         if direction in DIRECTIONS and self._shared_template:
             on += ", both behind the baseline's template"
         return summarise(drifts, direction=name, on=on, alpha=self._alpha).as_record(), ""
+
+    def _dependence(self, pair: Pair, suites: Sequence[Suite]) -> TraceDependenceRecord | None:
+        """How much each model's answers depend on its own traces; None where that was not measured for any."""
+        from pytest_trust.drift.dependence_summary import dependence_record
+
+        found = [self._dependence_on(pair, suite) for suite in sorted(suites, key=lambda suite: suite.name)]
+        return dependence_record([one for one, _ in found], [other for _, other in found])
+
+    def _dependence_on(self, pair: Pair, suite: Suite) -> tuple[Dependence, Dependence]:
+        """The baseline's and the candidate's stored trace dependence on an acquired suite. It is read once."""
+        from pytest_trust.drift.trace_dependence import stored_dependence
+
+        job, engine = self._work.job(suite, pair), self._work.executor.engine
+        key = (pair.baseline, pair.candidate, id(job))
+        if key not in self._dependences:
+            baseline = stored_dependence(engine, job, pair.baseline, pair.candidate, "baseline")
+            candidate = stored_dependence(engine, job, pair.candidate, pair.baseline, "candidate")
+            self._dependences[key] = job, (baseline, candidate)
+        return self._dependences[key][1]
 
     def _floor(self, pair: Pair, suites: Sequence[Suite]) -> float | None:
         from pytest_trust.drift.summary import summarise

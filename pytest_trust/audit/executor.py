@@ -21,7 +21,8 @@ class Executor(Protocol):
     engine: Engine
 
     def acquire(self, jobs: Iterable[Job], pair: Pair) -> None:
-        """Generate what the store lacks: the baseline's results, the candidate's, then the drift of the pair.
+        """Generate what the store lacks: the baseline's results, the candidate's, then the drift of the pair
+        and both models' trace dependence.
 
         Every finished batch is stored at once: a call after an interruption continues there.
 
@@ -56,6 +57,7 @@ class LocalExecutor:
     def acquire(self, jobs: Iterable[Job], pair: Pair) -> None:
         """See `Executor.acquire`."""
         from pytest_trust.drift.measure import acquire_drift
+        from pytest_trust.drift.trace_dependence import acquire_dependence
 
         planned, references = list(jobs), tuple(dict.fromkeys((pair.baseline, pair.candidate)))
         models = [self.engine.model(reference) for reference in references]
@@ -67,6 +69,7 @@ class LocalExecutor:
             answering[1].read_ahead()  # its files are read while the first model works
         self.engine.acquire(planned, references)
         acquire_drift(self.engine, planned, pair.baseline, pair.candidate)
+        acquire_dependence(self.engine, planned, pair.baseline, pair.candidate)
         fingerprints = [model.identity.fingerprint for model in answering]
         remember_rate(self.engine.store, fingerprints, left, time.monotonic() - start)
 

@@ -86,7 +86,7 @@ def divergences(
     for one, keep, row in zip(work, kept, labels, strict=True):
         unit = one.unit
         drift = TokenDrift.of(
-            _rows(found, start, start + len(keep)),
+            rows_of(found, start, start + len(keep)),
             probe=unit.probe.id,
             cluster=unit.probe.cluster,
             suite=unit.job.suite,
@@ -112,7 +112,8 @@ def _joined(states: Sequence[Any], kept: Sequence[torch.Tensor]) -> Any:
     return torch.cat([state[keep.to(state.device)] for state, keep in zip(states, kept, strict=True)])
 
 
-def _rows(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
+def rows_of(found: TokenDivergences, start: int, stop: int) -> TokenDivergences:
+    """The divergences at the tokens from `start` to before `stop`."""
     whole = {column.name: getattr(found, column.name) for column in fields(found)}
     part: dict[str, Any] = {name: None if value is None else value[start:stop] for name, value in whole.items()}
     return type(found)(**part)

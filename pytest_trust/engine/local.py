@@ -132,6 +132,7 @@ class Local(Rendered):
                     tail=prompts[name].tail,
                     answer_at=response.answer_at,
                     traced=0 < response.answer_at < len(response.text),
+                    trace_at=response.trace_at,
                 )
         return found
 

@@ -50,6 +50,8 @@ class Said:
     """Indices of the tokens that belong to the template; None where they must be computed."""
     traced: bool = False
     """Whether the text is a trace followed by an answer."""
+    trace_at: tuple[int, int] = (0, 0)
+    """The characters [start, end) of the text that are the trace; (0, 0) for an empty one, or where it is not known."""
 
 
 #: Where a trace format was read from, in a report's words.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_trust.records import DriftRecord, DriftSummary, GateRecord
 from pytest_trust.report.numbers import UNKNOWN, count, known, magnitude, measured, percent
 from pytest_trust.report.text import UNBROKEN, Column, table, visible, wrap
+from pytest_trust.report.trace_dependence import dependence_lines
 
 
 def drift_lines(record: GateRecord, width: int) -> list[str]:
@@ -79,7 +80,8 @@ def drift_lines(record: GateRecord, width: int) -> list[str]:
             notes.append(f"probes that flipped drifted more with probability {magnitude(auc.auc, 2)} {limits}")
         if drift.identical:
             notes.append("the two distributions are identical on every token")
-    return lines + (wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else [])
+    lines += wrap("; ".join(notes), width, first="  " if rows else "  drift      ") if notes else []
+    return lines + dependence_lines(drift.trace_dependence, width)
 
 
 def _where(side: DriftSummary, first: bool) -> list[str]:

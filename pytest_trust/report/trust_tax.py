@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pytest_trust.records import VERDICTS, CandidateRecord, Capability, DimensionTax, TrustTax, dimension_rank
 from pytest_trust.report.numbers import UNKNOWN, Numbers, count, magnitude
 from pytest_trust.report.text import Column, table, visible, wrap
+from pytest_trust.report.trace_dependence import LEGEND, tax_dependence
 
 
 def tax_sentence(tax: TrustTax) -> str:
@@ -54,7 +55,8 @@ def tax_lines(candidates: Sequence[CandidateRecord], width: int) -> list[tuple[s
     """The lines of the tax, each with its markup.
 
     Each candidate has its sentence, the probes of the controls that it gained and lost, and a row per dimension with
-    the probes that it lost. Candidates without a control are left out.
+    the probes that it lost; where models have traces, also a row per dimension and model on how much their answers
+    depend on them. Candidates without a control are left out.
     """
     lines: list[tuple[str, dict[str, bool]]] = []
     taxed = [candidate for candidate in candidates if candidate.tax.capability]
@@ -86,6 +88,9 @@ def tax_lines(candidates: Sequence[CandidateRecord], width: int) -> list[tuple[s
                 [_HEAD[i] for i in full], [[row[i] for i in full] for row in rows], width=width, indent=_INDENT
             )
             lines += [(line, {}) for line in shown]
+        lines += [(line, {}) for line in tax_dependence(candidate.drift, width)]
+    if any(one.trace_dependence for candidate in taxed for one in candidate.drift.values()):
+        lines += [(line, {"light": True}) for line in wrap(LEGEND, width, first=" " * _INDENT)]
     if any(found.drift_auc for candidate in taxed for found in candidate.tax.dimensions.values()):
         lines += [(line, {"light": True}) for line in wrap(_AUC, width, first=" " * _INDENT)]
     return lines

@@ -151,3 +151,19 @@ def test_wrong_limits(pytester: pytest.Pytester, more: list[str]) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.errlines if line.strip()]
     assert "--trust-max-reasoning-tokens" in line
+
+
+def test_how_much_answers_depend_on_their_traces(tmp_path: Path, refusing: Path) -> None:
+    """Both models write the word that follows a closing tag whatever the trace is: no answer depends on its trace."""
+    thinking = scripted_model(tmp_path / "thinking", "<think> first add the number </think> Sure here is how")
+    arguments = [*pair(refusing, thinking), *HARMFUL, "--trust-store=store", "--trust-report=report.json"]
+    result = trust_run(tmp_path, *arguments)
+    run = read_report(tmp_path / "report.json")
+    found = run.gates[0].drift.trace_dependence
+    assert found == run.candidates[0].drift["safety"].trace_dependence
+    assert found.baseline == {}
+    assert found.baseline_reason == "no response of the baseline has a trace and an answer after it"
+    assert found.candidate.keys() == {"half", "none"}
+    assert found.candidate["none"].mean == pytest.approx(0.0, abs=1e-6)
+    assert (found.candidate["none"].changed, found.candidate["none"].responses) == (0.0, 6)
+    assert "trace dependence  in its place" in result.stdout, result.stdout

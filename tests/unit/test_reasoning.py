@@ -362,3 +362,19 @@ def test_a_response_without_a_tag_is_all_answer(text: str) -> None:
     if split.complete:
         assert split.reasoning == ""
         assert split.answer == text.strip() or text.strip().startswith(split.answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "trace"),
+    [
+        ("<think>\nfirst. </think>\n\nyes", "first."),
+        ("Well. <think>one</think> so <think>two\n</think> yes", "one</think> so <think>two"),
+        ("only closed</think> yes", "only closed"),
+        ("<think>\n\n</think>\n\nyes", ""),
+        ("yes", ""),
+        ("<think>never closed", "never closed"),
+    ],
+)
+def test_where_the_trace_is(text: str, trace: str) -> None:
+    start, end = split_reasoning(text).trace_at
+    assert text[start:end] == trace

@@ -24,6 +24,7 @@ from pytest_trust.audit.ray.shipments import (
     Shipped,
     Texts,
     cut,
+    missing_of_dependence,
     missing_of_drift,
     missing_of_side,
     missing_of_texts,
@@ -105,6 +106,8 @@ class RayExecutor:
             if missing:
                 pieces = missing(self.engine, planned, pair.baseline, pair.candidate)
                 self._run(planned, [(None, piece) for piece in pieces], both)
+            pieces = missing_of_dependence(self.engine, planned, pair.baseline, pair.candidate)
+            self._run(planned, [(None, piece) for piece in pieces], both)
 
     def acquire_side(self, jobs: Iterable[Job], reference: Reference, keys: Set[str] | None = None) -> None:
         """See `Executor.acquire_side`. Where `keys` are given, only these are acquired."""

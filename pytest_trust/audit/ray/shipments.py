@@ -17,6 +17,7 @@ from pytest_trust.drift.alignment import missing_parts, units_of
 from pytest_trust.drift.cross_tokenizer.responses import missing_texts
 from pytest_trust.drift.measure import DRIFT_BATCH
 from pytest_trust.drift.sides import Unit, keys_of, parts_of, unit_length
+from pytest_trust.drift.trace_dependence import missing_readings
 from pytest_trust.engine.batches import plan_answers
 from pytest_trust.engine.longer_limits import LIMITS_KEY, continued, remember_limits, shorter_keys
 from pytest_trust.engine.rates import planned_tokens
@@ -197,6 +198,22 @@ def missing_of_drift(engine: Engine, jobs: Sequence[Job], baseline: Reference, c
             if keys:
                 planned |= keys
                 pieces.append(Piece(index, unit.probe, "drifts", frozenset(keys), unit_length(unit)))
+    return pieces
+
+
+def missing_of_dependence(
+    engine: Engine, jobs: Sequence[Job], baseline: Reference, candidate: Reference
+) -> list[Piece]:
+    """The trace dependence of both models that the store lacks."""
+    planned: set[str] = set()
+    pieces = []
+    for reference, other in dict.fromkeys(((baseline, candidate), (candidate, baseline))):
+        for index, job in enumerate(jobs):
+            for reading in missing_readings(engine, [job], reference, other):
+                keys = set(reading.keys.values()) - planned
+                if keys:
+                    planned |= keys
+                    pieces.append(Piece(index, reading.probe, "drifts", frozenset(keys), reading.length))
     return pieces
 
 

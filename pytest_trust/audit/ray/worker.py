@@ -127,7 +127,16 @@ class Worker:
     def _measure(self, engine: Engine, chunk: Chunk, baseline: Reference, candidate: Reference) -> None:
         from pytest_trust.drift.cross_tokenizer.responses import measure_texts, missing_texts
         from pytest_trust.drift.measure import measure_units
+        from pytest_trust.drift.trace_dependence import measure_readings, missing_readings, parts_of
 
+        left = chunk.keys
+        for reference, other in dict.fromkeys(((baseline, candidate), (candidate, baseline))):
+            readings = parts_of(missing_readings(engine, chunk.jobs, reference, other), chunk.keys)
+            if readings:
+                measure_readings(engine, readings, reference)
+                left -= {key for one in readings for key in one.keys.values()}
+        if not left:
+            return
         if vocabulary_of(engine, baseline, candidate).shared:
             units = wanted_units(engine, chunk.jobs, baseline, candidate, chunk.keys)
             if units:

@@ -25,6 +25,7 @@ from pytest_trust.audit.ray.executor import RayExecutor
 from pytest_trust.audit.ray.shipments import Chunk, Done, cut, missing_of_side, shipped
 from pytest_trust.audit.ray.worker import Settings, Worker
 from pytest_trust.audit.record_file import write_recording
+from pytest_trust.drift.trace_dependence import stored_dependence
 from pytest_trust.engine.engine import Engine
 from pytest_trust.engine.store import Store, Table
 from pytest_trust.errors import TrustError
@@ -35,6 +36,7 @@ from tests.support import traced_choices
 from tests.support.pairs import acquire
 from tests.support.pairs import drift as drift_of
 from tests.support.ray_jobs import ASK, CHOICE, FEWER, GREEDY, JOBS, PICK, SHARED, TABLES, check_same, content
+from tests.support.scripted_models import scripted_model
 from tests.support.tiny_models import CHATML, save_model, save_tokenizer
 from tests.support.traced_choices import traced_model
 
@@ -122,6 +124,29 @@ def test_options_behind_traces_are_those_of_a_local_run(here: list[Here], tmp_pa
             acquire(found, [job], *models)
     assert here
     check_same(tmp_path / "cluster", content(tmp_path / "local"))
+
+
+def test_trace_dependence_is_that_of_a_local_run(here: list[Here], tmp_path: Path) -> None:
+    models = [
+        parse_reference(str(scripted_model(tmp_path / name, f"<think> first {word} good </think> Sure here is how")))
+        for name, word in (("one", "add"), ("other", "number"))
+    ]
+    job = replace(GREEDY, generation=replace(GREEDY.generation, max_new_tokens=20))
+    with local_engine(tmp_path / "local") as found:
+        acquire(found, [job], *models)
+        expected = [stored_dependence(found, job, *pair, "").answers for pair in (models, models[::-1])]
+    with engine(tmp_path / "ray") as found:
+        acquire(found, [job], *models)
+        found_here = [stored_dependence(found.engine, job, *pair, "").answers for pair in (models, models[::-1])]
+        acquire(found, [job], *models)
+    assert set(here[0].rows.values()) == {1}
+    assert all(one.keys() == {"half", "none", "other"} for one in expected)
+    for one, other in zip(found_here, expected, strict=True):
+        assert {kind: one[kind].keys() for kind in one} == {kind: other[kind].keys() for kind in other}
+        assert all(len(one[kind]) == len(job.drift) for kind in one)
+        for kind, answers in one.items():
+            for name, answer in answers.items():
+                assert answer.nats == pytest.approx(other[kind][name].nats, rel=1e-5, abs=1e-5)
 
 
 def test_a_second_run_needs_no_actor(here: list[Here], pair: tuple[Reference, Reference], tmp_path: Path) -> None:
