@@ -166,6 +166,7 @@ def view_of(
             view.traced.add(name)
         if said.options:
             view.options[name] = Group(said.options, said.starts)
+            view.lead_ins[name] = said.lead_in
         elif said.prompt:
             view.prompts[name] = said.prompt
         if said.masked is None and not said.options:
@@ -179,7 +180,8 @@ def view_of(
 def share_template(baseline: View, candidate: View) -> None:
     """Replace the candidate's prompts by the baseline's, in the candidate's ids.
 
-    The drift then shows what the weights have changed, without the templates.
+    The drift then shows what the weights have changed, without the templates. Each model keeps the trace that it wrote
+    before its options.
     """
     from pytest_trust.models.runner import Group
 
@@ -189,8 +191,14 @@ def share_template(baseline: View, candidate: View) -> None:
     for name, group in baseline.options.items():
         if candidate.token_ids.get(name) != baseline.token_ids[name]:
             continue
-        rows = tuple(candidate.own(baseline.numbers(row)) for row in group.rows)
-        texts = baseline.token_ids[name]
+        texts, own = baseline.token_ids[name], candidate.options[name]
+        rows = tuple(
+            (
+                *candidate.own(baseline.numbers(row[: start - baseline.lead_ins[name]])),
+                *own_row[own_start - candidate.lead_ins[name] :],
+            )
+            for row, start, own_row, own_start in zip(group.rows, group.starts, own.rows, own.starts, strict=True)
+        )
         candidate.options[name] = Group(
             rows, tuple(len(row) - len(text) for row, text in zip(rows, texts, strict=True))
         )

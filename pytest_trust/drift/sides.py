@@ -36,6 +36,7 @@ class View:
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Prompts that the other side's text can be read behind; a server may have them, a recording has none."""
     options: dict[str, Group] = field(default_factory=dict)
+    lead_ins: dict[str, int] = field(default_factory=dict)  # tokens before each option that the model wrote itself
     answers: dict[str, int] = field(default_factory=dict)  # characters before the answer (tokens where `recorded`)
     traced: set[str] = field(default_factory=set)  # probes whose text is a trace and an answer
     closings: dict[str, str] = field(default_factory=dict)  # the tag that closes a trace which the prompt has opened

@@ -112,12 +112,14 @@ class Local(Rendered):
 
     def said(self, job: Job, reader: Model) -> dict[str, Said]:
         if job.task == "choose":
+            lead_ins = self.lead_ins(job)
             return {
                 name: Said(
                     context=digest(rows.ids, rows.starts),
                     token_ids=tuple(ids[start:] for ids, start in zip(rows.ids, rows.starts, strict=True)),
                     options=rows.ids,
                     starts=rows.starts,
+                    lead_in=len(lead_ins[name]["ids"]) if name in lead_ins else 0,
                 )
                 for name, rows in self.option_rows(job).items()
             }

@@ -38,6 +38,8 @@ class Said:
     """The prompt followed by each option; only for a probe whose options are scored."""
     starts: Ids = ()
     """Index of each option's first token in its row of `options`."""
+    lead_in: int = 0
+    """Tokens of `options` between prompt and option that the model wrote itself: its trace."""
     text: str = ""
     """The response's text; empty for options, a recording or a server."""
     tail: str = ""

@@ -221,3 +221,21 @@ def test_the_trace_leaves_room_for_the_options_in_the_context(tmp_path: Path) ->
     assert scored.lead_in.finish_reason == "length"
     assert len(prompt) + len(scored.lead_in.token_ids) < 44
     assert json.dumps(scored.log_likelihoods) == "[]"
+
+
+def test_behind_a_shared_template_each_model_keeps_its_own_trace(model: Reference, tmp_path: Path) -> None:
+    other = CHATML.replace("assistant\n", "helper\n")
+    baseline = parse_reference(str(save_model(tmp_path / "baseline", seed=4, scale=3.0, template=other)))
+    job = replace(JOB, probes=PROBES[:1], drift=frozenset({"probe-0"}))
+    with Engine(tmp_path / "store", batch_size=2, reasoning_tags=TAGS, template="shared") as engine:
+        acquire(engine, [job], baseline, model)
+        found = drift_of(engine, job, baseline, model)
+    sides = [Plain(baseline.location), Plain(model.location)]
+    prompt = sides[0].prompt(PROBES[0])
+    befores = [prompt, prompt + sides[1].lead_in(PROBES[0])]
+    expected = []
+    for option in OPTIONS:
+        row = sides[1].tokenizer(option, add_special_tokens=False)["input_ids"]
+        logs = [_log_p(side, before, row) for side, before in zip(sides, befores, strict=True)]
+        expected += (logs[1].exp() * (logs[1] - logs[0])).sum(-1).tolist()
+    assert found.candidate_baseline["probe-0"].kl_pq.tolist() == pytest.approx(expected, abs=1e-4)
