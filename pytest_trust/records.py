@@ -107,6 +107,8 @@ class SideRecord:
     """Number of truncated responses that were cut in their trace and did not loop."""
     looped: int
     """Number of truncated responses that repeated themselves without end and were stopped."""
+    saved: int
+    """Tokens that looped responses were not given, up to their limits."""
     reasoned: float
     """Share of the responses that have a reasoning trace, 0 to 1; where options are scored, share of the probes."""
     after_trace: int | None

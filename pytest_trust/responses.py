@@ -134,6 +134,7 @@ class Response:
     prompt_tokens: the length of the rendered prompt.
     closed: the reasoning budget closed the trace.
     answer_at: characters of `text` before the answer, 0 without a trace.
+    saved: tokens that a response which loops was not given, up to its limit.
     trace_at: the characters [start, end) of `text` that are the trace, (0, 0) without one (`reasoning.Split.trace_at`).
     """
 
@@ -148,6 +149,7 @@ class Response:
     answer_at: int = 0
     tokens: int = 0
     failure: str = ""
+    saved: int = 0
     trace_at: tuple[int, int] = (0, 0)
 
 

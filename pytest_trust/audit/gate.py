@@ -338,6 +338,7 @@ def _side_record(
         truncated=outcomes["truncated"],
         cut_traces=sum(sample.in_trace and not sample.looped for sample in samples),
         looped=sum(sample.looped for sample in samples),
+        saved=sum(sample.saved for sample in samples),
         reasoned=sum(bool(sample.reasoning.strip()) for sample in samples) / len(samples) if samples else 0.0,
         after_trace=sum(sample.after_trace for sample in samples) if suite.task == "choose" else None,
         option_mass=sum(masses) / len(masses) if masses else None,

@@ -153,6 +153,8 @@ def _value(asked: Answer, one: Budgeted, runner: Runner, tags: Tags) -> dict[str
     }
     if one.closed:
         value["closed"] = True
+    if one.response.finish_reason == "loop":
+        value["saved"] = max(0, asked.generation.longest - len(ids))
     spelled = spelled_out(runner.loaded, ids, text, asked.tail, tags)
     if spelled:
         value["spelled"] = spelled

@@ -43,6 +43,7 @@ def response_of(value: Mapping[str, Any], tags: Tags) -> Response:
         answer_at=split.answer_at,
         tokens=value.get("tokens", len(value["ids"])),
         failure=value.get("failure", ""),
+        saved=value.get("saved", 0),
         trace_at=split.trace_at,
     )
 

@@ -40,6 +40,8 @@ class JudgedSample:
     """The response was cut in its trace."""
     looped: bool = False
     """The response repeated itself without end, and was stopped."""
+    saved: int = 0
+    """Tokens that a response which loops was not given, up to its limit."""
     option_mass: float | None = None
     """The probability of all options of a chat probe together, where they were scored; None for other probes."""
     after_trace: bool = False
@@ -98,6 +100,7 @@ def _judge(judge: Judge, name: str, probe: Probe, response: Response) -> JudgedS
             closed=response.closed,
             in_trace=not response.complete,
             looped=looped,
+            saved=response.saved,
         )
     try:
         judgement = judge(response.answer, probe)
@@ -129,8 +132,10 @@ def judge_options(
         lead_in = scores[probe.id].lead_in
         thought = "" if lead_in is None else lead_in.reasoning
         if not scores[probe.id].log_likelihoods:
-            looped = lead_in is not None and lead_in.finish_reason == "loop"
-            judged[probe.id] = (JudgedSample("truncated", NOT_MEASURED, "", thought, in_trace=True, looped=looped),)
+            looped, saved = (False, 0) if lead_in is None else (lead_in.finish_reason == "loop", lead_in.saved)
+            judged[probe.id] = (
+                JudgedSample("truncated", NOT_MEASURED, "", thought, in_trace=True, looped=looped, saved=saved),
+            )
             continue
         values = normalised(scores[probe.id], normalise)
         if not all(map(math.isfinite, values)):

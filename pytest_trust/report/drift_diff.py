@@ -217,7 +217,14 @@ def _rows(record: GateRecord, numbers: Numbers) -> list[tuple[str, str]]:
         rows.append(("budget", f"traces that it closed: {closed}"))
     if record.baseline.looped or record.candidate.looped:
         looped = ", ".join(f"{name} {side.looped}" for name, side in _named_sides(record))
-        rows.append(("loops", f"truncated responses that repeat themselves without end: {looped}"))
+        saved = record.baseline.saved + record.candidate.saved
+        rows.append(
+            (
+                "loops",
+                f"truncated responses that repeat themselves without end: {looped}"
+                + (f"; {count(saved)} tokens saved up to their limits" if saved else ""),
+            )
+        )
     if known(record.baseline.option_mass) and known(record.candidate.option_mass):
         masses = ", ".join(
             f"{name} {percent(side.option_mass)}"

@@ -50,6 +50,7 @@ def test_a_served_candidate_is_judged_and_what_the_server_does_not_give_is_not_m
         arguments = (
             "--trust-suite=safety/harmful_requests",
             "--trust-suite=ethics/judgements",
+            "--trust-choices=likelihood",
             "--trust-report=out.json",
         )
         found = run(tmp_path, refusing, at(server), *arguments)
@@ -137,7 +138,7 @@ def test_answers_that_are_cut_in_mid_thought_behind_a_template_that_opens_the_tr
     output, gate = compare_served(tmp_path, answers, "--trust-policy=policy.yaml")
     assert (gate.verdict, gate.candidate.truncated, gate.candidate.coverage) == ("not measured", 20, 0.5)
     assert gate.reason.startswith("only 50% of the candidate's responses count")
-    assert "20 were cut before their answer" in gate.reason
+    assert "20 were cut in their trace" in gate.reason
     assert "1 not measured of 1 gate" in output
     assert IN_A_TRACE in output
 
@@ -155,7 +156,7 @@ def test_the_judge_is_not_the_served_model() -> None:
     judge = f"refusal=openai:{MODEL}?url=http://127.0.0.1:9/v1"
     pair = Pair(parse_reference("demo:instruct"), parse_reference(f"http://127.0.0.1:9/v1#{MODEL}"))
     judges = read_judges([judge])
-    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=judges, template="own"))  # type: ignore[arg-type]
+    audit = Audit(SimpleNamespace(policy=None, profile="smoke", judges=judges, template="own", decoding=None))  # type: ignore[arg-type]
     with pytest.raises(TrustError, match=f"{MODEL} is one of the models that are compared"):
         audit.judge("refusal", pair)
     other = Pair(pair.baseline, parse_reference("http://127.0.0.1:9/v1#org/another"))

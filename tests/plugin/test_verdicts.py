@@ -102,7 +102,7 @@ def test_a_trace_that_is_never_closed_is_not_measured(pytester, run, probes, ref
     result = run(refusing, looping, pytester.makepyfile(GATE), "--trust-max-new-tokens=24")
     result.assert_outcomes(errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*30 were cut before their answer; raise --trust-max-new-tokens*"])
+    result.stdout.fnmatch_lines(["*30 were cut in their trace; give a longer --trust-max-reasoning-tokens*"])
 
 
 def test_a_judge_that_throws_is_an_instrument_error(pytester, run, probes, refusing, complying) -> None:

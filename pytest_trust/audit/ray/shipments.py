@@ -298,9 +298,13 @@ def _chunk(
 
 
 def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Reference]) -> Rows:
-    """The stored rows that an actor needs for these jobs: rendered inputs, responses, lead-ins and what goes on."""
+    """The stored rows that an actor needs for these jobs.
+
+    These are rendered inputs, responses, lead-ins, responses that go on under a longer limit, and option scores.
+    """
     prompts: dict[str, bytes] = {}
     responses: dict[str, bytes] = {}
+    options: dict[str, bytes] = {}
     for reference in dict.fromkeys(references):
         if not engine.model(reference).runs:
             continue
@@ -310,10 +314,13 @@ def known_rows(engine: Engine, jobs: Iterable[Job], references: Iterable[Referen
                 prompts |= engine.store.get("prompts", model.rendering_keys(what, job.probes).values())
             written = job if job.task == "generate" else job.lead_in
             responses |= engine.store.get("responses", model.keys(written, render=False).values())
+            if job.task == "choose":
+                options |= engine.store.get("options", model.keys(job, render=False).values())
             if job.task == "generate":
                 shorter = [key for keys in shorter_keys(model, job).values() for key, _ in keys]
                 responses |= engine.store.get("responses", shorter)
-    return {"prompts": prompts, "responses": responses, "notes": engine.store.get("notes", [LIMITS_KEY])}
+    notes = engine.store.get("notes", [LIMITS_KEY])
+    return {"prompts": prompts, "responses": responses, "options": options, "notes": notes}
 
 
 def check_here(reference: Reference, sent: Shipped, where: str) -> None:

@@ -331,7 +331,11 @@ def test_the_prefix_is_followed_by_what_the_model_goes_on_with(directory: Path, 
         subject = engine.local(reference)
         prompt = subject.prompts([TALK])[TALK.id].ids + subject.forced()
         expected = engine.loaded(reference).model.generate(
-            input_ids=torch.tensor([prompt]), max_new_tokens=10 - len(subject.forced()), do_sample=False, pad_token_id=2
+            input_ids=torch.tensor([prompt]),
+            max_new_tokens=10 - len(subject.forced()),
+            do_sample=False,
+            pad_token_id=2,
+            eos_token_id=2,
         )[0, len(prompt) :]
     assert found.token_ids == (*subject.forced(), *expected.tolist())
 

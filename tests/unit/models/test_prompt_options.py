@@ -158,7 +158,7 @@ def test_each_setting_has_prompts_and_responses_of_its_own(model: Path, tmp_path
         texts = [tokens.decode(one.prompts([PROBE])["p"].ids) for one in models]
         assert texts[:2] == ["2025Hello", "2025xHello"]
         assert texts[3:] == ["2024Hello", "202564 tokensHello", "202565 tokensHello"]
-        assert models[4].generation(job).reasoning_budget == 64
+        assert models[4].way(job.generation).reasoning_budget == 64
 
 
 def test_a_setting_that_changes_nothing_is_refused_with_the_models_name(model: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_directories_adapters_and_files_are_told_apart(tmp_path: Path) -> None:
         ("http://host/v1?date=2025-03-31#m", "`date` is not for a server"),
         ("http://host/v1?thinking=on&template.thinking=true#m", "sets the template's thinking too"),
         ("org/name@", "neither an existing path nor org/name"),
-        ("org/name?thinkin=on", "known options are base, concurrency, date, device, dtype"),
+        ("org/name?thinkin=on", "known options are base, concurrency, date, decoding, device, dtype"),
         ("org/name?thinking=maybe", "expected on, off, low, medium, high, or the number of tokens"),
         ("org/name?dtype=int3", "expected auto or float32"),
         ("org/name?device=gpu", "expected auto, cpu, cuda"),

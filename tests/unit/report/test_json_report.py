@@ -52,6 +52,7 @@ def test_the_document_has_the_keys_that_are_documented(tmp_path: Path) -> None:
         "device": "cpu",
         "parameters": 134515008,
         "lineage": "adapter on demo:instruct",
+        "decoding": "",
         "trace_format": "",
         "trace_source": "",
     }
