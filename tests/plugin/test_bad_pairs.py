@@ -138,7 +138,8 @@ def test_a_trace_that_is_never_closed_says_what_to_raise(tmp_path: Path, refusin
     (gate,) = read_report(tmp_path / "report.json").gates
     assert gate.verdict == "not measured"
     assert (gate.baseline.truncated, gate.candidate.truncated) == (0, 40)
-    assert "40 repeated themselves without end and were stopped, which no limit would change" in " ".join(said.split())
+    assert "40 were cut in their trace; give a longer --trust-max-reasoning-tokens" in gate.reason
+    assert "--trust-reasoning-budget=N" in gate.reason
     assert "truncated 0 of 40 40 of 40" in " ".join(said.split())
     assert "1 not measured of 1 gate" in said
 
