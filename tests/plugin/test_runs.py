@@ -17,8 +17,12 @@ from tests.support.trust_runs import ENVIRONMENT, pair, trust_run
 
 
 def test_one_and_two_processes_write_the_same_report(tmp_path: Path, refusing: Path, complying: Path) -> None:
+    # These models would not choose an option; how likely they find each is all that counts here.
+    (tmp_path / "policy.yaml").write_text("min_option_mass: 0\n")
     arguments = [
         *pair(refusing, complying),
+        "--trust-policy=policy.yaml",
+        "--trust-choices=likelihood",
         "--trust-limit=8",
         "--trust-suite=safety",
         "--trust-suite=ethics",

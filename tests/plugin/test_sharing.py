@@ -28,10 +28,15 @@ SUITES = (
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A model and an adapter on it that answers otherwise."""
+    """A model and an adapter on it that answers otherwise.
+
+    These random models would not choose an option. How likely they find each is all that counts here.
+    """
     where = tmp_path_factory.mktemp("tiny")
+    (where / "policy.yaml").write_text("min_option_mass: 0\n")
     base = save_model(where / "base")
-    return pair(base, save_adapter(where / "adapter", base))
+    adapter = save_adapter(where / "adapter", base)
+    return [*pair(base, adapter), f"--trust-policy={where / 'policy.yaml'}", "--trust-choices=likelihood"]
 
 
 def asked(store: Path, query: str) -> list[Any]:
