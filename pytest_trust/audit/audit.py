@@ -42,14 +42,11 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig, decoding: Decod
     if trust.limit is not None:
         size = max(1, round(trust.limit * len(suite.probes))) if trust.limit < 1 else int(trust.limit)
     probes = select(suite.probes, size, suite.gates.values(), least=profile.gate if trust.limit is None else 0)
-    temperature = suite.temperature if profile.temperature is None else profile.temperature
     budget = trust.reasoning_budget or trust.max_reasoning_tokens or profile.reasoning_tokens or None
     generation = decoding.of(
         Generation(
             max_new_tokens=trust.max_new_tokens or profile.max_new_tokens or suite.max_new_tokens,
-            temperature=temperature,
-            top_p=profile.top_p if temperature > 0 else 1.0,
-            top_k=profile.top_k if temperature > 0 else 0,
+            **_sampling(profile, suite.temperature),
             seed=trust.seed,
             reasoning_budget=budget,
             closes=trust.reasoning_budget is not None or budget is None,
@@ -65,6 +62,16 @@ def make_job(suite: Suite, profile: Profile, trust: TrustConfig, decoding: Decod
         drift=frozenset(probe.id for probe in select(probes, profile.drift, suite.gates.values())),
         normalise=suite.normalise,
     )
+
+
+def _sampling(profile: Profile, own: float) -> dict[str, Any]:
+    """The profile's sampling settings, as arguments of `Generation`; `own` is a suite's own temperature."""
+    temperature = own if profile.temperature is None else profile.temperature
+    return {
+        "temperature": temperature,
+        "top_p": profile.top_p if temperature > 0 else 1.0,
+        "top_k": profile.top_k if temperature > 0 else 0,
+    }
 
 
 class Audit:
@@ -131,14 +138,7 @@ class Audit:
     @property
     def _usual(self) -> Generation:
         """The sampling settings of suites that have none of their own."""
-        profile, sampled = self.profile, bool(self.profile.temperature)
-        usual = Generation(
-            1,
-            temperature=profile.temperature or 0.0,
-            top_p=profile.top_p if sampled else 1.0,
-            top_k=profile.top_k if sampled else 0,
-        )
-        return self.decoding.of(usual)
+        return self.decoding.of(Generation(1, **_sampling(self.profile, 0.0)))
 
     @property
     def engine(self) -> Engine:

@@ -6,8 +6,8 @@ The functions are pure: they need no model and no pytest.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from pytest_trust.audit.units import Units, units
 from pytest_trust.judges.samples import SERVER_ENDED, JudgedSample, Side, counted_outcomes, score_probe
 from pytest_trust.probes import Gate, Probe, Suite
 from pytest_trust.records import (
+    Choices,
     FirstToken,
     Flip,
     FlipSide,
@@ -113,7 +114,7 @@ def gate_record(
         unit=unit_of(gate),
         judge=judge,
         control=suite.control,
-        choices={"choose": "likelihood", "ask": "ask"}.get(suite.task),  # type: ignore[arg-type]
+        choices=_CHOICES.get(suite.task),
         verdict=verdict,
         reason=reason,
         delta=comparison.delta,
@@ -146,6 +147,8 @@ def gate_record(
     )
 
 
+#: How the choices of a suite are measured, by its task.
+_CHOICES: Mapping[str, Choices] = {"choose": "likelihood", "ask": "ask"}
 _BY_SEVERITY: tuple[Verdict, ...] = ("held", "inconclusive", "not measured", "regressed")
 
 
@@ -353,10 +356,10 @@ _FIRST_TOKENS = 5  # of a record
 
 def _first_tokens(samples: Sequence[JudgedSample]) -> tuple[FirstToken, ...]:
     """The likeliest tokens that begin none of the options, by their mean probability over the samples."""
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for sample in samples:
         for text, probability in sample.first_tokens:
-            sums[text] += probability  # type: ignore[assignment]
+            sums[text] += probability
     likeliest = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:_FIRST_TOKENS]
     return tuple(FirstToken(text=text, probability=total / len(samples)) for text, total in likeliest)
 

@@ -37,7 +37,7 @@ from pytest_trust.engine.claimed_work import share
 from pytest_trust.engine.model import Wanted
 from pytest_trust.keys import portable_key
 from pytest_trust.models.context_windows import in_windows
-from pytest_trust.models.framing import token_behind
+from pytest_trust.models.framing import encode, token_behind
 from pytest_trust.models.reference import Reference
 from pytest_trust.responses import Job, TokenIds
 
@@ -256,10 +256,7 @@ def _answer_alone(engine: Engine, unit: Unit) -> Group:
     view, name = unit.baseline, unit.probe.id
     context = view.prompts[name]
     if name in view.closings:
-        empty = engine.local(view.reference).tokenizer(f"\n{view.closings[name]}\n\n", add_special_tokens=False)[
-            "input_ids"
-        ]
-        context = (*context, *map(int, empty))
+        context += encode(engine.local(view.reference).tokenizer, f"\n{view.closings[name]}\n\n")
     answer = view.own(unit.on("candidate")[0][_answer_token(engine, unit, "candidate") :])
     return Group(((*context, *answer),), (len(context),))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.keys import digest
+from pytest_trust.models.framing import encode
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +171,7 @@ def numberings(tokenizer_a: Any, tokenizer_b: Any, size_a: int, size_b: int) -> 
     def spelling(tokenizer: Any, other: Any, offset: int) -> Callable[[int], tuple[int, ...]]:
         def spell(number: int) -> tuple[int, ...]:
             text = other.decode([number - offset], skip_special_tokens=False)
-            return tuple(int(index) for index in tokenizer(text, add_special_tokens=False)["input_ids"])
+            return encode(tokenizer, text)
 
         return spell
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_trust.models.framing import Framing, decode, token_behind
+from pytest_trust.models.framing import Framing, decode, encode, token_behind
 
 Ids = tuple[int, ...]
 
@@ -59,16 +59,11 @@ def cut_response(
     first = token_behind(framing, tokens, begin)
     before = len(decode(framing, tokens[:first]))
     # Blanks before a word often are in its token. A tag must not be lost with the trace.
-    opening = tokens[:first] if not text[before:begin].strip() else encode(framing, text[:begin])
+    opening = tokens[:first] if not text[before:begin].strip() else encode(framing.tokenizer, text[:begin])
     behind = min(token_behind(framing, tokens, end), start)
     if len(decode(framing, tokens[:behind])) == end:
         closing = tokens[behind:start]
     else:
         behind = min(behind + 1, start)
-        closing = encode(framing, text[end : len(decode(framing, tokens[:start]))])
+        closing = encode(framing.tokenizer, text[end : len(decode(framing, tokens[:start]))])
     return TracedResponse(opening, tokens[first:behind], closing, tokens[start:], start)
-
-
-def encode(framing: Framing, text: str) -> Ids:
-    """The token ids of a text, without the special tokens that a tokenizer adds around one."""
-    return tuple(map(int, framing.tokenizer(text, add_special_tokens=False)["input_ids"])) if text else ()

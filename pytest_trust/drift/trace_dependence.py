@@ -29,13 +29,14 @@ from pytest_trust.drift.alignment import NO_HEAD, headless_key
 from pytest_trust.drift.loaded_pair import has_head
 from pytest_trust.drift.masking import marker_spans, masked_tokens
 from pytest_trust.drift.measure import DRIFT_BATCH
-from pytest_trust.drift.trace_cuts import KINDS, cut_response, encode
+from pytest_trust.drift.trace_cuts import KINDS, cut_response
 from pytest_trust.engine.claimed_work import share
 from pytest_trust.engine.model import Said
 from pytest_trust.errors import InvalidInput
 from pytest_trust.judges.samples import normalised
 from pytest_trust.keys import digest
 from pytest_trust.models.context_windows import in_windows
+from pytest_trust.models.framing import encode
 from pytest_trust.models.reference import Reference
 from pytest_trust.reasoning import opened_by
 from pytest_trust.responses import Job, OptionScores
@@ -240,7 +241,7 @@ def _rows(model: Local, reading: Reading) -> _Rows:
     before = {FULL: said.token_ids[0][: cut.start], "half": cut.half, "none": cut.behind(())}
     # Encoded anew, a trace may have other tokens than the model has written: an equal one is the response itself.
     same = reading.other == said.text[slice(*said.trace_at)]
-    before["other"] = before[FULL] if same else cut.behind(encode(framing, reading.other))
+    before["other"] = before[FULL] if same else cut.behind(encode(framing.tokenizer, reading.other))
     if said.options:
         length = len(said.prompt) + len(said.token_ids[0])
         shorter = [len(said.prompt) + len(before[kind]) - length for kind in reading.keys]

@@ -112,7 +112,7 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
         if not job.probes:
             continue
         prompts, generation = rendered.prompts(job.probes), rendered.way(job.generation)
-        probes = {probe.id: probe for probe in job.probes}
+        probes, behind = {probe.id: probe for probe in job.probes}, rendered.behind(job)
         for (name, repeat), key in rendered.response_keys(job, prompts).items():
             if key not in found:
                 prompt, probe = prompts[name], probes[name]
@@ -123,7 +123,7 @@ def plan_answers(rendered: Rendered, jobs: Iterable[Job]) -> list[Answer]:
                     plain=plain and bool(probe.messages),
                     forced=() if generation.until == ANSWER_BEGINS else forced,
                     most=generation.max_new_tokens,
-                    room=None if context is None else context - len(prompt.ids) - rendered.behind(job, probe),
+                    room=None if context is None else context - len(prompt.ids) - behind.get(name, 0),
                     answered=_ending(generation.until, probe, prompt.tail, rendered.tags) if generation.until else None,
                 )
                 found[key] = Answer(key, row, prompt.tail, generation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from pytest_trust.engine.batch_limits import Fitting
 from pytest_trust.engine.local_work import answer, choose
 from pytest_trust.engine.model import Ids, Model, Said, Wanted
 from pytest_trust.engine.rendered import Rendered
-from pytest_trust.engine.stored_values import placed, recorded_options, responses_of, scores_of
+from pytest_trust.engine.stored_values import measured, placed, recorded_options, responses_of, scores_of
 from pytest_trust.engine.workspace import Workspace
 from pytest_trust.keys import digest, portable_key
 from pytest_trust.models.files import is_converted, read_ahead
@@ -91,7 +91,8 @@ class Local(Rendered):
         return responses_of(job, lambda probe, repeat: found.get((probe, repeat)), self.tags)
 
     def options(self, job: Job) -> dict[str, OptionScores]:
-        return scores_of(self._stored_options(job), self.lead_ins(job), self.tags)
+        lead_ins = self.lead_ins(job)
+        return scores_of(self._stored_options(job, lead_ins), lead_ins, self.tags)
 
     def unscored(self, job: Job) -> str:
         return ""
@@ -106,8 +107,8 @@ class Local(Rendered):
         lead_ins = self.lead_ins(job)
         return {
             portable_key(probes[name], job, 0): recorded_options(value, lead_ins.get(name))
-            for name, value in self._stored_options(job).items()
-            if value is not None or (name in lead_ins and not placed(lead_ins[name]))
+            for name, value in self._stored_options(job, lead_ins).items()
+            if measured(value, lead_ins.get(name))
         }
 
     def said(self, job: Job, reader: Model) -> dict[str, Said]:
@@ -121,7 +122,7 @@ class Local(Rendered):
                     starts=rows.starts,
                     lead_in=len(lead_ins[name]["ids"]) if name in lead_ins else 0,
                 )
-                for name, rows in self.option_rows(job).items()
+                for name, rows in self.option_rows(job, lead_ins).items()
             }
         prompts, found = self.prompts(job.probes), {}
         for name, (response, *_) in self.responses(replace(job, samples=1)).items():
@@ -156,8 +157,8 @@ class Local(Rendered):
     def close(self) -> None:
         self.release()
 
-    def _stored_options(self, job: Job) -> dict[str, dict[str, Any] | None]:
-        """Stored option scores by probe id, None for those that are not stored."""
-        keys = self.option_keys(self.option_rows(job))
+    def _stored_options(self, job: Job, lead_ins: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any] | None]:
+        """Stored option scores by probe id, None for those that are not stored. `lead_ins` are those of the job."""
+        keys = self.option_keys(self.option_rows(job, lead_ins))
         stored = self.store.get_json("options", keys.values())
         return {probe.id: stored.get(keys.get(probe.id, "")) for probe in job.probes}

@@ -40,8 +40,8 @@ def answer(
     if lacking:
         remember_limits(workspace.store, {one.generation for one in plan})
         plan = continued(model, jobs, plan, lacking)
-    missing = len(plan) - len(workspace.store.has("responses", keys_of(plan)))
-    if not missing:
+        lacking -= workspace.store.has("responses", lacking)
+    if not lacking:
         return workspace.told_all(model.reference, "generate")
     runner = workspace.runner(model, alone=True)
 
@@ -59,7 +59,7 @@ def answer(
         "responses",
         batches,
         make,
-        missing=missing,
+        missing=len(lacking),
         keys=keys_of,
         part=with_keys,
         wait=wait,

@@ -19,7 +19,7 @@ from pytest_trust.keys import digest, probe_input, sampling
 from pytest_trust.models.context_windows import stated_context
 from pytest_trust.models.decoding import own_settings, with_settings
 from pytest_trust.models.files import ModelFiles, locate
-from pytest_trust.models.framing import Framing
+from pytest_trust.models.framing import Framing, encode
 from pytest_trust.models.identity import ModelIdentity, identify_model
 from pytest_trust.models.reference import Reference, read_json
 from pytest_trust.models.rendering import TAIL, OptionRows, Prompt, options_behind, render_options, render_prompt
@@ -203,12 +203,13 @@ class Rendered:
         self._fit({name: len(prompt.ids) for name, prompt in prompts.items()})
         return prompts
 
-    def option_rows(self, job: Job) -> dict[str, OptionRows]:
+    def option_rows(self, job: Job, lead_ins: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, OptionRows]:
         """Rendered options by probe id, each behind its prompt and the lead-in that is stored for it.
 
-        A probe whose lead-in is not stored, or has a trace that did not end, is left out.
+        A probe whose lead-in is not stored, or has a trace that did not end, is left out. `lead_ins`: those of the job,
+        where they have been read.
         """
-        lead_ins = self.lead_ins(job)
+        lead_ins = self.lead_ins(job) if lead_ins is None else lead_ins
         ready = {
             probe.id: lead_ins.get(probe.id)
             for probe in job.probes
@@ -267,12 +268,13 @@ class Rendered:
         stored = self.store.get_json("responses", keys.values())
         return {name: {**stored[key], "tail": prompts[name[0]].tail} for name, key in keys.items() if key in stored}
 
-    def behind(self, job: Job, probe: Probe) -> int:
-        """Tokens of a probe's longest option, if it comes behind the job's responses; else 0."""
-        if job.generation.until != ANSWER_BEGINS:
-            return 0
-        (rows,) = self._rows_behind_prompts([probe]).values()
-        return max(len(ids) - start for ids, start in zip(rows.ids, rows.starts, strict=True))
+    def behind(self, job: Job) -> dict[str, int]:
+        """Tokens of each probe's longest option, if options come behind the job's responses; else nothing."""
+        rows = self._rows_behind_prompts(job.probes) if job.generation.until == ANSWER_BEGINS else {}
+        return {
+            name: max(len(ids) - start for ids, start in zip(one.ids, one.starts, strict=True))
+            for name, one in rows.items()
+        }
 
     def _fit(self, lengths: dict[str, int]) -> None:
         """Refuse a probe that is longer than the model's context: a cut probe would be another question."""
@@ -325,7 +327,7 @@ class Rendered:
         if mutant is None or mutant.mutant.kind != "answer" or mutant.dose == 0:
             return ()
         text = PREFIX if self.identity.chat_format == "template" else f" {PREFIX}"
-        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return encode(self.tokenizer, text)
 
     def _rendered(self, what: str, probes: Sequence[Probe], render: Any) -> dict[str, Any]:
         found = self.rendered(what, probes)

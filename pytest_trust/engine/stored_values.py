@@ -53,6 +53,11 @@ def placed(lead_in: Mapping[str, Any]) -> bool:
     return not lead_in.get("open", False)
 
 
+def measured(scores: Mapping[str, Any] | None, lead_in: Mapping[str, Any] | None) -> bool:
+    """Whether a probe's result is stored: its option scores, or a trace that did not end."""
+    return scores is not None or (lead_in is not None and not placed(lead_in))
+
+
 def scores_of(
     values: Mapping[str, Mapping[str, Any] | None], lead_ins: Mapping[str, Mapping[str, Any]], tags: Tags
 ) -> dict[str, OptionScores]:
@@ -63,7 +68,7 @@ def scores_of(
     found = {}
     for name, value in values.items():
         lead_in = lead_ins.get(name)
-        if value is None and (lead_in is None or placed(lead_in)):
+        if not measured(value, lead_in):
             continue
         scores = value or NO_SCORES
         found[name] = OptionScores(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import TrustError
 from pytest_trust.keys import digest
+from pytest_trust.models.framing import encode
 from pytest_trust.models.mutants import Dosed
 from pytest_trust.models.steering_pairs import CONTRASTS, Side
 
@@ -195,7 +196,7 @@ def mean_state(model: Any, tokenizer: PreTrainedTokenizerBase, layer: Any, side:
     for prompt, answer in side:
         probe = Probe(id="contrast", cluster="contrast", messages=(Message("user", prompt),))
         ids = list(render_prompt(tokenizer, probe).ids)
-        own = [int(i) for i in tokenizer(answer, add_special_tokens=False)["input_ids"]] if answer else []
+        own = encode(tokenizer, answer)
         rows.append(([*ids, *own], len(ids) if own else len(ids) - 1))
     seen: list[torch.Tensor] = []
     handle = layer.register_forward_hook(

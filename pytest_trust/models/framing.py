@@ -44,6 +44,11 @@ def decode(loaded: LoadedModel | Framing, tokens: Sequence[int]) -> str:
     return decode_tokens(loaded.tokenizer, [token for token in tokens if token not in loaded.eos_ids])
 
 
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The token ids of a text, without the special tokens that a tokenizer adds around one."""
+    return tuple(map(int, tokenizer(text, add_special_tokens=False)["input_ids"])) if text else ()
+
+
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """As `decode`, for tokens without end tokens."""
     kept = [token for token in tokens if token != tokenizer.pad_token_id]

@@ -455,7 +455,8 @@ def _generate_general(runner: Runner, rows: Sequence[Row], generation: Generatio
     draws = [Draws(row.seed, generation, row.drawn) for row in rows]
 
     def choose(read: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        ids = [read[index, width - len(row.read) :].tolist() for index, row in enumerate(rows)]
+        penalised = generation.repetition_penalty != 1
+        ids = [read[index, width - len(row.read) :].tolist() for index, row in enumerate(rows)] if penalised else []
         chosen = choose_tokens(scores, draws, generation, ids)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from pytest_trust.errors import InvalidInput
@@ -39,21 +40,21 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
         )
     rows = [row[start:] for group in groups for row, start in pairs(group)]
     totals: dict[int, float] = {}
-    firsts: dict[int, torch.Tensor] = {}  # by row: the state that predicts its first token
+    first_rows = dict(zip(accumulate((len(group.rows) for group in groups), initial=0), groups, strict=False))
+    firsts: dict[int, torch.Tensor] = {}  # by the first row of each probe: the state that predicts its first token
     for part in runner.predictions(groups):
         # The head is applied once to the whole forward. By option it would stream its weights for one or two tokens.
         places = [place for found in part.places.values() for place in found]
         values = iter(
             token_log_likelihoods(runner.head, part.states, [t for index in part.places for t in rows[index]], places)
         )
-        firsts |= {index: part.states[places[0]] for index, places in part.places.items()}
+        firsts |= {index: part.states[part.places[index][0]] for index in part.places.keys() & first_rows}
         totals |= {index: sum(next(values) for _ in rows[index]) for index in part.places}
     sums = iter([(totals[index], len(row)) for index, row in enumerate(rows)])
-    results, first_row = [], 0
-    for texts, group in zip(options, groups, strict=True):
-        begin = {row[start] for row, start in pairs(group)}
-        likeliest = _first_tokens(runner, firsts[first_row], begin)
-        first_row += len(texts)
+    begins = [{row[start] for row, start in pairs(group)} for group in groups]
+    likeliest = _first_tokens(runner, [firsts[index] for index in first_rows], begins)
+    results = []
+    for texts, first_tokens in zip(options, likeliest, strict=True):
         of_probe = [next(sums) for _ in texts]
         lengths = tuple(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         results.append(
@@ -61,23 +62,29 @@ def score_options(runner: Runner, groups: Sequence[Group], options: Sequence[Seq
                 tuple(total for total, _ in of_probe),
                 tuple(count for _, count in of_probe),
                 lengths,
-                first_tokens=likeliest,
+                first_tokens=first_tokens,
             )
         )
     return results
 
 
-def _first_tokens(runner: Runner, state: torch.Tensor, begin: Set[int]) -> tuple[tuple[str, float], ...]:
-    """The likeliest tokens after a state [hidden size] that are not in `begin`, with their probabilities."""
+def _first_tokens(
+    runner: Runner, states: Sequence[torch.Tensor], begins: Sequence[Set[int]]
+) -> list[tuple[tuple[str, float], ...]]:
+    """For each state [hidden size] the likeliest next tokens that are not in its `begins`, with their probabilities."""
     import torch
 
     assert runner.head is not None
-    with torch.inference_mode():
-        p = runner.head.logits(state[None]).float().softmax(-1)[0]
-    likeliest = p.topk(min(len(p), _FIRST_TOKENS + len(begin)))
-    found = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-    kept = [(token, value) for token, value in found if token not in begin][:_FIRST_TOKENS]
-    return tuple((str(runner.loaded.tokenizer.decode([token])), round(value, 6)) for token, value in kept)
+    found = []
+    for start in range(0, len(states), _CHUNK_TOKENS):
+        with torch.inference_mode():
+            logits = runner.head.logits(torch.stack(list(states[start : start + _CHUNK_TOKENS]))).float()
+        for p, begin in zip(logits.softmax(-1), begins[start : start + _CHUNK_TOKENS], strict=True):
+            likeliest = p.topk(min(len(p), _FIRST_TOKENS + len(begin)))
+            tokens = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            kept = [(token, value) for token, value in tokens if token not in begin][:_FIRST_TOKENS]
+            found.append(tuple((str(runner.loaded.tokenizer.decode([token])), value) for token, value in kept))
+    return found
 
 
 def token_log_likelihoods(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_trust.models.framing import decode, least
+from pytest_trust.models.framing import decode, encode, least
 from pytest_trust.models.generation import Generated, Row, finish, stream
 from pytest_trust.models.tag_tokens import read_response
 from pytest_trust.reasoning import Tags, opened_by
@@ -94,8 +94,7 @@ class _Course:
             if not self.closes:
                 return None
             self.closed.add(number)
-            tag = self.loaded.tokenizer(f"\n{closing}\n", add_special_tokens=False)["input_ids"]
-            return tuple(map(int, tag)), self.limits[number]
+            return encode(self.loaded.tokenizer, f"\n{closing}\n"), self.limits[number]
         left = self.limits[number] - (len(said) - _trace_length(self.loaded, said, tail, self.tags))
         return ((), left) if left > 0 else None
 

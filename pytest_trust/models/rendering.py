@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_trust.errors import InvalidInput
 from pytest_trust.models.chat_template import CLOCK, render_chat, template_errors
+from pytest_trust.models.framing import encode
 from pytest_trust.models.reference import Setting
 from pytest_trust.models.thinking_switches import switch_for
 
@@ -198,7 +199,7 @@ def _fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return list(encode(tokenizer, text))
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase, *, default_only: bool) -> list[int]:

@@ -167,12 +167,12 @@ def missing_of_side(engine: Engine, jobs: Sequence[Job], reference: Reference) -
     pieces = []
     # Two jobs may have the same probe: the job with more samples comes first, and generates the other's too.
     for index, job in sorted(enumerate(jobs), key=lambda entry: -entry[1].repeats()):
+        keys = model.keys(job)
         if job.task == "generate":
-            lacking = set(model.keys(job).values()) - engine.store.has("responses", model.keys(job).values())
+            lacking = set(keys.values()) - engine.store.has("responses", keys.values())
             if lacking:
                 remember_limits(engine.store, [model.way(job.generation)])
                 continued(model, [job], plan_answers(model, [job]), lacking)  # stores what ended under shorter limits
-        keys = model.keys(job)
         planned |= engine.store.has(job.table, keys.values())
         for probe in job.probes:
             # A probe whose trace did not end has no options to score.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,8 @@ def opened(store: Path, *, batch_size: int | None = 2, tags: Sequence[tuple[str,
     return Engine(store, batch_size=batch_size, reasoning_tags=tuple(tags))
 
 
-def scores(store: Path, model: Reference, job: Job = JOB, **settings: object) -> dict[str, OptionScores]:
-    with opened(store, **settings) as engine:  # type: ignore[arg-type]
+def scores(store: Path, model: Reference, job: Job = JOB, **settings: Any) -> dict[str, OptionScores]:
+    with opened(store, **settings) as engine:
         engine.acquire([job], [model])
         return engine.model(model).options(job)
 
@@ -177,7 +178,7 @@ def test_drift_is_measured_behind_each_model_s_own_trace(model: Reference, tmp_p
     assert found.candidate_baseline["probe-0"].kl_pq.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def _log_p(side: Plain, before: list[int], row: list[int]):  # type: ignore[no-untyped-def]
+def _log_p(side: Plain, before: list[int], row: list[int]) -> Any:
     import torch
 
     with torch.no_grad():
